@@ -1,0 +1,9 @@
+//! Feeds arbitrary bytes to the stream header decoder.
+#![cfg_attr(fuzzing, no_main)]
+
+#[cfg(fuzzing)]
+libfuzzer_sys::fuzz_target!(|data: &[u8]| kwik_core::fuzzing::header_decode(data));
+
+/// Keeps a build of the whole workspace working; run with `cargo fuzz run header_decode`.
+#[cfg(not(fuzzing))]
+fn main() {}

@@ -1,0 +1,166 @@
+//! What the core wants from whoever drives it, and what it tells: values only, no behaviour.
+
+use std::net::{IpAddr, SocketAddr};
+
+use bytes::Bytes;
+
+use crate::{
+    error::{ConnectionError, ErrorCode},
+    id::{ByteRange, Dir, JobId, LeaseId, PathId, SpkiHash, StreamId},
+};
+
+/// Explicit congestion notification bits of an IP packet (RFC 3168).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "two bits have these values")]
+pub enum Ecn {
+    /// ECT(0).
+    Ect0,
+    /// ECT(1).
+    Ect1,
+    /// Congestion experienced.
+    Ce,
+}
+
+/// One or more datagrams to send, all to one destination; their bytes are in the buffer given to `poll_transmit`.
+#[derive(Clone, Debug)]
+#[must_use]
+#[non_exhaustive]
+pub struct Transmit {
+    /// Where to.
+    pub destination: SocketAddr,
+    /// Bits to set on each packet.
+    pub ecn: Option<Ecn>,
+    /// How many bytes of the buffer, from its start.
+    pub size: usize,
+    /// Length of each datagram but the last, which may be shorter; `None` for a single datagram.
+    pub segment_size: Option<usize>,
+    /// Address to send from.
+    pub src_ip: Option<IpAddr>,
+}
+
+/// News for the application. Each says what to look at again; the state itself is asked of the session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// A client: the handshake is done and the hello sent. A server: the hello is accepted.
+    Connected,
+    /// `datagram_recv` has something.
+    DatagramReceived,
+    /// `datagram_send` has room again.
+    DatagramsUnblocked,
+    /// TLS handshake data can be asked for.
+    HandshakeDataReady,
+    /// A secondary: `accept_job` has something.
+    JobArrived,
+    /// A primary: `job_answer` is known.
+    JobAnswered(JobId),
+    /// A secondary: `next_lease` of the job has something, or says that the job has ended.
+    LeaseArrived(JobId),
+    /// A primary: `lease_outcome` is known. A secondary: the lease was taken back.
+    LeaseEnded(LeaseId),
+    /// A secondary: `write_lease` may go on.
+    LeaseWritable(LeaseId),
+    /// The session is over; nothing follows.
+    Lost(ConnectionError),
+    /// The peer opened streams: `accept` has something.
+    Opened(Dir),
+    /// `open` may succeed again.
+    Available(Dir),
+    /// A primary: the state of a path changed.
+    PathChanged(PathId),
+    /// `read` has something, or an error.
+    Readable(StreamId),
+    /// A primary: `write_run` may go on, or `run_outcome` is known.
+    RunWritable(RunId),
+    /// `write` may go on.
+    Writable(StreamId),
+    /// Every byte up to the end of the stream has arrived at the peer, or the peer stopped it: `stopped` is known.
+    Finished(StreamId),
+}
+
+/// Names a run of bytes that the primary writes itself at an offset of its choice. Local to one session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RunId(pub(crate) u64);
+
+/// Bytes of a stream and where they belong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Chunk {
+    /// Offset of the first byte, counted from the start of the stream.
+    pub offset: u64,
+    /// The bytes; never empty.
+    pub bytes: Bytes,
+}
+
+/// The state of a path as the primary knows it. Spec: KWIK §8.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PathState {
+    /// The client was asked to attach it and has not answered.
+    Connecting,
+    /// Attached and answering.
+    Active,
+    /// Silent while bytes were due; its leases are lost, the connection is kept.
+    Degraded,
+    /// Gone for good, with the reason.
+    Dead(ErrorCode),
+}
+
+/// A path of a session: what `paths` lists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PathInfo {
+    /// Which path.
+    pub id: PathId,
+    /// Its state.
+    pub state: PathState,
+    /// The server name that its certificate is checked against.
+    pub server_name: String,
+    /// The key that its certificate must carry.
+    pub identity: SpkiHash,
+    /// Live leases on it.
+    pub leases: usize,
+    /// Leases done since it was added.
+    pub leases_done: u64,
+    /// Leases lost since it was added.
+    pub leases_lost: u64,
+}
+
+/// How a lease ended. Spec: KWIK §5.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LeaseOutcome {
+    /// Every byte of the range is placed at the client.
+    Done,
+    /// The lease is over and these parts of its range are missing.
+    Lost {
+        /// Why.
+        code: ErrorCode,
+        /// What has to be leased again or written, in rising order; empty if nothing is missing after all.
+        missing: Vec<ByteRange>,
+    },
+}
+
+/// A job as a secondary's application gets it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct JobInfo {
+    /// Which job.
+    pub id: JobId,
+    /// The stream it feeds.
+    pub stream: StreamId,
+    /// The only bytes that its leases name.
+    pub range: ByteRange,
+    /// What the primary's application says about it.
+    pub payload: Bytes,
+}
+
+/// A lease as a secondary's application gets it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LeaseInfo {
+    /// Which lease.
+    pub id: LeaseId,
+    /// What to write: all of it, from its start, exactly.
+    pub range: ByteRange,
+}

@@ -1,0 +1,235 @@
+//! The endpoint: one socket, many sessions.
+
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+};
+
+use super::{
+    hub::{EndpointRef, Key, Slot},
+    incoming::{Connecting, Incoming},
+    receive::EndpointDriver,
+    runtime::{Runtime, Socket as _},
+    session::SessionRef,
+    task::off_socket,
+};
+use crate::{
+    config::{ClientConfig, ServerConfig},
+    endpoint as core,
+    error::{ConfigError, ConnectError, ConnectionError, ErrorCode},
+};
+
+/// A KWIK endpoint: one UDP socket, and any number of sessions on it, dialled and accepted.
+///
+/// Clones name the same endpoint. When the last clone and the last session are gone, the socket is closed.
+pub struct Endpoint<R: Runtime> {
+    inner: EndpointRef<R>,
+    default_client_config: Option<ClientConfig>,
+}
+
+impl<R: Runtime> Endpoint<R> {
+    /// Opens an endpoint that only dials. `addr` is the local address, usually a wildcard such as `0.0.0.0:0` or `[::]:0`.
+    ///
+    /// # Errors
+    /// - Any, if the caller runs in no such runtime or the socket cannot be bound.
+    pub fn client(addr: SocketAddr) -> io::Result<Self> {
+        let runtime = R::current()?;
+        let socket = runtime.bind(addr)?;
+        Self::new_from_socket(None, socket, runtime)
+    }
+
+    /// Opens an endpoint at the local address `addr` that accepts, and may dial too.
+    ///
+    /// # Errors
+    /// - [`io::ErrorKind::InvalidInput`] if the configuration is impossible.
+    /// - Any, if the caller runs in no such runtime or the socket cannot be bound.
+    pub fn server(config: ServerConfig, addr: SocketAddr) -> io::Result<Self> {
+        let runtime = R::current()?;
+        let socket = runtime.bind(addr)?;
+        Self::new_from_socket(Some(config), socket, runtime)
+    }
+
+    /// Opens an endpoint on a socket; it accepts if `server` is given.
+    ///
+    /// # Errors
+    /// - [`io::ErrorKind::InvalidInput`] if the configuration is impossible.
+    /// - Any, if the system yields no entropy or the socket has no address.
+    pub fn new_from_socket(server: Option<ServerConfig>, socket: R::Socket, runtime: R) -> io::Result<Self> {
+        let ipv6 = socket.local_addr()?.is_ipv6();
+        let seed = runtime.seed()?;
+        let core = core::Endpoint::new(
+            seed,
+            runtime.now(),
+            runtime.unix_now(),
+            server,
+            !socket.may_fragment(),
+        )
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        let socket = Arc::new(socket);
+        let inner = EndpointRef::new(core, socket.clone(), ipv6, Arc::new(runtime));
+        inner.runtime.spawn(EndpointDriver::new((*inner).clone(), socket));
+        Ok(Self {
+            inner,
+            default_client_config: None,
+        })
+    }
+
+    /// Sets the configuration that [`Self::connect`] uses, for this handle and its later clones.
+    pub fn set_default_client_config(&mut self, config: ClientConfig) {
+        self.default_client_config = Some(config);
+    }
+
+    /// Replaces the configuration for clients to come; `None` accepts no more.
+    ///
+    /// # Errors
+    /// - [`ConfigError`] if the configuration is impossible; the old one stays.
+    pub fn set_server_config(&self, server: Option<ServerConfig>) -> Result<(), ConfigError> {
+        self.inner.with(|e| e.core.set_server_config(server))
+    }
+
+    /// Dials `addr`, whose certificate must be valid for `server_name`.
+    ///
+    /// # Errors
+    /// - [`ConnectError::NoDefaultClientConfig`] if [`Self::set_default_client_config`] was not called.
+    /// - As [`Self::connect_with`].
+    pub fn connect(&self, addr: SocketAddr, server_name: &str) -> Result<Connecting, ConnectError> {
+        let config = self
+            .default_client_config
+            .clone()
+            .ok_or(ConnectError::NoDefaultClientConfig)?;
+        self.connect_with(config, addr, server_name)
+    }
+
+    /// Dials `addr` with a configuration of its own.
+    ///
+    /// # Errors
+    /// - [`ConnectError::EndpointStopping`] after [`Self::close`], or if the socket is lost.
+    /// - [`ConnectError::InvalidRemoteAddress`] if the socket cannot reach such an address.
+    /// - [`ConnectError::InvalidServerName`] if no certificate can be valid for the name.
+    /// - Others of [`ConnectError`] as quinn has them.
+    pub fn connect_with(
+        &self,
+        config: ClientConfig,
+        addr: SocketAddr,
+        server_name: &str,
+    ) -> Result<Connecting, ConnectError> {
+        let (handle, session, socket) = self.inner.with(|e| {
+            let Some(socket) = e.socket.clone().filter(|_| e.close.is_none()) else {
+                return Err(ConnectError::EndpointStopping);
+            };
+            let addr = off_socket(addr);
+            if addr.is_ipv6() && !self.inner.ipv6 {
+                return Err(ConnectError::InvalidRemoteAddress(addr));
+            }
+            let (handle, core) = e
+                .core
+                .connect(self.inner.runtime.now(), config, addr, server_name)?;
+            e.stats.outgoing_handshakes += 1;
+            let session = SessionRef::new(core, self.inner.runtime.clone());
+            e.sessions.insert(handle, session.shared());
+            Ok((handle, session, socket))
+        })?;
+        self.inner.drive(handle, &session, socket);
+        Ok(Connecting::new(session))
+    }
+
+    /// Waits for the next client; `None` once the endpoint is closed. May be called from many tasks.
+    pub async fn accept(&self) -> Option<Incoming> {
+        let mut slot = Slot::new(&self.inner, Key::Incoming);
+        let incoming = slot
+            .wait(|e| match e.incoming.pop_front() {
+                Some(incoming) => Some(Some(incoming)),
+                None if e.close.is_some() || e.socket.is_none() => Some(None),
+                None => None,
+            })
+            .await?;
+        Some(Incoming::new(incoming, Box::new(self.inner.clone())))
+    }
+
+    /// Returns the address the socket is bound to.
+    ///
+    /// # Errors
+    /// - [`io::ErrorKind::NotConnected`] after [`Self::abort`], or if the socket is lost.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        match self.inner.with(|e| e.socket.clone()) {
+            Some(socket) => socket.local_addr(),
+            None => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    /// Returns how many QUIC connections are open, those still saying goodbye included.
+    #[must_use]
+    pub fn open_connections(&self) -> usize {
+        self.inner.with(|e| e.core.sessions())
+    }
+
+    /// Returns counters of this endpoint since it was opened.
+    #[must_use]
+    pub fn stats(&self) -> EndpointStats {
+        let mut stats = self.inner.with(|e| e.stats);
+        stats.dropped_datagrams = self.inner.dropped.load(Ordering::Relaxed);
+        stats
+    }
+
+    /// Closes all sessions with `code` and `reason`, and accepts and dials no more.
+    ///
+    /// A code of KWIK's reserved block is a mistake: it is logged, and code 0 is sent instead.
+    pub fn close(&self, code: ErrorCode, reason: &[u8]) {
+        let sessions = self.inner.with(|e| {
+            e.close = Some((code, reason.to_vec()));
+            e.wakers.wake(Key::Incoming);
+            e.sessions.values().cloned().collect::<Vec<_>>()
+        });
+        for session in sessions {
+            session.with(|s| s.close_always(code, reason));
+        }
+    }
+
+    /// Waits until every session has ended and its goodbye has had time to arrive. Ends no session by itself.
+    pub async fn wait_idle(&self) {
+        let mut slot = Slot::new(&self.inner, Key::Idle);
+        slot.wait(|e| e.sessions.is_empty().then_some(())).await;
+    }
+
+    /// Drops the socket and every session without a goodbye, as if the process had been killed. For tests of failures.
+    ///
+    /// All operations on this endpoint's sessions fail from here on. The socket is closed as soon as the endpoint's
+    /// tasks, which are woken, have run once more.
+    pub fn abort(&self) {
+        self.inner.stop(&ConnectionError::LocallyClosed);
+    }
+}
+
+impl<R: Runtime> Clone for Endpoint<R> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            default_client_config: self.default_client_config.clone(),
+        }
+    }
+}
+
+impl<R: Runtime> fmt::Debug for Endpoint<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Endpoint")
+            .field("local_addr", &self.local_addr().ok())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Counters of an endpoint.
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub struct EndpointStats {
+    /// Handshakes accepted.
+    pub accepted_handshakes: u64,
+    /// Handshakes started.
+    pub outgoing_handshakes: u64,
+    /// Handshakes refused.
+    pub refused_handshakes: u64,
+    /// Handshakes ignored.
+    pub ignored_handshakes: u64,
+    /// Datagrams dropped because a session's task did not keep up.
+    pub dropped_datagrams: u64,
+}

@@ -1,0 +1,351 @@
+//! One endpoint as its task, its sessions' tasks and its handles share it.
+//!
+//! Owns the routing state machine, the table of sessions, the clients that wait for `accept`, and spare send buffers.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    future::poll_fn,
+    ops::Deref,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    task::{Poll, Waker},
+    time::Instant,
+};
+
+use super::{
+    BUFFERS_KEPT, SEND_MAX,
+    endpoint::EndpointStats,
+    incoming::Host,
+    lock::{Lock, Owed, Owes, Wakers},
+    runtime::{Runtime, Socket as _},
+    session::{self, SessionRef},
+    task::{SessionDriver, onto_socket},
+};
+use crate::{
+    action::Transmit,
+    endpoint::{self as core, SessionHandle},
+    error::{ConnectionError, ErrorCode},
+    session::Session,
+};
+
+/// What a future may wait for at an endpoint.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Key {
+    Idle,
+    Incoming,
+}
+
+/// What the endpoint's lock guards.
+pub(super) struct State<R: Runtime> {
+    pub(super) core: core::Endpoint,
+    pub(super) sessions: BTreeMap<SessionHandle, Arc<session::Shared>>,
+    /// Clients waiting for `accept`; the core bounds how many.
+    pub(super) incoming: VecDeque<core::Incoming>,
+    pub(super) close: Option<(ErrorCode, Vec<u8>)>,
+    /// `None` once the endpoint is lost or aborted.
+    pub(super) socket: Option<Arc<R::Socket>>,
+    /// The endpoint's task.
+    pub(super) driver: Option<Waker>,
+    pub(super) wakers: Wakers<Key>,
+    pub(super) stats: EndpointStats,
+}
+
+impl<R: Runtime> Owes for State<R> {
+    fn owed(&mut self) -> Option<&mut Owed> {
+        Some(&mut self.wakers.owed)
+    }
+}
+
+impl<R: Runtime> State<R> {
+    /// Lets the endpoint's task look whether it has to end.
+    fn notify(&mut self) {
+        if let Some(driver) = self.driver.take() {
+            self.wakers.owed.wake(driver);
+        }
+    }
+
+    /// Turns a client away; returns what to tell it.
+    pub(super) fn refuse(&mut self, incoming: core::Incoming) -> Reply {
+        let mut bytes = Vec::new();
+        self.stats.refused_handshakes += 1;
+        Reply {
+            transmit: self.core.refuse(incoming, &mut bytes),
+            bytes,
+        }
+    }
+}
+
+/// A datagram that answers a client without a session.
+pub(super) struct Reply {
+    pub(super) transmit: Transmit,
+    pub(super) bytes: Vec<u8>,
+}
+
+/// Send buffers between uses.
+struct Buffers(Vec<Vec<u8>>);
+
+impl Owes for Buffers {}
+
+/// An endpoint, without a say in how long it lives: what tasks hold.
+pub(super) struct Shared<R: Runtime> {
+    pub(super) runtime: Arc<R>,
+    /// The socket is an IPv6 one; the core only sees canonical addresses.
+    pub(super) ipv6: bool,
+    pub(super) handles: AtomicUsize,
+    pub(super) dropped: AtomicU64,
+    state: Lock<State<R>>,
+    buffers: Lock<Buffers>,
+}
+
+impl<R: Runtime> Shared<R> {
+    /// Runs `f` on the endpoint, then wakes whom it noted.
+    pub(super) fn with<T>(&self, f: impl FnOnce(&mut State<R>) -> T) -> T {
+        self.state.with(f)
+    }
+
+    /// Hands over what a session asks its endpoint for. Called under the session's lock.
+    pub(super) fn answer(&self, now: Instant, handle: SessionHandle, session: &mut Session) {
+        let Some(first) = session.poll_endpoint_event() else {
+            return; // the usual case takes no lock
+        };
+        self.with(|e| {
+            let mut next = Some(first);
+            while let Some(event) = next {
+                if let Some(answer) = e.core.handle_session_event(now, handle, event) {
+                    session.handle_event(now, answer);
+                }
+                next = session.poll_endpoint_event();
+            }
+        });
+    }
+
+    /// Takes the session of an ended task out of the table.
+    pub(super) fn forget(&self, handle: SessionHandle) {
+        let session = self.with(|e| {
+            e.core.forget(handle);
+            let session = e.sessions.remove(&handle);
+            if e.sessions.is_empty() {
+                e.wakers.wake(Key::Idle);
+                e.notify();
+            }
+            session
+        });
+        drop(session); // not under the lock: it may be the last hold on it
+    }
+
+    /// Ends the endpoint and its sessions, without a goodbye.
+    pub(super) fn stop(&self, error: &ConnectionError) {
+        let (sessions, socket) = self.with(|e| {
+            for incoming in std::mem::take(&mut e.incoming) {
+                e.core.ignore(incoming);
+            }
+            e.wakers.wake_all();
+            e.notify();
+            (std::mem::take(&mut e.sessions), e.socket.take())
+        });
+        drop(socket);
+        for session in sessions.into_values() {
+            session.abort(error.clone());
+        }
+    }
+
+    /// Sends a reply if there is room; clients ask again.
+    pub(super) fn reply(&self, socket: &R::Socket, reply: &Reply) {
+        let Some(bytes) = reply.bytes.get(..reply.transmit.size) else {
+            return;
+        };
+        let destination = onto_socket(reply.transmit.destination, self.ipv6);
+        let transmit = Transmit {
+            destination,
+            ..reply.transmit.clone()
+        };
+        if let Err(error) = socket.try_send(&transmit, bytes) {
+            tracing::debug!(%error, "reply not sent");
+        }
+    }
+
+    /// Returns an empty buffer that holds a whole train.
+    pub(super) fn take_buffer(&self) -> Vec<u8> {
+        self.buffers
+            .with(|b| b.0.pop())
+            .unwrap_or_else(|| Vec::with_capacity(SEND_MAX))
+    }
+
+    /// Takes back a buffer.
+    pub(super) fn return_buffer(&self, buffer: Vec<u8>) {
+        let spare = self.buffers.with(|b| {
+            if b.0.len() < BUFFERS_KEPT {
+                b.0.push(buffer);
+                return None;
+            }
+            Some(buffer)
+        });
+        drop(spare);
+    }
+
+    /// Starts the task of a session that is in the table.
+    pub(super) fn drive(
+        self: &Arc<Self>,
+        handle: SessionHandle,
+        session: &SessionRef,
+        socket: Arc<R::Socket>,
+    ) {
+        self.runtime
+            .spawn(SessionDriver::new(session.shared(), self.clone(), handle, socket));
+    }
+
+    /// Sends a reply, on behalf of a handle.
+    fn reply_from_handle(&self, reply: &Reply) {
+        if let Some(socket) = self.with(|e| e.socket.clone()) {
+            self.reply(&socket, reply);
+        }
+    }
+}
+
+/// A handle's hold on an endpoint: the task ends when all are gone and no session is left.
+pub(super) struct EndpointRef<R: Runtime>(Arc<Shared<R>>);
+
+impl<R: Runtime> EndpointRef<R> {
+    pub(super) fn new(core: core::Endpoint, socket: Arc<R::Socket>, ipv6: bool, runtime: Arc<R>) -> Self {
+        Self(Arc::new(Shared {
+            runtime,
+            ipv6,
+            handles: AtomicUsize::new(1),
+            dropped: AtomicU64::new(0),
+            state: Lock::new(State {
+                core,
+                sessions: BTreeMap::new(),
+                incoming: VecDeque::new(),
+                close: None,
+                socket: Some(socket),
+                driver: None,
+                wakers: Wakers::default(),
+                stats: EndpointStats::default(),
+            }),
+            buffers: Lock::new(Buffers(Vec::new())),
+        }))
+    }
+}
+
+impl<R: Runtime> Deref for EndpointRef<R> {
+    type Target = Arc<Shared<R>>;
+
+    fn deref(&self) -> &Arc<Shared<R>> {
+        &self.0
+    }
+}
+
+impl<R: Runtime> Clone for EndpointRef<R> {
+    fn clone(&self) -> Self {
+        self.handles.fetch_add(1, Ordering::Relaxed);
+        Self(self.0.clone())
+    }
+}
+
+impl<R: Runtime> Drop for EndpointRef<R> {
+    fn drop(&mut self) {
+        if self.handles.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.with(State::notify);
+        }
+    }
+}
+
+impl<R: Runtime> Host for EndpointRef<R> {
+    fn accept(&self, incoming: core::Incoming) -> Result<SessionRef, ConnectionError> {
+        let mut bytes = Vec::new();
+        let accepted = self.with(|e| {
+            let now = self.runtime.now();
+            let (handle, core) = match e.core.accept(now, incoming, &mut bytes) {
+                Ok(accepted) => accepted,
+                Err(error) => return Err(Box::new((error, e.socket.clone()))),
+            };
+            e.stats.accepted_handshakes += 1;
+            let session = SessionRef::new(core, self.runtime.clone());
+            if let Some(socket) = e.socket.clone() {
+                e.sessions.insert(handle, session.shared());
+                return Ok((session, Some((handle, socket)), e.close.clone()));
+            }
+            Ok((session, None, None))
+        });
+        match accepted {
+            Ok((session, Some((handle, socket)), close)) => {
+                if let Some((code, reason)) = close {
+                    session.with(|s| s.close_always(code, &reason));
+                }
+                self.drive(handle, &session, socket);
+                Ok(session)
+            }
+            Ok((session, None, _)) => {
+                session.abort(ConnectionError::LocallyClosed); // no socket, no task
+                Ok(session)
+            }
+            Err(failed) => {
+                let (error, socket) = *failed;
+                if let (Some(transmit), Some(socket)) = (error.response, socket) {
+                    self.reply(&socket, &Reply { transmit, bytes });
+                }
+                Err(error.cause)
+            }
+        }
+    }
+
+    fn refuse(&self, incoming: core::Incoming) {
+        let reply = self.with(|e| e.refuse(incoming));
+        self.reply_from_handle(&reply);
+    }
+
+    fn retry(&self, incoming: core::Incoming) -> Result<(), Box<core::Incoming>> {
+        let mut bytes = Vec::new();
+        let transmit = self.with(|e| e.core.retry(incoming, &mut bytes).map_err(Box::new))?;
+        self.reply_from_handle(&Reply { transmit, bytes });
+        Ok(())
+    }
+
+    fn ignore(&self, incoming: core::Incoming) {
+        self.with(|e| {
+            e.stats.ignored_handshakes += 1;
+            e.core.ignore(incoming);
+        });
+    }
+}
+
+/// One future's place in the endpoint's table of wakers.
+pub(super) struct Slot<'a, R: Runtime> {
+    endpoint: &'a EndpointRef<R>,
+    key: Key,
+    ticket: Option<u64>,
+}
+
+impl<'a, R: Runtime> Slot<'a, R> {
+    pub(super) const fn new(endpoint: &'a EndpointRef<R>, key: Key) -> Self {
+        Self {
+            endpoint,
+            key,
+            ticket: None,
+        }
+    }
+
+    /// Waits until `check` has an answer; it is asked again after every event of the key.
+    pub(super) async fn wait<T>(&mut self, mut check: impl FnMut(&mut State<R>) -> Option<T>) -> T {
+        poll_fn(|cx| {
+            self.endpoint.with(|e| {
+                let answer = check(e);
+                if answer.is_none() {
+                    e.wakers.wait(self.key, &mut self.ticket, cx.waker());
+                }
+                answer.map_or(Poll::Pending, Poll::Ready)
+            })
+        })
+        .await
+    }
+}
+
+impl<R: Runtime> Drop for Slot<'_, R> {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket {
+            self.endpoint.with(|e| e.wakers.forget(self.key, ticket));
+        }
+    }
+}

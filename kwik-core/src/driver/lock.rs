@@ -1,0 +1,220 @@
+//! A mutex that wakes after it is unlocked, and tables of wakers.
+//!
+//! Waking or dropping a waker may run foreign code, which may want the same lock; so neither happens under it.
+#![expect(
+    clippy::disallowed_types,
+    reason = "handles are used from many tasks: one lock per session and per endpoint (DESIGN.md §3)"
+)]
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Mutex, PoisonError},
+    task::Waker,
+};
+
+use smallvec::SmallVec;
+
+/// Wakers to be called, and wakers to be dropped, once the lock is free.
+#[derive(Default)]
+pub(super) struct Owed {
+    wake: SmallVec<[Waker; 4]>,
+    spent: SmallVec<[Waker; 2]>,
+}
+
+impl Owed {
+    /// Calls `waker` once the lock is free.
+    pub(super) fn wake(&mut self, waker: Waker) {
+        self.wake.push(waker);
+    }
+
+    /// Drops `waker` once the lock is free.
+    pub(super) fn discard(&mut self, waker: Waker) {
+        self.spent.push(waker);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.wake.is_empty() && self.spent.is_empty()
+    }
+
+    fn pay(self) {
+        for waker in self.wake {
+            waker.wake();
+        }
+    }
+}
+
+/// State that may owe wake-ups.
+pub(super) trait Owes {
+    /// Returns where the wake-ups are noted; `None` if there never are any.
+    fn owed(&mut self) -> Option<&mut Owed> {
+        None
+    }
+}
+
+/// A mutex around state that owes wake-ups.
+pub(super) struct Lock<S>(Mutex<S>);
+
+impl<S: Owes> Lock<S> {
+    pub(super) const fn new(state: S) -> Self {
+        Self(Mutex::new(state))
+    }
+
+    /// Runs `f` under the lock, then calls the wakers it noted. `f` must not take a lock that comes earlier in the
+    /// order that the module documentation gives.
+    ///
+    /// A panic under the lock does not spread: the next caller finds the state as it was left.
+    pub(super) fn with<T>(&self, f: impl FnOnce(&mut S) -> T) -> T {
+        let mut guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let out = f(&mut guard);
+        let owed = match guard.owed() {
+            Some(owed) if !owed.is_empty() => Some(std::mem::take(owed)),
+            Some(_) | None => None,
+        };
+        drop(guard);
+        if let Some(owed) = owed {
+            owed.pay();
+        }
+        out
+    }
+}
+
+impl<S> fmt::Debug for Lock<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lock").finish_non_exhaustive()
+    }
+}
+
+/// Who waits for what. Every waker found under a key is called when the key's event comes.
+pub(super) struct Wakers<K> {
+    table: BTreeMap<(K, u64), Waker>,
+    last: u64,
+    pub(super) owed: Owed,
+}
+
+/// The ticket of the one waiter that a key with a single owner can have.
+const OWNER: u64 = 0;
+
+impl<K> Default for Wakers<K> {
+    fn default() -> Self {
+        Self {
+            table: BTreeMap::new(),
+            last: OWNER,
+            owed: Owed::default(),
+        }
+    }
+}
+
+impl<K: Ord + Copy> Wakers<K> {
+    /// Lets the one owner of `key` wait, in place of an earlier wait of it.
+    pub(super) fn set(&mut self, key: K, waker: &Waker) {
+        self.insert((key, OWNER), waker);
+    }
+
+    /// Ends the wait of the one owner of `key`.
+    pub(super) fn unset(&mut self, key: K) {
+        self.forget(key, OWNER);
+    }
+
+    /// Lets one of several wait for `key`. `ticket` names the wait, from the first call on.
+    pub(super) fn wait(&mut self, key: K, ticket: &mut Option<u64>, waker: &Waker) {
+        let ticket = *ticket.get_or_insert_with(|| {
+            self.last += 1;
+            self.last
+        });
+        self.insert((key, ticket), waker);
+    }
+
+    /// Ends one wait; harmless if it was woken before.
+    pub(super) fn forget(&mut self, key: K, ticket: u64) {
+        if let Some(waker) = self.table.remove(&(key, ticket)) {
+            self.owed.discard(waker);
+        }
+    }
+
+    /// Wakes all who wait for `key`.
+    pub(super) fn wake(&mut self, key: K) {
+        while let Some((&found, _)) = self.table.range((key, OWNER)..=(key, u64::MAX)).next() {
+            if let Some(waker) = self.table.remove(&found) {
+                self.owed.wake(waker);
+            }
+        }
+    }
+
+    /// Wakes everybody.
+    pub(super) fn wake_all(&mut self) {
+        while let Some((_, waker)) = self.table.pop_first() {
+            self.owed.wake(waker);
+        }
+    }
+
+    fn insert(&mut self, at: (K, u64), waker: &Waker) {
+        match self.table.get(&at) {
+            Some(old) if old.will_wake(waker) => {}
+            Some(_) | None => {
+                if let Some(old) = self.table.insert(at, waker.clone()) {
+                    self.owed.discard(old);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+    use std::task::Wake;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[derive(Default)]
+    struct State(Wakers<u8>);
+
+    impl Owes for State {
+        fn owed(&mut self) -> Option<&mut Owed> {
+            Some(&mut self.0.owed)
+        }
+    }
+
+    #[test]
+    fn a_key_wakes_all_its_waiters_and_no_other() {
+        let [a, b, c] = [(); 3].map(|()| Arc::new(Count::default()));
+        let lock = Lock::new(State::default());
+        let (mut first, mut second) = (None, None);
+        lock.with(|s| {
+            s.0.wait(1, &mut first, &Waker::from(a.clone()));
+            s.0.wait(1, &mut second, &Waker::from(b.clone()));
+            s.0.set(2, &Waker::from(c.clone()));
+        });
+        lock.with(|s| s.0.wake(1));
+        lock.with(|s| s.0.wake(1));
+        let counts = [&a, &b, &c].map(|n| n.0.load(Ordering::Relaxed));
+        assert_eq!(counts, [1, 1, 0]);
+        lock.with(|s| s.0.wake_all());
+        assert_eq!(c.0.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn a_forgotten_wait_is_not_woken_and_lets_its_waker_go() {
+        let count = Arc::new(Count::default());
+        let lock = Lock::new(State::default());
+        let mut ticket = None;
+        lock.with(|s| s.0.wait(1, &mut ticket, &Waker::from(count.clone())));
+        lock.with(|s| s.0.forget(1, ticket.unwrap()));
+        lock.with(|s| s.0.wake(1));
+        assert_eq!(count.0.load(Ordering::Relaxed), 0);
+        assert_eq!(Arc::strong_count(&count), 1);
+    }
+}

@@ -1,0 +1,84 @@
+//! Runs sessions on any executor: the order of work, the budgets, the wakers, and the handles applications hold.
+//!
+//! An adapter implements [`Runtime`] (a clock, a timer, a socket, a way to spawn) and gets quinn's API back. This module
+//! owns no socket, no clock and no thread, and decides nothing about the protocol: it moves facts into
+//! [`Session`](crate::session::Session)s, moves datagrams out, and wakes whoever waits.
+//!
+//! # Tasks
+//! One task per endpoint reads the socket and routes datagrams; one task per session does all of that session's work, so
+//! sessions run on all cores. A batch of datagrams costs a session one lock of its inbox and one wake.
+//!
+//! # Locks
+//! One per endpoint, one per session, and leaves (inboxes, spare buffers) under which nothing else is locked. A session's
+//! lock may be held while the endpoint's is taken, never the other way round. No lock is held during a system call of a
+//! session, and none while a waker is called or dropped.
+//!
+//! # Waiting
+//! A future that has to wait leaves its waker in the session's table under the same lock under which it looked, so a
+//! wake-up cannot fall between the two, and takes it back when it is dropped.
+
+mod connection;
+mod endpoint;
+mod error;
+mod hub;
+mod incoming;
+#[cfg(feature = "futures-io")]
+mod io_futures;
+#[cfg(feature = "tokio")]
+mod io_tokio;
+mod lease;
+mod lock;
+mod primary;
+mod ranges;
+mod receive;
+mod recv;
+mod runtime;
+mod secondary;
+mod session;
+mod stream;
+mod task;
+
+pub use connection::Connection;
+pub use endpoint::{Endpoint, EndpointStats};
+pub use error::{
+    JobError, PathError, RangeWriteError, ReadExactError, ReadToEndError, RetryError, StoppedError,
+};
+pub use incoming::{Accepted, Connecting, Incoming, IncomingFuture};
+pub use lease::{SecondaryLease, SecondaryStream};
+pub use primary::PrimarySession;
+pub use ranges::{Job, Lease, RangeWriter, Ranges};
+pub use recv::RecvStream;
+pub use runtime::{RecvMeta, Runtime, Socket, Timer, Writable};
+pub use secondary::{SecondaryJob, SecondarySession};
+pub use stream::SendStream;
+
+/// Datagrams asked of a session at once: 44 of 1,452 bytes fill the 64 KiB one send call carries.
+const TRAIN: usize = 44;
+/// Largest UDP payload over IPv4, and so the most that one send call carries with segmentation offload.
+const SEND_MAX: usize = 65_507;
+/// Send calls of one session before it lets other tasks run.
+const SENDS_PER_POLL: usize = 8;
+/// Rounds through facts, sends and news of one session before it lets other tasks run.
+const TURNS_PER_POLL: usize = 32;
+/// Datagrams a session handles before it looks at what there is to send.
+const FACTS_PER_TURN: usize = 256;
+/// Datagrams waiting for a session's task; more are dropped and counted, as a full socket buffer would.
+const INBOX_MAX: usize = 4096;
+/// Receive calls of one endpoint before it lets other tasks run.
+const RECVS_PER_POLL: usize = 64;
+/// Datagrams collected before their sessions are woken, even if the socket has more.
+const FLUSH: usize = 128;
+/// Messages per receive call.
+const RECV_BATCH: usize = 32;
+/// Bytes of a message: one datagram, or a train of them that the kernel coalesced.
+const MESSAGE_MAX: usize = 64 * 1024;
+/// Receive errors in a row after which the socket is taken for dead; single ones are what ICMP reports look like.
+const RECV_ERRORS_MAX: usize = 64;
+/// Bytes of a piece of memory that received datagrams share: what a reader that keeps one of them pins at most.
+const SLAB: usize = 16 * 1024;
+/// Pieces of memory kept for reuse by an endpoint.
+const SLABS_KEPT: usize = 64;
+/// Send buffers kept for reuse by an endpoint.
+const BUFFERS_KEPT: usize = 16;
+/// Bytes copied per `write` of borrowed bytes: more is not accepted at once, so that little is copied in vain.
+const COPY_MAX: usize = 32 * 1024;

@@ -1,0 +1,125 @@
+//! The session as its owner holds it.
+
+use std::ops::Deref;
+
+use super::{
+    connection::Connection,
+    error::PathError,
+    session::{Key, SessionRef},
+};
+use crate::{
+    action::{PathInfo, PathState},
+    error::{AddPathError, ErrorCode, PathDead},
+    id::{PathId, Role},
+    session::NewPath,
+};
+
+/// A session that this server owns: everything a [`Connection`] does, and other servers brought in. Spec: KWIK §3.
+#[derive(Clone, Debug)]
+pub struct PrimarySession(Connection);
+
+impl PrimarySession {
+    pub(super) const fn new(session: SessionRef) -> Self {
+        Self(Connection::new(session))
+    }
+
+    /// Has the client attach another server, and waits until it has, or could not.
+    ///
+    /// If the future is dropped before, the path is added all the same, and [`Self::paths`] lists it.
+    ///
+    /// # Errors
+    /// - [`PathError::Add`] if the path could not even be asked for.
+    /// - [`PathError::Dead`] if it could not be attached, with the reason.
+    /// - [`PathError::ConnectionLost`] if the session ended first.
+    pub async fn add_path(&self, path: NewPath) -> Result<PathId, PathError> {
+        let id = self.session().with(|s| {
+            let now = s.now();
+            let id = s.core.add_path(now, path)?;
+            s.notify();
+            Ok::<_, AddPathError>(id)
+        })?;
+        self.path_ready(id).await?;
+        Ok(id)
+    }
+
+    /// Waits until a path is attached, or could not be.
+    ///
+    /// # Errors
+    /// - As [`Self::add_path`].
+    pub async fn path_ready(&self, path: PathId) -> Result<(), PathError> {
+        self.session()
+            .wait(Key::Paths, |s| match s.core.path_state(path) {
+                Some(PathState::Active | PathState::Degraded) => Some(Ok(())),
+                Some(PathState::Dead(code)) => Some(Err(PathError::Dead { path, code })),
+                Some(PathState::Connecting) => {
+                    s.error.clone().map(|error| Err(PathError::ConnectionLost(error)))
+                }
+                None => Some(Err(PathError::Dead {
+                    path,
+                    code: ErrorCode::PATH_NOT_FOUND,
+                })),
+            })
+            .await
+    }
+
+    /// Waits for the end of a path and returns why it came.
+    ///
+    /// # Errors
+    /// - [`PathError::ConnectionLost`] if the session ended first.
+    pub async fn path_dead(&self, path: PathId) -> Result<ErrorCode, PathError> {
+        self.session()
+            .wait(Key::Paths, |s| match s.core.path_state(path) {
+                Some(PathState::Dead(code)) => Some(Ok(code)),
+                None => Some(Ok(ErrorCode::PATH_NOT_FOUND)),
+                Some(PathState::Active | PathState::Connecting | PathState::Degraded) => {
+                    s.error.clone().map(|error| Err(PathError::ConnectionLost(error)))
+                }
+            })
+            .await
+    }
+
+    /// Lets a path go: the client closes it, and its leases are lost.
+    ///
+    /// # Errors
+    /// - [`PathDead`] if there is no such path, or it is gone already.
+    pub fn remove_path(&self, path: PathId) -> Result<(), PathDead> {
+        self.session().with(|s| {
+            let now = s.now();
+            s.core.remove_path(now, path)?;
+            s.notify();
+            Ok(())
+        })
+    }
+
+    /// Lists the session's paths, dead ones included.
+    #[must_use]
+    pub fn paths(&self) -> Vec<PathInfo> {
+        self.session().with(|s| s.core.paths())
+    }
+}
+
+impl Deref for PrimarySession {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.0
+    }
+}
+
+impl From<PrimarySession> for Connection {
+    fn from(session: PrimarySession) -> Self {
+        session.0
+    }
+}
+
+impl TryFrom<Connection> for PrimarySession {
+    type Error = Connection;
+
+    /// Gives the connection back if this end is not the session's primary.
+    fn try_from(connection: Connection) -> Result<Self, Connection> {
+        match connection.session().with(|s| s.core.role()) {
+            Some(Role::Primary) => Ok(Self(connection)),
+            Some(Role::Client | Role::Secondary) | None => Err(connection),
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! The receiving half of a stream.
+
+use std::{
+    future::poll_fn,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+
+use super::{
+    error::{ReadExactError, ReadToEndError},
+    session::{Key, SessionRef, State},
+};
+use crate::{
+    action::Chunk,
+    error::{ClosedStream, ErrorCode, ReadError},
+    id::StreamId,
+};
+
+/// The receiving half of a stream, whichever servers feed it.
+///
+/// Dropping it stops the stream with code 0, unless it was read to its end, as in quinn.
+#[derive(Debug)]
+pub struct RecvStream {
+    session: SessionRef,
+    stream: StreamId,
+    /// How the stream ended, once a read has met the end.
+    end: Option<Result<(), ReadError>>,
+}
+
+impl RecvStream {
+    pub(super) const fn new(session: SessionRef, stream: StreamId) -> Self {
+        Self {
+            session,
+            stream,
+            end: None,
+        }
+    }
+
+    /// Reads the next bytes into `buf` and returns how many; `None` at the end of the stream.
+    ///
+    /// Cancel-safe.
+    ///
+    /// # Errors
+    /// - [`ReadError::ClosedStream`] if the stream was stopped.
+    /// - [`ReadError::ConnectionLost`] if the session ended before the stream.
+    /// - [`ReadError::IllegalOrderedRead`] after an unordered read.
+    /// - [`ReadError::Incomplete`] if bytes are missing that nobody will send.
+    /// - [`ReadError::Reset`] if the peer gave the stream up.
+    pub async fn read(&mut self, buf: &mut [u8]) -> Result<Option<usize>, ReadError> {
+        poll_fn(|cx| self.poll_read(cx, buf)).await
+    }
+
+    /// Fills `buf`. Not cancel-safe: some bytes may have been read.
+    ///
+    /// # Errors
+    /// - [`ReadExactError::FinishedEarly`] if the stream ends first.
+    /// - [`ReadExactError::ReadError`] as [`Self::read`].
+    pub async fn read_exact(&mut self, buf: &mut [u8]) -> Result<(), ReadExactError> {
+        let mut filled = 0;
+        while let Some(rest) = buf.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+            match self.read(rest).await? {
+                Some(count) => filled += count,
+                None => return Err(ReadExactError::FinishedEarly(filled)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the next bytes into `buf`, or waits; for implementations of IO traits. `None` at the end of the stream.
+    pub fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut [u8],
+    ) -> Poll<Result<Option<usize>, ReadError>> {
+        let mut filled = 0;
+        let room = buf.len();
+        self.poll_copy(cx, room, &mut |bytes| {
+            if let Some(to) = buf.get_mut(filled..filled + bytes.len()) {
+                to.copy_from_slice(bytes);
+            }
+            filled += bytes.len();
+        })
+    }
+
+    /// Copies up to `room` bytes out, piece by piece. Returns how many; `None` at the end of the stream.
+    pub(super) fn poll_copy(
+        &mut self,
+        cx: &Context<'_>,
+        room: usize,
+        put: &mut dyn FnMut(&[u8]),
+    ) -> Poll<Result<Option<usize>, ReadError>> {
+        if room == 0 {
+            return Poll::Ready(Ok(Some(0)));
+        }
+        let mut count = 0;
+        self.poll_chunks(
+            cx,
+            true,
+            |chunk| {
+                put(&chunk.bytes);
+                count += chunk.bytes.len();
+                room - count
+            },
+            room,
+        )
+        .map(|read| read.map(|any| any.then_some(count)))
+    }
+
+    /// Reads the next piece of at most `max_length` bytes without copying; `None` at the end of the stream.
+    ///
+    /// With `ordered` false the piece may come from anywhere in the stream, as its offset tells, and ordered reads are no
+    /// longer possible. Cancel-safe.
+    ///
+    /// # Errors
+    /// - As [`Self::read`].
+    pub async fn read_chunk(&mut self, max_length: usize, ordered: bool) -> Result<Option<Chunk>, ReadError> {
+        poll_fn(|cx| {
+            let mut read = None;
+            ready!(self.poll_chunks(
+                cx,
+                ordered,
+                |chunk| {
+                    read = Some(chunk);
+                    0
+                },
+                max_length
+            ))?;
+            Poll::Ready(Ok(read))
+        })
+        .await
+    }
+
+    /// Reads the next pieces into `bufs` without copying and returns how many; `None` at the end of the stream.
+    ///
+    /// Cancel-safe.
+    ///
+    /// # Errors
+    /// - As [`Self::read`].
+    pub async fn read_chunks(&mut self, bufs: &mut [Bytes]) -> Result<Option<usize>, ReadError> {
+        if bufs.is_empty() {
+            return Ok(Some(0));
+        }
+        poll_fn(|cx| {
+            let mut slots = bufs.iter_mut();
+            let mut count = 0;
+            let any = ready!(self.poll_chunks(
+                cx,
+                true,
+                |chunk| {
+                    if let Some(slot) = slots.next() {
+                        *slot = chunk.bytes;
+                        count += 1;
+                    }
+                    if slots.len() == 0 { 0 } else { usize::MAX }
+                },
+                usize::MAX
+            ))?;
+            Poll::Ready(Ok(any.then_some(count)))
+        })
+        .await
+    }
+
+    /// Reads all that is left of the stream, at most `size_limit` bytes. Not cancel-safe: what was read is lost.
+    ///
+    /// # Errors
+    /// - [`ReadToEndError::Read`] as [`Self::read`].
+    /// - [`ReadToEndError::TooLong`] if more is left than `size_limit`.
+    pub async fn read_to_end(&mut self, size_limit: usize) -> Result<Vec<u8>, ReadToEndError> {
+        let mut all = Vec::new();
+        // One byte of room beyond the limit tells a stream that is too long from one that just fits.
+        let room = size_limit.saturating_add(1);
+        loop {
+            let read =
+                poll_fn(|cx| self.poll_copy(cx, room - all.len(), &mut |bytes| all.extend_from_slice(bytes)));
+            if read.await?.is_none() {
+                return Ok(all);
+            }
+            if all.len() > size_limit {
+                return Err(ReadToEndError::TooLong);
+            }
+        }
+    }
+
+    /// Tells the peer that no more of the stream is wanted, and drops what has not been read.
+    ///
+    /// # Errors
+    /// - [`ClosedStream`] if the stream was stopped or read to its end before.
+    pub fn stop(&mut self, code: ErrorCode) -> Result<(), ClosedStream> {
+        self.session.with(|s| {
+            s.wakers.unset(Key::Readable(self.stream));
+            let now = s.now();
+            s.core.stop(now, self.stream, code)?;
+            s.notify();
+            Ok(())
+        })?;
+        self.end = Some(Err(ReadError::ClosedStream));
+        Ok(())
+    }
+
+    /// Returns the stream's id.
+    #[must_use]
+    pub fn id(&self) -> StreamId {
+        self.stream
+    }
+
+    /// Reads pieces until `take` returns 0, which otherwise says how long the next may be, or until nothing is left.
+    /// Returns whether there were any; none, without an error, is the end of the stream.
+    fn poll_chunks(
+        &mut self,
+        cx: &Context<'_>,
+        ordered: bool,
+        mut take: impl FnMut(Chunk) -> usize,
+        mut room: usize,
+    ) -> Poll<Result<bool, ReadError>> {
+        if let Some(end) = &self.end {
+            return Poll::Ready(end.clone().map(|()| false));
+        }
+        let Self { session, stream, end } = self;
+        session.with(|s| {
+            let now = s.now();
+            let mut any = false;
+            while room > 0 {
+                match s.core.read(now, *stream, room, ordered) {
+                    Ok(Some(chunk)) => {
+                        any = true;
+                        room = take(chunk);
+                    }
+                    Ok(None) => {
+                        *end = Some(Ok(()));
+                        break;
+                    }
+                    Err(ReadError::Blocked) if any => break,
+                    Err(ReadError::Blocked) => return wait(s, *stream, cx),
+                    Err(error) => {
+                        // After bytes the error waits for the next call.
+                        if !matches!(error, ReadError::IllegalOrderedRead) {
+                            *end = Some(Err(error.clone()));
+                        }
+                        if !any {
+                            s.notify_after_read();
+                            return Poll::Ready(Err(error));
+                        }
+                        break;
+                    }
+                }
+            }
+            s.notify_after_read();
+            Poll::Ready(Ok(any))
+        })
+    }
+}
+
+/// Waits for more of a stream, or fails with what ended the session.
+fn wait(s: &mut State, stream: StreamId, cx: &Context<'_>) -> Poll<Result<bool, ReadError>> {
+    if let Some(error) = &s.error {
+        return Poll::Ready(Err(ReadError::ConnectionLost(error.clone())));
+    }
+    s.wakers.set(Key::Readable(stream), cx.waker());
+    Poll::Pending
+}
+
+impl Drop for RecvStream {
+    fn drop(&mut self) {
+        self.session.with(|s| {
+            s.wakers.unset(Key::Readable(self.stream));
+            if self.end.is_some() || s.error.is_some() {
+                return;
+            }
+            let now = s.now();
+            if s.core.stop(now, self.stream, ErrorCode::from_u32(0)).is_ok() {
+                s.notify();
+            }
+        });
+    }
+}

@@ -1,0 +1,426 @@
+//! One session as its task and its handles share it.
+//!
+//! Owns the session's state machine, the wakers of whoever waits for it and the inbox of its datagrams. Who calls it: the
+//! session's task and the handles; the endpoint's task only fills the inbox.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    fmt,
+    future::poll_fn,
+    ops::Deref,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, Waker},
+    time::Instant,
+};
+
+use super::{
+    INBOX_MAX,
+    lock::{Lock, Owed, Owes, Wakers},
+    runtime::Clock,
+};
+use crate::{
+    action::{Event, RunId},
+    endpoint::SessionEvent,
+    error::{ApiMisuse, ConnectionError, ErrorCode},
+    id::{Dir, JobId, LeaseId, Role, StreamId},
+    session::Session,
+};
+
+/// What a future may wait for. All of them are woken when the session is over.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Key {
+    Available(Dir),
+    Closed,
+    Connected,
+    DatagramReceived,
+    DatagramsUnblocked,
+    Finished(StreamId),
+    HandshakeData,
+    Job(JobId),
+    Jobs,
+    Lease(LeaseId),
+    Opened(Dir),
+    Paths,
+    Readable(StreamId),
+    Run(RunId),
+    Writable(StreamId),
+}
+
+/// What handles left behind that the core still has news about.
+#[derive(Default)]
+pub(super) struct Unwatched {
+    /// Primary: leases whose outcome nobody will ask for.
+    pub(super) leases: BTreeSet<LeaseId>,
+    /// Runs whose outcome nobody will ask for.
+    pub(super) runs: BTreeSet<RunId>,
+    /// Secondary: jobs whose further leases nobody will fill.
+    pub(super) jobs: BTreeSet<JobId>,
+}
+
+/// The session's state machine and who waits for it.
+pub(super) struct State {
+    pub(super) core: Session,
+    pub(super) wakers: Wakers<Key>,
+    pub(super) unwatched: Unwatched,
+    /// The handshake is done and the hello is accepted.
+    pub(super) connected: bool,
+    /// Why the session is over; set before its task ends.
+    pub(super) error: Option<ConnectionError>,
+    /// The session's task while it sleeps: whoever makes work for it wakes it, once.
+    pub(super) driver: Option<Waker>,
+    /// The task has to end at once.
+    pub(super) aborted: bool,
+    clock: Arc<dyn Clock>,
+}
+
+impl Owes for State {
+    fn owed(&mut self) -> Option<&mut Owed> {
+        Some(&mut self.wakers.owed)
+    }
+}
+
+impl State {
+    /// Returns the time for a command.
+    pub(super) fn now(&self) -> Instant {
+        self.clock.now()
+    }
+
+    /// Lets the session's task run: there may be something to send.
+    pub(super) fn notify(&mut self) {
+        if let Some(driver) = self.driver.take() {
+            self.wakers.owed.wake(driver);
+        }
+    }
+
+    /// Lets the session's task run if reading made something to send, such as credit.
+    pub(super) fn notify_after_read(&mut self) {
+        if self.core.wants_transmit() {
+            self.notify();
+        }
+    }
+
+    /// Returns the error that ends every operation, if there is one.
+    pub(super) fn check(&self) -> Result<(), ConnectionError> {
+        match &self.error {
+            Some(error) => Err(error.clone()),
+            None => Ok(()),
+        }
+    }
+
+    /// Ends all waiting, with the first reason given.
+    pub(super) fn terminate(&mut self, error: ConnectionError) {
+        self.error.get_or_insert(error);
+        self.wakers.wake_all();
+    }
+
+    /// Closes the session, unless it is over already.
+    pub(super) fn close(&mut self, code: ErrorCode, reason: &[u8]) -> Result<(), ApiMisuse> {
+        if self.error.is_none() {
+            let now = self.now();
+            self.core.close(now, code, reason)?;
+            self.terminate(ConnectionError::LocallyClosed);
+            self.notify();
+        }
+        Ok(())
+    }
+
+    /// Closes the session whatever the code: a reserved one, which only a mistaken program passes, becomes 0.
+    pub(super) fn close_always(&mut self, code: ErrorCode, reason: &[u8]) {
+        if let Err(error) = self.close(code, reason) {
+            tracing::error!(%error, ?code, "close called with a reserved code; closing with code 0");
+            if let Err(error) = self.close(ErrorCode::from_u32(0), reason) {
+                tracing::error!(%error, "close failed");
+            }
+        }
+    }
+
+    /// Ends a session that took a role its acceptor does not serve.
+    pub(super) fn refuse_role(&mut self) -> ConnectionError {
+        let error = ConnectionError::Fault(ErrorCode::INVALID_STREAM_ROLE);
+        if self.error.is_none() {
+            let now = self.now();
+            self.core.refuse_role(now);
+            self.terminate(error.clone());
+            self.notify();
+        }
+        error
+    }
+
+    /// Wakes whoever waits for `event`.
+    pub(super) fn on_event(&mut self, event: Event) {
+        let key = match event {
+            Event::Available(dir) => Key::Available(dir),
+            Event::Connected => {
+                self.connected = true;
+                Key::Connected
+            }
+            Event::DatagramReceived => Key::DatagramReceived,
+            Event::DatagramsUnblocked => Key::DatagramsUnblocked,
+            Event::Finished(stream) => {
+                self.wakers.wake(Key::Writable(stream)); // a stopped stream fails its writer
+                Key::Finished(stream)
+            }
+            Event::HandshakeDataReady => Key::HandshakeData,
+            Event::JobAnswered(job) => Key::Job(job),
+            Event::JobArrived => Key::Jobs,
+            Event::LeaseArrived(job) => {
+                self.drop_leases(job);
+                Key::Job(job)
+            }
+            Event::LeaseEnded(lease) => {
+                if self.unwatched.leases.remove(&lease) {
+                    drop(self.core.lease_outcome(lease));
+                }
+                Key::Lease(lease)
+            }
+            Event::LeaseWritable(lease) => Key::Lease(lease),
+            Event::Lost(error) => return self.terminate(error),
+            Event::Opened(dir) => Key::Opened(dir),
+            Event::PathChanged(_) => Key::Paths,
+            Event::Readable(stream) => Key::Readable(stream),
+            Event::RunWritable(run) => {
+                if self.unwatched.runs.contains(&run) && self.core.run_outcome(run).is_some() {
+                    self.unwatched.runs.remove(&run);
+                }
+                Key::Run(run)
+            }
+            Event::Writable(stream) => Key::Writable(stream),
+        };
+        self.wakers.wake(key);
+    }
+
+    /// Gives back what arrives for a job whose handle is gone.
+    pub(super) fn drop_leases(&mut self, job: JobId) {
+        if !self.unwatched.jobs.contains(&job) {
+            return;
+        }
+        let now = self.now();
+        loop {
+            match self.core.next_lease(job) {
+                Ok(Some(lease)) => self.core.reset_lease(now, lease.id, ErrorCode::LEASE_SHORT),
+                Ok(None) => return,
+                Err(_ended) => {
+                    self.unwatched.jobs.remove(&job);
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Datagrams on their way from the endpoint's task to the session's.
+#[derive(Default)]
+struct Inbox {
+    events: VecDeque<SessionEvent>,
+    reader: Option<Waker>,
+    closed: bool,
+    owed: Owed,
+}
+
+impl Owes for Inbox {
+    fn owed(&mut self) -> Option<&mut Owed> {
+        Some(&mut self.owed)
+    }
+}
+
+/// A session, without a say in how long it lives: what tasks and tables hold.
+pub(super) struct Shared {
+    state: Lock<State>,
+    inbox: Lock<Inbox>,
+    handles: AtomicUsize,
+}
+
+impl Shared {
+    /// Runs `f` on the session, then wakes whom it noted.
+    pub(super) fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
+        self.state.with(f)
+    }
+
+    /// Moves `events` to the session and wakes it. Returns how many did not fit and were dropped.
+    pub(super) fn deliver(&self, events: &mut VecDeque<SessionEvent>) -> usize {
+        self.inbox.with(|inbox| {
+            if inbox.closed {
+                events.clear();
+                return 0;
+            }
+            let dropped = (inbox.events.len() + events.len()).saturating_sub(INBOX_MAX);
+            events.truncate(events.len() - dropped);
+            if inbox.events.is_empty() {
+                std::mem::swap(&mut inbox.events, events);
+            } else {
+                inbox.events.append(events);
+            }
+            if let Some(reader) = inbox.reader.take() {
+                inbox.owed.wake(reader);
+            }
+            dropped
+        })
+    }
+
+    /// Exchanges the empty `events` for what has arrived, and has `reader` woken by what arrives next.
+    pub(super) fn receive(&self, events: &mut VecDeque<SessionEvent>, reader: &Waker) {
+        self.inbox.with(|inbox| {
+            std::mem::swap(&mut inbox.events, events);
+            if !inbox.reader.as_ref().is_some_and(|old| old.will_wake(reader)) {
+                if let Some(old) = inbox.reader.replace(reader.clone()) {
+                    inbox.owed.discard(old);
+                }
+            }
+        });
+    }
+
+    /// Ends the session without a goodbye; its task ends as soon as it runs.
+    pub(super) fn abort(&self, error: ConnectionError) {
+        self.with(|s| {
+            s.aborted = true;
+            s.terminate(error);
+            s.notify();
+        });
+    }
+
+    /// Says that the session's task has ended.
+    pub(super) fn retire(&self, error: ConnectionError) {
+        self.with(|s| {
+            s.terminate(error);
+            if let Some(driver) = s.driver.take() {
+                s.wakers.owed.discard(driver);
+            }
+        });
+        let rest = self.inbox.with(|inbox| {
+            inbox.closed = true;
+            if let Some(reader) = inbox.reader.take() {
+                inbox.owed.discard(reader);
+            }
+            std::mem::take(&mut inbox.events)
+        });
+        drop(rest);
+    }
+}
+
+/// A handle's hold on a session: when the last one goes, the session is closed with code 0.
+pub(super) struct SessionRef(Arc<Shared>);
+
+impl SessionRef {
+    /// Wraps a new session, for its first handle.
+    pub(super) fn new(core: Session, clock: Arc<dyn Clock>) -> Self {
+        Self(Arc::new(Shared {
+            state: Lock::new(State {
+                core,
+                wakers: Wakers::default(),
+                unwatched: Unwatched::default(),
+                connected: false,
+                error: None,
+                driver: None,
+                aborted: false,
+                clock,
+            }),
+            inbox: Lock::new(Inbox::default()),
+            handles: AtomicUsize::new(1),
+        }))
+    }
+
+    /// Returns the session without a say in how long it lives.
+    pub(super) fn shared(&self) -> Arc<Shared> {
+        self.0.clone()
+    }
+
+    /// Identifies the session among those alive in this process.
+    pub(super) fn stable_id(&self) -> usize {
+        Arc::as_ptr(&self.0).addr()
+    }
+
+    /// Waits until `check` has an answer; it is asked again after every event of `key` and at the session's end.
+    pub(super) async fn wait<T>(&self, key: Key, mut check: impl FnMut(&mut State) -> Option<T>) -> T {
+        let mut slot = Slot::new(self.shared(), key);
+        poll_fn(|cx| slot.poll(cx, &mut check)).await
+    }
+}
+
+impl Deref for SessionRef {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+impl Clone for SessionRef {
+    fn clone(&self) -> Self {
+        self.handles.fetch_add(1, Ordering::Relaxed);
+        Self(self.0.clone())
+    }
+}
+
+impl Drop for SessionRef {
+    fn drop(&mut self) {
+        if self.handles.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.with(|s| s.close_always(ErrorCode::from_u32(0), b""));
+        }
+    }
+}
+
+impl fmt::Debug for SessionRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Session").field(&self.stable_id()).finish()
+    }
+}
+
+/// One future's place in the table of wakers; dropping it gives the place up.
+pub(super) struct Slot {
+    shared: Arc<Shared>,
+    key: Key,
+    ticket: Option<u64>,
+}
+
+impl Slot {
+    pub(super) const fn new(shared: Arc<Shared>, key: Key) -> Self {
+        Self {
+            shared,
+            key,
+            ticket: None,
+        }
+    }
+
+    /// Returns the answer of `check`, or waits for the key.
+    pub(super) fn poll<T>(
+        &mut self,
+        cx: &Context<'_>,
+        check: impl FnOnce(&mut State) -> Option<T>,
+    ) -> Poll<T> {
+        let Self { shared, key, ticket } = self;
+        shared.with(|s| match check(s) {
+            Some(answer) => {
+                if let Some(ticket) = ticket.take() {
+                    s.wakers.forget(*key, ticket);
+                }
+                Poll::Ready(answer)
+            }
+            None => {
+                s.wakers.wait(*key, ticket, cx.waker());
+                Poll::Pending
+            }
+        })
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket {
+            self.shared.with(|s| s.wakers.forget(self.key, ticket));
+        }
+    }
+}
+
+impl fmt::Debug for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Slot").finish_non_exhaustive()
+    }
+}
+
+/// Returns whether the peer wants to be a secondary's client.
+pub(super) fn is_secondary(s: &State) -> bool {
+    s.core.role() == Some(Role::Secondary)
+}

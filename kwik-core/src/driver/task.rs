@@ -1,0 +1,375 @@
+//! The task of one session: facts in, datagrams out, news to whoever waits.
+//!
+//! It runs until the session is drained. Each round takes what has arrived, lets the session handle it, and asks for one
+//! train of datagrams, all under one lock; the train is sent without the lock. Rounds end when nothing is left to do,
+//! when the socket is full, or when the budget is spent.
+
+use std::{
+    collections::VecDeque,
+    future::Future,
+    io, mem,
+    net::{IpAddr, SocketAddr},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use super::{
+    FACTS_PER_TURN, SEND_MAX, SENDS_PER_POLL, TRAIN, TURNS_PER_POLL, hub,
+    runtime::{Runtime, Socket, Timer as _, Writable as _},
+    session::{Shared, State},
+};
+use crate::{
+    action::Transmit,
+    endpoint::{SessionEvent, SessionHandle},
+    error::ConnectionError,
+};
+
+/// How long a due deadline waits while the socket is full: what is due is most likely the sending itself.
+const BLOCKED_RECHECK: Duration = Duration::from_millis(5);
+
+/// Drives one session.
+pub(super) struct SessionDriver<R: Runtime> {
+    shared: Arc<Shared>,
+    endpoint: Arc<hub::Shared<R>>,
+    handle: SessionHandle,
+    socket: Arc<R::Socket>,
+    writable: Option<Pin<Box<<R::Socket as Socket>::Writable>>>,
+    timer: Option<Pin<Box<R::Timer>>>,
+    /// What the timer is set to.
+    armed: Option<Instant>,
+    /// What the session wants; an earlier one comes with a wake-up.
+    deadline: Option<Instant>,
+    facts: VecDeque<SessionEvent>,
+    buf: Vec<u8>,
+    train: Option<Train>,
+}
+
+/// Datagrams in the buffer, sent up to `at`.
+struct Train {
+    transmit: Transmit,
+    at: usize,
+}
+
+/// What a round came to.
+enum Turn {
+    /// There is a train to send.
+    Send,
+    /// There is more to handle.
+    Again,
+    /// Nothing to do before the deadline.
+    Rest(Instant),
+    /// The session is over.
+    Ended,
+}
+
+/// What sending came to.
+enum Flow {
+    Sent,
+    Blocked,
+    OutOfBudget,
+}
+
+impl<R: Runtime> SessionDriver<R> {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        endpoint: Arc<hub::Shared<R>>,
+        handle: SessionHandle,
+        socket: Arc<R::Socket>,
+    ) -> Self {
+        Self {
+            shared,
+            endpoint,
+            handle,
+            socket,
+            writable: None,
+            timer: None,
+            armed: None,
+            deadline: None,
+            facts: VecDeque::new(),
+            buf: Vec::new(),
+            train: None,
+        }
+    }
+
+    fn run(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut sends = SENDS_PER_POLL;
+        for _ in 0..TURNS_PER_POLL {
+            match self.turn(cx) {
+                Turn::Ended => return Poll::Ready(()),
+                Turn::Again => {}
+                Turn::Rest(now) => {
+                    if self.arm(cx, now, false).is_pending() {
+                        return Poll::Pending;
+                    }
+                }
+                Turn::Send => match self.send(cx, &mut sends) {
+                    Flow::Sent => {}
+                    Flow::Blocked => return self.pause(cx),
+                    Flow::OutOfBudget => break,
+                },
+            }
+        }
+        // Nothing is armed: the task runs again in any case, after others had their turn.
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// One round under the session's lock.
+    fn turn(&mut self, cx: &Context<'_>) -> Turn {
+        let fresh = self.facts.is_empty();
+        if fresh {
+            self.shared.receive(&mut self.facts, cx.waker());
+        }
+        let shared = self.shared.clone();
+        shared.with(|s| {
+            if s.aborted {
+                return Turn::Ended;
+            }
+            // Awake: whatever a command makes from here on is seen by a later round, without a wake-up.
+            if let Some(driver) = s.driver.take() {
+                s.wakers.owed.discard(driver);
+            }
+            let now = s.now();
+            let count = self.facts.len().min(FACTS_PER_TURN);
+            for event in self.facts.drain(..count) {
+                s.core.handle_event(now, event);
+            }
+            if self.deadline.is_some_and(|at| at <= now) {
+                s.core.handle_timeout(now);
+                self.deadline = None;
+            }
+            self.endpoint.answer(now, self.handle, &mut s.core);
+            self.load(now, s);
+            drain_news(s);
+            if self.train.is_some() {
+                return Turn::Send;
+            }
+            self.endpoint.answer(now, self.handle, &mut s.core);
+            if s.core.is_drained() {
+                return Turn::Ended;
+            }
+            if !fresh || !self.facts.is_empty() {
+                return Turn::Again; // the inbox has not been looked at since
+            }
+            self.deadline = s.core.poll_timeout();
+            s.driver = Some(cx.waker().clone());
+            Turn::Rest(now)
+        })
+    }
+
+    /// Asks the session for a train, unless one is still waiting to be sent.
+    fn load(&mut self, now: Instant, s: &mut State) {
+        if self.train.is_none() {
+            self.buf.clear();
+            let transmit = s.core.poll_transmit(now, TRAIN, &mut self.buf);
+            self.train = transmit.map(|transmit| Train { transmit, at: 0 });
+        }
+    }
+
+    /// Sends the train, in as many calls as the socket's limits ask for.
+    fn send(&mut self, cx: &mut Context<'_>, budget: &mut usize) -> Flow {
+        let segments = self.socket.max_gso_segments().max(1);
+        while let Some(train) = &mut self.train {
+            let Some(left) = self
+                .buf
+                .get(train.at..train.transmit.size)
+                .filter(|left| !left.is_empty())
+            else {
+                self.train = None;
+                break;
+            };
+            if *budget == 0 {
+                return Flow::OutOfBudget;
+            }
+            *budget -= 1;
+            let (part, bytes) = cut(&train.transmit, left, segments, self.endpoint.ipv6);
+            match self.socket.try_send(&part, bytes) {
+                Ok(()) => train.at += bytes.len(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let writable = self
+                        .writable
+                        .get_or_insert_with(|| Box::pin(self.socket.writable()));
+                    match writable.as_mut().poll_writable(cx) {
+                        Poll::Pending => return Flow::Blocked,
+                        Poll::Ready(Ok(())) => {}
+                        Poll::Ready(Err(error)) => {
+                            tracing::debug!(%error, "socket lost");
+                            self.train = None;
+                        }
+                    }
+                }
+                Err(error) => {
+                    tracing::debug!(%error, destination = %part.destination, "send failed");
+                    train.at += bytes.len(); // lost on the way, as far as QUIC is concerned
+                }
+            }
+        }
+        Flow::Sent
+    }
+
+    /// Sleeps until the socket has room again. What commands did since the last round is seen here or by the next one.
+    fn pause(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let shared = self.shared.clone();
+        let now = shared.with(|s| {
+            if s.aborted {
+                return None;
+            }
+            let now = s.now();
+            self.endpoint.answer(now, self.handle, &mut s.core);
+            drain_news(s);
+            self.deadline = s.core.poll_timeout();
+            s.driver = Some(cx.waker().clone());
+            Some(now)
+        });
+        let Some(now) = now else {
+            return Poll::Ready(());
+        };
+        if !self.facts.is_empty() || self.arm(cx, now, true).is_ready() {
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+
+    /// Sets the timer to the deadline and waits for it. Ready: the deadline has come.
+    fn arm(&mut self, cx: &mut Context<'_>, now: Instant, blocked: bool) -> Poll<()> {
+        let Some(deadline) = self.deadline else {
+            self.armed = None;
+            return Poll::Pending;
+        };
+        let at = match (deadline <= now, blocked) {
+            (false, _) => deadline,
+            (true, false) => return Poll::Ready(()),
+            (true, true) => now + BLOCKED_RECHECK,
+        };
+        let timer = match &mut self.timer {
+            Some(timer) => {
+                if self.armed != Some(at) {
+                    timer.as_mut().reset(at);
+                }
+                timer
+            }
+            None => self.timer.insert(Box::pin(self.endpoint.runtime.timer(at))),
+        };
+        self.armed = Some(at);
+        let fired = timer.as_mut().poll(cx);
+        if fired.is_ready() {
+            self.armed = None;
+        }
+        fired
+    }
+}
+
+/// Wakes whoever waits for what has happened.
+fn drain_news(s: &mut State) {
+    while let Some(event) = s.core.poll_event() {
+        s.on_event(event);
+    }
+}
+
+/// Returns the start of what is left of a train that fits one send call, and its bytes.
+fn cut<'a>(train: &Transmit, left: &'a [u8], segments: usize, ipv6: bool) -> (Transmit, &'a [u8]) {
+    let segment = train.segment_size.unwrap_or(left.len()).max(1);
+    let room = (SEND_MAX / segment).clamp(1, segments).saturating_mul(segment);
+    let bytes = left.get(..room).unwrap_or(left);
+    let part = Transmit {
+        destination: onto_socket(train.destination, ipv6),
+        ecn: train.ecn,
+        size: bytes.len(),
+        segment_size: (bytes.len() > segment).then_some(segment),
+        src_ip: train.src_ip,
+    };
+    (part, bytes)
+}
+
+/// Returns `addr` as an IPv6 socket names it.
+pub(super) fn onto_socket(addr: SocketAddr, ipv6: bool) -> SocketAddr {
+    match addr.ip() {
+        IpAddr::V4(ip) if ipv6 => SocketAddr::new(IpAddr::V6(ip.to_ipv6_mapped()), addr.port()),
+        IpAddr::V4(_) | IpAddr::V6(_) => addr,
+    }
+}
+
+/// Returns `addr`, as a socket reports it, in the form the core knows.
+pub(super) fn off_socket(addr: SocketAddr) -> SocketAddr {
+    match addr.ip().to_canonical() {
+        IpAddr::V4(ip) => SocketAddr::new(IpAddr::V4(ip), addr.port()),
+        IpAddr::V6(_) => addr, // as it is: it may have a scope
+    }
+}
+
+impl<R: Runtime> Future for SessionDriver<R> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        if this.train.is_none() {
+            this.buf = this.endpoint.take_buffer();
+        }
+        let done = this.run(cx);
+        if this.train.is_none() {
+            this.endpoint.return_buffer(mem::take(&mut this.buf));
+        }
+        done
+    }
+}
+
+impl<R: Runtime> Drop for SessionDriver<R> {
+    fn drop(&mut self) {
+        self.shared.retire(ConnectionError::TransportError(
+            "session task ended early".to_owned(),
+        ));
+        self.endpoint.forget(self.handle);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn train(size: usize, segment_size: Option<usize>) -> Transmit {
+        let destination = "192.0.2.1:443".parse().unwrap();
+        Transmit {
+            destination,
+            ecn: None,
+            size,
+            segment_size,
+            src_ip: None,
+        }
+    }
+
+    #[test]
+    fn trains_are_cut_to_what_one_call_carries() {
+        let sizes = |size: usize, segment: Option<usize>, segments: usize| {
+            let bytes = vec![0; size];
+            let transmit = train(size, segment);
+            let mut left = bytes.as_slice();
+            let mut parts = Vec::new();
+            while !left.is_empty() {
+                let (part, cut) = cut(&transmit, left, segments, false);
+                parts.push((part.size, part.segment_size));
+                left = &left[cut.len()..];
+            }
+            parts
+        };
+        assert_eq!(sizes(1200, None, 64), [(1200, None)]);
+        assert_eq!(sizes(3000, Some(1452), 64), [(3000, Some(1452))]);
+        assert_eq!(
+            sizes(3000, Some(1452), 1),
+            [(1452, None), (1452, None), (96, None)]
+        );
+        assert_eq!(
+            sizes(10 * 9000, Some(9000), 64),
+            [(63_000, Some(9000)), (27_000, Some(9000))]
+        );
+    }
+
+    #[test]
+    fn an_ipv6_socket_reaches_ipv4() {
+        let addr = "192.0.2.1:443".parse().unwrap();
+        assert_eq!(onto_socket(addr, true), "[::ffff:192.0.2.1]:443".parse().unwrap());
+        assert_eq!(onto_socket(addr, false), addr);
+        assert_eq!(off_socket(onto_socket(addr, true)), addr);
+    }
+}

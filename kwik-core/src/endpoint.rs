@@ -1,0 +1,318 @@
+//! Routes datagrams to sessions, accepts, dials. No protocol rule lives here.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::BytesMut;
+
+use crate::{
+    action::{Ecn, Transmit},
+    config::{ClientConfig, ServerConfig},
+    error::{ConfigError, ConnectError, ConnectionError},
+    id::PathId,
+    lease::ticket::Nonces,
+    quic,
+    rng::Rng,
+    session::Session,
+    timer::Wall,
+};
+
+/// Names a session within its endpoint. Never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionHandle(u64);
+
+/// What became of a datagram.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum DatagramEvent {
+    /// A client wants in.
+    Incoming(Incoming),
+    /// Nothing to route; send this answer.
+    Response(Transmit),
+    /// Hand it to this session.
+    Session(SessionHandle, SessionEvent),
+}
+
+/// Something for a session: a datagram, or an answer of the endpoint.
+#[derive(Debug)]
+pub struct SessionEvent(pub(crate) SessionEventInner);
+
+#[derive(Debug)]
+pub(crate) enum SessionEventInner {
+    Dialled(PathId, Result<quic::Connection, ConnectError>),
+    /// Whether the ticket's nonce was seen for the first time.
+    Nonce(bool),
+    Quic(PathId, quic::ConnectionEvent),
+}
+
+/// Something a session asks its endpoint for.
+#[derive(Debug)]
+pub struct EndpointEvent(pub(crate) EndpointEventInner);
+
+#[derive(Debug)]
+pub(crate) enum EndpointEventInner {
+    Dial(quic::Dial),
+    Nonce {
+        nonce: [u8; 16],
+        expires: u64,
+        now: u64,
+    },
+    Quic {
+        path: PathId,
+        key: usize,
+        event: quic::EndpointEvent,
+    },
+}
+
+/// A client at the door. Must be handed to [`Endpoint::accept`], `refuse`, `retry` or `ignore`.
+#[derive(Debug)]
+pub struct Incoming(quic::Incoming);
+
+impl Incoming {
+    /// Returns where the client says it is.
+    pub fn remote_address(&self) -> SocketAddr {
+        self.0.remote_address()
+    }
+
+    /// Returns the local address the client sent to, where the platform tells.
+    pub fn local_ip(&self) -> Option<IpAddr> {
+        self.0.local_ip()
+    }
+
+    /// Returns whether the client has proved that it receives at its address.
+    pub fn remote_address_validated(&self) -> bool {
+        self.0.remote_address_validated()
+    }
+
+    /// Returns whether [`Endpoint::retry`] may be used.
+    pub fn may_retry(&self) -> bool {
+        self.0.may_retry()
+    }
+}
+
+/// Why a client was not let in.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct AcceptError {
+    /// The reason.
+    pub cause: ConnectionError,
+    /// What to send the client, if anything; its bytes are in the buffer given to `accept`.
+    pub response: Option<Transmit>,
+}
+
+/// One UDP socket's worth of sessions.
+#[derive(Debug)]
+pub struct Endpoint {
+    quic: quic::Endpoint,
+    rng: Rng,
+    clock: Arc<quic::WallClock>,
+    wall: Wall,
+    server: Option<Arc<ServerConfig>>,
+    nonces: Nonces,
+    /// Where each QUIC connection belongs.
+    routes: BTreeMap<usize, (SessionHandle, PathId)>,
+    next_session: u64,
+}
+
+impl Endpoint {
+    /// Creates an endpoint whose every random choice follows from `seed`, which must be secret and used once.
+    ///
+    /// `unix_now` is the wall clock at `now`, since the Unix epoch; expiry of tickets and jobs is judged by it.
+    /// `allow_mtud` says that the socket never lets IP fragment a datagram.
+    ///
+    /// # Errors
+    /// - [`ConfigError::Tls`] or [`ConfigError::OutOfRange`] if `server` cannot be used.
+    pub fn new(
+        seed: [u8; 32],
+        now: Instant,
+        unix_now: Duration,
+        server: Option<ServerConfig>,
+        allow_mtud: bool,
+    ) -> Result<Self, ConfigError> {
+        let mut rng = Rng::from_seed(seed);
+        let clock = Arc::new(quic::WallClock::default());
+        clock.set(unix_now);
+        let mut endpoint = Self {
+            quic: quic::Endpoint::new(rng.fork("quic"), clock.clone(), allow_mtud),
+            rng,
+            clock,
+            wall: Wall::new(now, unix_now),
+            server: None,
+            nonces: Nonces::default(),
+            routes: BTreeMap::new(),
+            next_session: 0,
+        };
+        endpoint.set_server_config(server)?;
+        Ok(endpoint)
+    }
+
+    /// Replaces the server configuration for clients that arrive from now on; `None` stops accepting.
+    ///
+    /// # Errors
+    /// - [`ConfigError::Tls`] or [`ConfigError::OutOfRange`] if it cannot be used; the old one stays.
+    pub fn set_server_config(&mut self, server: Option<ServerConfig>) -> Result<(), ConfigError> {
+        self.quic.set_server(server.as_ref())?;
+        self.server = server.map(Arc::new);
+        Ok(())
+    }
+
+    /// Routes one datagram. `buf` is appended to if the answer is a [`DatagramEvent::Response`].
+    pub fn handle(
+        &mut self,
+        now: Instant,
+        remote: SocketAddr,
+        local_ip: Option<IpAddr>,
+        ecn: Option<Ecn>,
+        data: BytesMut,
+        buf: &mut Vec<u8>,
+    ) -> Option<DatagramEvent> {
+        self.clock.set(self.wall.unix(now));
+        match self.quic.handle(now, remote, local_ip, ecn, data, buf)? {
+            quic::Datagram::Connection(key, event) => {
+                // A session that was forgotten may still be sent to: nobody is there, nothing is wrong.
+                let (session, path) = *self.routes.get(&key)?;
+                Some(DatagramEvent::Session(
+                    session,
+                    SessionEvent(SessionEventInner::Quic(path, event)),
+                ))
+            }
+            quic::Datagram::Incoming(incoming) => Some(DatagramEvent::Incoming(Incoming(incoming))),
+            quic::Datagram::Response(transmit) => Some(DatagramEvent::Response(transmit)),
+        }
+    }
+
+    /// Starts a session with the primary at `remote`, whose certificate must be valid for `server_name`.
+    ///
+    /// # Errors
+    /// One of [`ConnectError`]; nothing has been sent then.
+    pub fn connect(
+        &mut self,
+        now: Instant,
+        config: ClientConfig,
+        remote: SocketAddr,
+        server_name: &str,
+    ) -> Result<(SessionHandle, Session), ConnectError> {
+        let dial = quic::Dial {
+            path: PathId::PRIMARY,
+            remote,
+            server_name: server_name.to_owned(),
+            tls: config.tls.clone(),
+            transport: config.transport.clone(),
+        };
+        let connection = self.quic.dial(now, dial)?;
+        let handle = self.register(connection.key());
+        let rng = self.rng.fork("session");
+        Ok((handle, Session::client(now, self.wall, rng, config, connection)))
+    }
+
+    /// Lets a client in. Its role is known once the session says `Connected`.
+    ///
+    /// # Errors
+    /// - [`AcceptError`] if the first packet does not verify or no server configuration is left.
+    pub fn accept(
+        &mut self,
+        now: Instant,
+        incoming: Incoming,
+        buf: &mut Vec<u8>,
+    ) -> Result<(SessionHandle, Session), AcceptError> {
+        let Some(server) = self.server.clone() else {
+            let response = Some(self.quic.refuse(incoming.0, buf));
+            return Err(AcceptError {
+                cause: ConnectionError::LocallyClosed,
+                response,
+            });
+        };
+        let connection = self
+            .quic
+            .accept(now, incoming.0, buf)
+            .map_err(|error| AcceptError {
+                cause: error.cause,
+                response: error.response,
+            })?;
+        let handle = self.register(connection.key());
+        let rng = self.rng.fork("session");
+        Ok((handle, Session::server(now, self.wall, rng, server, connection)))
+    }
+
+    /// Turns a client away; `buf` is appended to.
+    pub fn refuse(&mut self, incoming: Incoming, buf: &mut Vec<u8>) -> Transmit {
+        self.quic.refuse(incoming.0, buf)
+    }
+
+    /// Asks a client to prove its address first; `buf` is appended to.
+    ///
+    /// # Errors
+    /// Gives the client back if it has proved its address already.
+    pub fn retry(&mut self, incoming: Incoming, buf: &mut Vec<u8>) -> Result<Transmit, Incoming> {
+        self.quic.retry(incoming.0, buf).map_err(Incoming)
+    }
+
+    /// Forgets a client without an answer.
+    pub fn ignore(&mut self, incoming: Incoming) {
+        self.quic.ignore(incoming.0);
+    }
+
+    /// Takes what `session` asked for; an answer, if any, goes back to the same session before other facts.
+    pub fn handle_session_event(
+        &mut self,
+        now: Instant,
+        session: SessionHandle,
+        event: EndpointEvent,
+    ) -> Option<SessionEvent> {
+        let answer = match event.0 {
+            EndpointEventInner::Dial(dial) => {
+                let path = dial.path;
+                let dialled = self.quic.dial(now, dial);
+                if let Ok(connection) = &dialled {
+                    self.routes.insert(connection.key(), (session, path));
+                }
+                SessionEventInner::Dialled(path, dialled)
+            }
+            EndpointEventInner::Nonce { nonce, expires, now } => {
+                SessionEventInner::Nonce(self.nonces.insert(nonce, expires, now).is_ok())
+            }
+            EndpointEventInner::Quic { path, key, event } => {
+                if event.is_drained() && self.routes.remove(&key).is_none() {
+                    return None; // forgotten before it drained
+                }
+                SessionEventInner::Quic(path, self.quic.handle_event(key, event)?)
+            }
+        };
+        Some(SessionEvent(answer))
+    }
+
+    /// Forgets a session that will not be driven any further, drained or not.
+    pub fn forget(&mut self, session: SessionHandle) {
+        let keys: Vec<usize> = self
+            .routes
+            .iter()
+            .filter(|(_, (owner, _))| *owner == session)
+            .map(|(key, _)| *key)
+            .collect();
+        for key in keys {
+            self.routes.remove(&key);
+            let answer = self.quic.handle_event(key, quic::EndpointEvent::drained());
+            debug_assert!(answer.is_none(), "a drained connection wants nothing");
+        }
+    }
+
+    /// Returns how many sessions have a connection that has not drained.
+    pub fn sessions(&self) -> usize {
+        self.routes
+            .values()
+            .map(|(session, _)| session)
+            .collect::<std::collections::BTreeSet<_>>()
+            .len()
+    }
+
+    fn register(&mut self, key: usize) -> SessionHandle {
+        let handle = SessionHandle(self.next_session);
+        self.next_session += 1;
+        self.routes.insert(key, (handle, PathId::PRIMARY));
+        handle
+    }
+}

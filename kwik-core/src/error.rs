@@ -1,0 +1,460 @@
+//! The one table of codes, and the error types that are not tied to one command. Spec: KWIK §10.
+
+use std::{fmt, net::SocketAddr};
+
+use bytes::Bytes;
+use thiserror::Error;
+
+use crate::id::{ByteRange, OFFSET_MAX, StreamId};
+
+/// First code of the block that KWIK reserves among QUIC application error codes.
+const BLOCK: u64 = 0x4b57_0000;
+/// Size of the reserved block.
+const BLOCK_LEN: u64 = 0x1_0000;
+
+/// A QUIC application error code: the application's own, or one of KWIK's reserved block.
+///
+/// At most 2^62 − 1. KWIK's codes appear only on control, internal and relay streams and in `CONNECTION_CLOSE`; on
+/// application streams every code is the application's. Spec: KWIK §10.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ErrorCode(u64);
+
+impl ErrorCode {
+    /// Wraps a number from the wire; `None` above 2^62 − 1.
+    pub const fn from_u64(code: u64) -> Option<Self> {
+        if code <= OFFSET_MAX {
+            Some(Self(code))
+        } else {
+            None
+        }
+    }
+
+    /// Wraps an application's code.
+    pub const fn from_u32(code: u32) -> Self {
+        Self(code as u64)
+    }
+
+    /// Returns the number on the wire.
+    pub const fn into_inner(self) -> u64 {
+        self.0
+    }
+
+    /// Returns whether the code lies in KWIK's block, where applications may not mint codes.
+    pub const fn is_reserved(self) -> bool {
+        self.0 >= BLOCK && self.0 < BLOCK + BLOCK_LEN
+    }
+}
+
+impl From<u32> for ErrorCode {
+    fn from(code: u32) -> Self {
+        Self::from_u32(code)
+    }
+}
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $name:ident = $n:literal;)*) => {
+        impl ErrorCode {
+            $($(#[$doc])* pub const $name: Self = Self(BLOCK + $n);)*
+
+            /// Returns the name of one of KWIK's codes.
+            pub const fn name(self) -> Option<&'static str> {
+                match self {
+                    $(Self::$name => Some(stringify!($name)),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+codes! {
+    /// Nothing went wrong.
+    NO_ERROR = 0x00;
+    /// A secondary tried to reach the application.
+    SECONDARY_STREAM_ISOLATION = 0x01;
+    /// Two mappings claim one internal stream or one range.
+    STREAM_MAPPING_CONFLICT = 0x02;
+    /// The two ends disagree on what was received.
+    OFFSET_SYNC_FAILURE = 0x03;
+    /// Control metadata broke a rule that has no code of its own.
+    METADATA_PROTOCOL_VIOLATION = 0x04;
+    /// A hole stayed without an owner for too long.
+    AGGREGATION_TIMEOUT = 0x05;
+    /// A secondary sent past its credit.
+    SECONDARY_STREAM_OVERFLOW = 0x06;
+    /// The role asked for is not served here.
+    INVALID_STREAM_ROLE = 0x07;
+    /// No such path in this session.
+    PATH_NOT_FOUND = 0x08;
+    /// The path is closed, timed out or could not be attached.
+    PATH_DEAD = 0x09;
+    /// The path stayed silent while bytes were due.
+    PATH_STALLED = 0x0a;
+    /// A frame did not decode.
+    INVALID_FRAME = 0x0b;
+    /// A frame is longer than its cap.
+    FRAME_TOO_LARGE = 0x0c;
+    /// A frame that its sender's role, the state or the features do not allow.
+    FRAME_UNEXPECTED = 0x0d;
+    /// No common protocol version or application protocol.
+    VERSION = 0x0e;
+    /// A ticket, proof, pin or certificate did not verify.
+    AUTH_FAILED = 0x0f;
+    /// The hello did not come in time.
+    AUTH_TIMEOUT = 0x10;
+    /// The ticket is past its time.
+    TICKET_EXPIRED = 0x11;
+    /// Bytes outside every lease of the path that sent them.
+    LEASE_VIOLATION = 0x12;
+    /// The lease was taken back.
+    LEASE_REVOKED = 0x13;
+    /// The path takes no new work.
+    DRAINING = 0x14;
+    /// The stream's guaranteed credit cannot be given.
+    NO_CREDIT = 0x15;
+    /// The stream was once open and is closed now.
+    STREAM_CLOSED = 0x16;
+    /// The announced size contradicts what was sent before.
+    FINAL_SIZE = 0x17;
+    /// An offset beyond 2^62 − 1.
+    OFFSET_OVERFLOW = 0x18;
+    /// The bytes of a verified lease do not have its digest.
+    DIGEST_MISMATCH = 0x19;
+    /// Two sources disagree about the same bytes.
+    DATA_CONFLICT = 0x1a;
+    /// More bytes than the stream or session may hold.
+    FLOW_CONTROL = 0x1b;
+    /// The client's dial policy refuses the address.
+    DIAL_REFUSED = 0x1c;
+    /// The relay is not accepted.
+    RELAY_REFUSED = 0x1d;
+    /// A count is over its cap.
+    LIMIT_EXCEEDED = 0x1e;
+    /// More control work than the peer has earned.
+    EXCESSIVE_LOAD = 0x1f;
+    /// The primary path is gone, and with it the session.
+    PRIMARY_LOST = 0x20;
+    /// A bug in KWIK.
+    INTERNAL = 0x21;
+    /// A lease ended before every byte of it was written.
+    LEASE_SHORT = 0x22;
+}
+
+impl fmt::Display for ErrorCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.name() {
+            Some(name) => f.write_str(name),
+            None => write!(f, "code {:#x}", self.0),
+        }
+    }
+}
+
+impl fmt::Debug for ErrorCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+/// A call that is wrong in the program itself, whatever the peer does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ApiMisuse {
+    /// An application code inside KWIK's reserved block.
+    #[error("error codes 0x4b570000 to 0x4b57ffff are reserved for KWIK")]
+    ReservedCode,
+    /// A call that the role of this session does not have.
+    #[error("this session's role has no such operation")]
+    WrongRole,
+    /// A text or payload longer than the wire carries.
+    #[error("longer than the protocol carries")]
+    TooLong,
+}
+
+/// Bytes from a peer that do not form a valid frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub(crate) enum FrameError {
+    /// A mandatory field is missing, or a value is outside its range.
+    #[error("field missing or out of range")]
+    Field,
+    /// Not protobuf, or not this message.
+    #[error("malformed frame")]
+    Malformed,
+    /// A range that is empty or leaves what QUIC can name.
+    #[error("range empty or beyond the largest offset")]
+    Range,
+    /// Longer than its cap.
+    #[error("frame too large")]
+    TooLarge,
+    /// More entries than a repeated field may have.
+    #[error("too many entries")]
+    TooMany,
+    /// A type that must be understood and is not.
+    #[error("unknown mandatory frame type")]
+    UnknownMandatory,
+}
+
+impl FrameError {
+    /// Returns the code a path is closed with for this error.
+    pub(crate) const fn code(self) -> ErrorCode {
+        match self {
+            Self::TooLarge => ErrorCode::FRAME_TOO_LARGE,
+            Self::Range => ErrorCode::OFFSET_OVERFLOW,
+            Self::TooMany => ErrorCode::LIMIT_EXCEEDED,
+            Self::Field | Self::Malformed | Self::UnknownMandatory => ErrorCode::INVALID_FRAME,
+        }
+    }
+}
+
+/// Why a session is over, or why one of its paths is. Variants as in quinn.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ConnectionError {
+    /// The peer closed with an application code, or with one of KWIK's.
+    #[error("closed by peer: {0}")]
+    ApplicationClosed(ApplicationClose),
+    /// No connection id was left to use.
+    #[error("connection ids exhausted")]
+    CidsExhausted,
+    /// The peer's QUIC stack closed the connection.
+    #[error("aborted by peer: {0}")]
+    ConnectionClosed(String),
+    /// The local application closed the session.
+    #[error("closed")]
+    LocallyClosed,
+    /// KWIK closed the session because of what the peer did or failed to do.
+    #[error("{0}")]
+    Fault(ErrorCode),
+    /// The peer has restarted and knows nothing of the connection.
+    #[error("reset by peer")]
+    Reset,
+    /// Nothing was heard for the idle timeout.
+    #[error("timed out")]
+    TimedOut,
+    /// QUIC itself failed: the handshake, a certificate, or a rule of RFC 9000.
+    #[error("{0}")]
+    TransportError(String),
+    /// The peer speaks no version of QUIC that we do.
+    #[error("no common QUIC version")]
+    VersionMismatch,
+}
+
+/// A code and a text that came with a close.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ApplicationClose {
+    /// The code.
+    pub error_code: ErrorCode,
+    /// What the closing end said, for humans; at most what fits a packet.
+    pub reason: Bytes,
+}
+
+impl fmt::Display for ApplicationClose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.reason.is_empty() {
+            return write!(f, "{}", self.error_code);
+        }
+        write!(f, "{} ({})", self.reason.escape_ascii(), self.error_code)
+    }
+}
+
+/// Errors of writing to a stream. Variants as in quinn, plus [`WriteError::Blocked`].
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum WriteError {
+    /// Nothing can be written now; an event tells when to try again.
+    #[error("blocked")]
+    Blocked,
+    /// The stream was finished or reset before, or never existed.
+    #[error("closed stream")]
+    ClosedStream,
+    /// The session is over.
+    #[error("connection lost: {0}")]
+    ConnectionLost(#[source] ConnectionError),
+    /// The peer wants no more of the stream.
+    #[error("stopped by peer: {0}")]
+    Stopped(ErrorCode),
+}
+
+/// Errors of reading from a stream. Variants as in quinn, plus [`ReadError::Blocked`] and [`ReadError::Incomplete`].
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// Nothing can be read now; an event tells when to try again.
+    #[error("blocked")]
+    Blocked,
+    /// The stream was read to its end, stopped or reset before, or never existed.
+    #[error("closed stream")]
+    ClosedStream,
+    /// The session is over, and the stream had no bytes of other servers.
+    #[error("connection lost: {0}")]
+    ConnectionLost(#[source] ConnectionError),
+    /// Ordered reading after unordered reading.
+    #[error("ordered read after unordered read")]
+    IllegalOrderedRead,
+    /// The stream cannot be completed: bytes are missing that nobody will send.
+    #[error("{stream}: bytes {missing} are missing: {code}")]
+    Incomplete {
+        /// Which stream.
+        stream: StreamId,
+        /// The first missing range.
+        missing: ByteRange,
+        /// Why nobody will send it.
+        code: ErrorCode,
+    },
+    /// The peer gave the stream up.
+    #[error("reset by peer: {0}")]
+    Reset(ErrorCode),
+}
+
+/// Errors of opening a job, a lease or a run of the primary's own, on the primary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum LeaseError {
+    /// Wrong in the program itself.
+    #[error(transparent)]
+    Misuse(#[from] ApiMisuse),
+    /// The stream is closed, stopped or complete, or cannot be sent on.
+    #[error("closed stream")]
+    ClosedStream,
+    /// No such job, or it was refused or closed.
+    #[error("no such job")]
+    JobClosed,
+    /// A cap of DESIGN.md §11 is reached; ends of leases or streams make room.
+    #[error("too many at once")]
+    LimitExceeded,
+    /// The client cannot guarantee credit for one more stream of this kind.
+    #[error("no credit for one more split stream")]
+    NoCredit,
+    /// The range was written, leased or finished before.
+    #[error("range overlaps bytes that were written or leased before")]
+    Overlap,
+    /// The path is draining, dead or unknown.
+    #[error("path dead")]
+    PathDead,
+    /// The range is not part of the job, or beyond its total, or longer than a lease may be.
+    #[error("range outside the job")]
+    OutsideJob,
+    /// The session is over.
+    #[error("session closed")]
+    SessionClosed,
+}
+
+/// Errors of adding a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum AddPathError {
+    /// Wrong in the program itself.
+    #[error(transparent)]
+    Misuse(#[from] ApiMisuse),
+    /// As many secondary paths are alive as a session may have.
+    #[error("a session has at most {0} secondary paths")]
+    LimitExceeded(usize),
+    /// An address with port 0, none at all, or an impossible server name.
+    #[error("no usable address or server name")]
+    InvalidAddress,
+    /// The session is over.
+    #[error("session closed")]
+    SessionClosed,
+}
+
+/// Errors of writing to a lease on a secondary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum LeaseWriteError {
+    /// No credit now; an event tells when to try again.
+    #[error("blocked")]
+    Blocked,
+    /// The lease was taken back, or its job or session ended.
+    #[error("lease ended: {0}")]
+    Ended(ErrorCode),
+    /// More bytes than the lease is long.
+    #[error("write past the end of the lease")]
+    PastEnd,
+}
+
+/// Errors of sending an application datagram. Variants as in quinn.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum SendDatagramError {
+    /// No room now; an event tells when to try again.
+    #[error("blocked")]
+    Blocked(Bytes),
+    /// Datagrams are disabled here.
+    #[error("datagrams disabled")]
+    Disabled,
+    /// Larger than a packet to the peer may carry.
+    #[error("datagram too large")]
+    TooLarge,
+    /// The peer does not accept datagrams.
+    #[error("datagrams not supported by peer")]
+    UnsupportedByPeer,
+    /// The session is over.
+    #[error("connection lost: {0}")]
+    ConnectionLost(#[source] ConnectionError),
+}
+
+/// The stream was finished, stopped or reset before, or never existed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Error)]
+#[error("closed stream")]
+#[non_exhaustive]
+pub struct ClosedStream;
+
+/// The path is closed, timed out, or was never added.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Error)]
+#[error("path dead")]
+#[non_exhaustive]
+pub struct PathDead;
+
+/// Errors of starting a connection.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// No connection id was left to use.
+    #[error("connection ids exhausted")]
+    CidsExhausted,
+    /// The endpoint is shutting down.
+    #[error("endpoint stopping")]
+    EndpointStopping,
+    /// Not an address that can be dialled.
+    #[error("invalid remote address: {0}")]
+    InvalidRemoteAddress(SocketAddr),
+    /// Not a name that a certificate can be valid for.
+    #[error("invalid server name: {0}")]
+    InvalidServerName(String),
+    /// The endpoint has no client configuration.
+    #[error("no default client config")]
+    NoDefaultClientConfig,
+    /// The QUIC version is not supported.
+    #[error("unsupported QUIC version")]
+    UnsupportedVersion,
+}
+
+/// Impossible settings.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The TLS configuration cannot be used for QUIC.
+    #[error("TLS configuration lacks TLS 1.3 with AES-128-GCM-SHA256, which QUIC needs")]
+    Tls,
+    /// A value is outside its range.
+    #[error("{0} is out of range")]
+    OutOfRange(&'static str),
+    /// A certificate does not parse.
+    #[error("certificate does not parse")]
+    Certificate,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reserved_block_is_exactly_the_block() {
+        assert!(!ErrorCode(BLOCK - 1).is_reserved());
+        assert!(ErrorCode::NO_ERROR.is_reserved());
+        assert!(ErrorCode(BLOCK + 0xffff).is_reserved());
+        assert!(!ErrorCode(BLOCK + 0x1_0000).is_reserved());
+        assert_eq!(ErrorCode::PRIMARY_LOST.to_string(), "PRIMARY_LOST");
+        assert_eq!(ErrorCode::from_u32(7).to_string(), "code 0x7");
+    }
+}

@@ -1,0 +1,301 @@
+//! Names and quantities: what is counted, owned and addressed, each its own type.
+//!
+//! Nothing here allocates or decides. Ranges are half-open byte ranges counted from the start of a stream.
+
+use std::fmt;
+
+/// The largest stream offset QUIC can name, 2^62 − 1 (RFC 9000 §4.5). Spec: KWIK §11.
+pub const OFFSET_MAX: u64 = (1 << 62) - 1;
+
+/// Names one path of a session: one QUIC connection between the client and one server.
+///
+/// Chosen by the primary, strictly rising within a session, never reused. A path id may be stale at any moment;
+/// looking one up never panics. Spec: KWIK §1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PathId(u32);
+
+impl PathId {
+    /// The path between the client and the primary.
+    pub const PRIMARY: Self = Self(0);
+
+    /// Wraps a number chosen by a primary.
+    pub const fn new(id: u32) -> Self {
+        Self(id)
+    }
+
+    /// Returns the number on the wire.
+    pub const fn into_inner(self) -> u32 {
+        self.0
+    }
+
+    /// Returns whether this is the path to the primary.
+    pub const fn is_primary(self) -> bool {
+        self.0 == 0
+    }
+}
+
+impl fmt::Display for PathId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "path {}", self.0)
+    }
+}
+
+/// Names a session. Chosen at random by the primary; a name, never a permission. Spec: KWIK §1.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionId([u8; 16]);
+
+impl SessionId {
+    /// Wraps 16 bytes.
+    pub const fn new(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// Returns the bytes on the wire.
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+/// Writes `bytes` in lower-case hexadecimal.
+fn hex(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
+    bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+}
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        hex(f, &self.0)
+    }
+}
+
+impl fmt::Debug for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SessionId({self})")
+    }
+}
+
+/// The end of a connection that opened a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Side {
+    /// The end that dialled.
+    Client,
+    /// The end that accepted.
+    Server,
+}
+
+/// Whether both ends of a stream may send, or only the one that opened it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Dir {
+    /// Both ends send.
+    Bi,
+    /// Only the end that opened the stream sends.
+    Uni,
+}
+
+/// Names a stream: the QUIC stream id on the primary path (RFC 9000 §2.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StreamId(u64);
+
+impl StreamId {
+    /// The control stream of every path: the client's first bidirectional stream.
+    pub const CONTROL: Self = Self(0);
+
+    /// Wraps a number from the wire; `None` above 2^62 − 1.
+    pub const fn from_u64(id: u64) -> Option<Self> {
+        if id <= OFFSET_MAX { Some(Self(id)) } else { None }
+    }
+
+    /// Returns the `index`-th stream that `side` opens in `dir`.
+    pub(crate) const fn from_parts(side: Side, dir: Dir, index: u64) -> Self {
+        let side = match side {
+            Side::Client => 0,
+            Side::Server => 1,
+        };
+        let dir = match dir {
+            Dir::Bi => 0,
+            Dir::Uni => 2,
+        };
+        Self((index << 2) | dir | side)
+    }
+
+    /// Returns how many streams of its kind were opened before it.
+    pub(crate) const fn index(self) -> u64 {
+        self.0 >> 2
+    }
+
+    /// Returns the number on the wire.
+    pub const fn into_inner(self) -> u64 {
+        self.0
+    }
+
+    /// Returns the end that opened the stream.
+    pub const fn initiator(self) -> Side {
+        if self.0 & 1 == 0 {
+            Side::Client
+        } else {
+            Side::Server
+        }
+    }
+
+    /// Returns whether both ends may send.
+    pub const fn dir(self) -> Dir {
+        if self.0 & 2 == 0 { Dir::Bi } else { Dir::Uni }
+    }
+}
+
+impl fmt::Display for StreamId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "stream {}", self.0)
+    }
+}
+
+macro_rules! counter_id {
+    ($(#[$doc:meta])* $name:ident, $what:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(u64);
+
+        impl $name {
+            /// Wraps a number chosen by the primary.
+            pub const fn new(id: u64) -> Self {
+                Self(id)
+            }
+
+            /// Returns the number on the wire.
+            pub const fn into_inner(self) -> u64 {
+                self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!($what, " {}"), self.0)
+            }
+        }
+    };
+}
+
+counter_id! {
+    /// Names a job: what one path may be asked to supply for one stream. Rises per session. Spec: KWIK §5.
+    JobId, "job"
+}
+counter_id! {
+    /// Names a lease: the right of one path to fill one range of one stream. Rises per session. Spec: KWIK §5.
+    LeaseId, "lease"
+}
+
+/// A non-empty half-open range of stream bytes, `start..end`, with `end` at most 2^62 − 1.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ByteRange {
+    start: u64,
+    end: u64,
+}
+
+impl ByteRange {
+    /// Returns `start..start + len`; `None` if that is empty or leaves what QUIC can name.
+    pub const fn new(start: u64, len: u64) -> Option<Self> {
+        match start.checked_add(len) {
+            Some(end) => Self::between(start, end),
+            None => None,
+        }
+    }
+
+    /// Returns `start..end`; `None` if that is empty or leaves what QUIC can name.
+    pub const fn between(start: u64, end: u64) -> Option<Self> {
+        if start < end && end <= OFFSET_MAX {
+            Some(Self { start, end })
+        } else {
+            None
+        }
+    }
+
+    /// The first byte's offset.
+    pub const fn start(self) -> u64 {
+        self.start
+    }
+
+    /// One past the last byte's offset.
+    pub const fn end(self) -> u64 {
+        self.end
+    }
+
+    /// How many bytes; at least one.
+    #[expect(clippy::len_without_is_empty, reason = "a range is never empty")]
+    pub const fn len(self) -> u64 {
+        self.end - self.start
+    }
+
+    /// Returns whether every byte of `other` is in this range.
+    pub const fn contains(self, other: Self) -> bool {
+        self.start <= other.start && other.end <= self.end
+    }
+
+    /// Returns whether the two share a byte.
+    pub const fn overlaps(self, other: Self) -> bool {
+        self.start < other.end && other.start < self.end
+    }
+}
+
+impl fmt::Display for ByteRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}..{}", self.start, self.end)
+    }
+}
+
+impl fmt::Debug for ByteRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+macro_rules! key_bytes {
+    ($(#[$doc:meta])* $name:ident, $len:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name([u8; $len]);
+
+        impl $name {
+            /// Wraps the bytes as they are on the wire.
+            pub const fn new(bytes: [u8; $len]) -> Self {
+                Self(bytes)
+            }
+
+            /// Returns the bytes on the wire.
+            pub const fn as_bytes(&self) -> &[u8; $len] {
+                &self.0
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(concat!(stringify!($name), "("))?;
+                hex(f, self.0.get(..4).unwrap_or_default())?;
+                f.write_str("…)")
+            }
+        }
+    };
+}
+
+key_bytes! {
+    /// An Ed25519 public key.
+    PublicKey, 32
+}
+key_bytes! {
+    /// An Ed25519 signature.
+    Signature, 64
+}
+key_bytes! {
+    /// The SHA-256 of a certificate's `SubjectPublicKeyInfo` (DER): a server's identity in pins and tickets.
+    SpkiHash, 32
+}
+
+/// What one end of a connection is in a session; fixed by the hello. Spec: KWIK §1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[expect(clippy::exhaustive_enums, reason = "the protocol has these three roles")]
+pub enum Role {
+    /// Dials, reads, and sees ordinary streams.
+    Client,
+    /// Owns the session: opens streams, hands out ranges.
+    Primary,
+    /// Fills the ranges it is given.
+    Secondary,
+}

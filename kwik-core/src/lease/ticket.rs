@@ -1,0 +1,744 @@
+//! Ed25519 seals: tickets that admit a client to a secondary, jobs that only a primary can make, and their replay
+//! store.
+//!
+//! It decides whether bytes were signed and still hold. It never reads a clock or draws a nonce: both are arguments.
+//! Spec: KWIK §5, §9.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+
+use bytes::Bytes;
+use ring::{
+    digest,
+    signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey},
+};
+use rustls_pki_types::CertificateDer;
+use thiserror::Error;
+
+use crate::{
+    error::ErrorCode,
+    id::{ByteRange, JobId, PathId, PublicKey, SessionId, Signature, SpkiHash, StreamId},
+    limits::{CLOCK_SKEW, NONCES_MAX, TICKET_LIFETIME, TICKET_MAX},
+};
+
+/// Each kind of signed message starts with its own words, so that none can stand for another.
+const TICKET_DOMAIN: &[u8] = b"kwik/1 ticket\0";
+const ATTACH_DOMAIN: &[u8] = b"kwik/1 attach\0";
+const JOB_DOMAIN: &[u8] = b"kwik/1 job\0";
+
+/// The first byte of a ticket.
+const TICKET_VERSION: u8 = 1;
+/// Bytes of a ticket before its signature: version, session, path, audience, client key, issued, expires, nonce.
+const TICKET_BODY: usize = 1 + 16 + 4 + 32 + 32 + 8 + 8 + 16;
+/// Bytes of a sealed ticket.
+const TICKET_LEN: usize = TICKET_BODY + 64;
+
+const _: () = assert!(TICKET_LEN <= TICKET_MAX, "a ticket fits its field");
+
+/// Signs with a key that never leaves it, so that an application may keep the key elsewhere.
+pub trait Signer: fmt::Debug + Send + Sync {
+    /// Returns the public half of the key.
+    fn public_key(&self) -> PublicKey;
+
+    /// Returns the Ed25519 signature over `message` (RFC 8032, not prehashed).
+    fn sign(&self, message: &[u8]) -> Signature;
+}
+
+/// An Ed25519 key in memory.
+pub struct SigningKey {
+    pair: Ed25519KeyPair,
+    public: PublicKey,
+}
+
+impl SigningKey {
+    /// Derives the key from its 32 secret bytes (RFC 8032 §5.1.5).
+    #[expect(clippy::missing_panics_doc, reason = "neither length can differ")]
+    pub fn from_seed(seed: [u8; 32]) -> Self {
+        let pair =
+            Ed25519KeyPair::from_seed_unchecked(&seed).expect("only the length is checked, and it is 32");
+        let public = pair
+            .public_key()
+            .as_ref()
+            .try_into()
+            .expect("an Ed25519 public key is 32 bytes");
+        Self {
+            pair,
+            public: PublicKey::new(public),
+        }
+    }
+}
+
+impl Signer for SigningKey {
+    fn public_key(&self) -> PublicKey {
+        self.public
+    }
+
+    fn sign(&self, message: &[u8]) -> Signature {
+        let signature = self.pair.sign(message);
+        Signature::new(
+            signature
+                .as_ref()
+                .try_into()
+                .expect("an Ed25519 signature is 64 bytes"),
+        )
+    }
+}
+
+impl fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SigningKey")
+            .field("public", &self.public)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Returns the identity of the server that holds the certificate `cert_der`: the SHA-256 of its
+/// `SubjectPublicKeyInfo`. `None` if it is no X.509 v3 certificate.
+pub fn spki_hash(cert_der: &[u8]) -> Option<SpkiHash> {
+    let cert_der = CertificateDer::from(cert_der);
+    let cert = webpki::EndEntityCert::try_from(&cert_der).ok()?;
+    let hash = digest::digest(&digest::SHA256, cert.subject_public_key_info().as_ref());
+    hash.as_ref().try_into().ok().map(SpkiHash::new)
+}
+
+/// Returns whether `signature` over `message` was made with the secret half of `key`.
+pub(crate) fn verify(key: &PublicKey, message: &[u8], signature: &Signature) -> bool {
+    UnparsedPublicKey::new(&ED25519, key.as_bytes())
+        .verify(message, signature.as_bytes())
+        .is_ok()
+}
+
+/// Returns what a client signs with its session key to show that a ticket is its own.
+///
+/// `exporter` is the TLS exporter of the connection the ticket is shown on (RFC 8446 §7.5): a signature for one
+/// connection says nothing on another.
+pub(crate) fn attach_message(exporter: &[u8; 32]) -> Vec<u8> {
+    [ATTACH_DOMAIN, exporter].concat()
+}
+
+/// Admits one client to one secondary for one path of one session, once. Spec: KWIK §9.
+///
+/// Times are whole seconds since the Unix epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ticket {
+    pub(crate) session: SessionId,
+    pub(crate) path: PathId,
+    /// The secondary's identity.
+    pub(crate) audience: SpkiHash,
+    /// The key that the client proves to have.
+    pub(crate) client_key: PublicKey,
+    pub(crate) issued: u64,
+    pub(crate) expires: u64,
+    pub(crate) nonce: [u8; 16],
+}
+
+impl Ticket {
+    /// Returns the ticket's wire form, signed by a primary.
+    ///
+    /// The signature covers the domain and the body, and with it the version.
+    pub(crate) fn seal(&self, signer: &dyn Signer) -> Bytes {
+        let mut sealed = Vec::with_capacity(TICKET_LEN);
+        sealed.push(TICKET_VERSION);
+        sealed.extend_from_slice(self.session.as_bytes());
+        sealed.extend_from_slice(&self.path.into_inner().to_be_bytes());
+        sealed.extend_from_slice(self.audience.as_bytes());
+        sealed.extend_from_slice(self.client_key.as_bytes());
+        sealed.extend_from_slice(&self.issued.to_be_bytes());
+        sealed.extend_from_slice(&self.expires.to_be_bytes());
+        sealed.extend_from_slice(&self.nonce);
+        let signature = signer.sign(&[TICKET_DOMAIN, &sealed].concat());
+        sealed.extend_from_slice(signature.as_bytes());
+        Bytes::from(sealed)
+    }
+
+    /// Returns the ticket and the key that signed it, if that is one of `keys`.
+    ///
+    /// # Errors
+    /// - [`TicketError::Malformed`] if this is no ticket of this version.
+    /// - [`TicketError::Untrusted`] if none of `keys` signed it.
+    pub(crate) fn open(sealed: &[u8], keys: &[PublicKey]) -> Result<(Self, PublicKey), TicketError> {
+        let (body, signature) = sealed.split_last_chunk().ok_or(TicketError::Malformed)?;
+        let ticket = Self::parse(body).ok_or(TicketError::Malformed)?;
+        let message = [TICKET_DOMAIN, body].concat();
+        let signature = Signature::new(*signature);
+        let signer = keys.iter().find(|key| verify(key, &message, &signature));
+        Ok((ticket, *signer.ok_or(TicketError::Untrusted)?))
+    }
+
+    /// Checks what the ticket says against where and when it is shown.
+    ///
+    /// `own` are the identities of this server. Whether it was shown before is [`Nonces`]' to say.
+    ///
+    /// # Errors
+    /// One of [`TicketError`]: the first that fails, the expiry last, so that
+    /// [`Expired`](TicketError::Expired) says that a fresh ticket is all that is missing.
+    pub(crate) fn check(
+        &self,
+        now_unix: u64,
+        session: SessionId,
+        path: PathId,
+        own: &[SpkiHash],
+        client_key: &PublicKey,
+    ) -> Result<(), TicketError> {
+        let skew = CLOCK_SKEW.as_secs();
+        let lifetime_max = TICKET_LIFETIME.as_secs() + skew;
+        if !own.contains(&self.audience) {
+            return Err(TicketError::Audience);
+        }
+        if self.session != session {
+            return Err(TicketError::Session);
+        }
+        if self.path != path {
+            return Err(TicketError::Path);
+        }
+        if self.client_key != *client_key {
+            return Err(TicketError::ClientKey);
+        }
+        if self
+            .expires
+            .checked_sub(self.issued)
+            .is_none_or(|lifetime| lifetime > lifetime_max)
+        {
+            return Err(TicketError::Lifetime);
+        }
+        if self.issued > now_unix.saturating_add(skew) {
+            return Err(TicketError::NotYetValid);
+        }
+        if now_unix > last_second(self.expires) {
+            return Err(TicketError::Expired);
+        }
+        Ok(())
+    }
+
+    /// Reads the body of a ticket; `None` if its length or version is another.
+    fn parse(body: &[u8]) -> Option<Self> {
+        let mut fields = Fields(body);
+        if fields.take()? != [TICKET_VERSION] {
+            return None;
+        }
+        let ticket = Self {
+            session: SessionId::new(fields.take()?),
+            path: PathId::new(u32::from_be_bytes(fields.take()?)),
+            audience: SpkiHash::new(fields.take()?),
+            client_key: PublicKey::new(fields.take()?),
+            issued: u64::from_be_bytes(fields.take()?),
+            expires: u64::from_be_bytes(fields.take()?),
+            nonce: fields.take()?,
+        };
+        fields.0.is_empty().then_some(ticket)
+    }
+}
+
+/// Why a ticket does not admit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub(crate) enum TicketError {
+    #[error("ticket is for another server")]
+    Audience,
+    #[error("ticket is for another client key")]
+    ClientKey,
+    #[error("ticket has expired")]
+    Expired,
+    #[error("ticket lives too long or ends before it begins")]
+    Lifetime,
+    #[error("malformed ticket")]
+    Malformed,
+    #[error("ticket is not valid yet")]
+    NotYetValid,
+    #[error("ticket is for another path")]
+    Path,
+    #[error("ticket is for another session")]
+    Session,
+    #[error("ticket is not signed by a trusted primary")]
+    Untrusted,
+}
+
+impl TicketError {
+    /// Returns the code the attempt is refused with.
+    pub(crate) const fn code(self) -> ErrorCode {
+        match self {
+            Self::Expired => ErrorCode::TICKET_EXPIRED,
+            Self::Audience
+            | Self::ClientKey
+            | Self::Lifetime
+            | Self::Malformed
+            | Self::NotYetValid
+            | Self::Path
+            | Self::Session
+            | Self::Untrusted => ErrorCode::AUTH_FAILED,
+        }
+    }
+}
+
+/// What a primary says to a secondary by way of the client when it opens a job. Spec: KWIK §5.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct JobClaims<'a> {
+    pub(crate) session: SessionId,
+    pub(crate) path: PathId,
+    pub(crate) job: JobId,
+    pub(crate) stream: StreamId,
+    /// Where leases of the job may lie.
+    pub(crate) range: ByteRange,
+    /// How many bytes all leases of the job may have together.
+    pub(crate) total: u64,
+    /// When the job ends, in seconds since the Unix epoch.
+    pub(crate) expiry: u64,
+    pub(crate) payload: &'a [u8],
+}
+
+impl JobClaims<'_> {
+    /// Returns the primary's signature over all of it.
+    pub(crate) fn seal(&self, signer: &dyn Signer) -> Signature {
+        signer.sign(&self.message())
+    }
+
+    /// Returns whether `signature` over exactly these claims was made with the secret half of `key`.
+    pub(crate) fn verify(&self, key: &PublicKey, signature: &Signature) -> bool {
+        verify(key, &self.message(), signature)
+    }
+
+    /// Returns what is signed. Every field before the payload has a fixed length, so no two claims share a message.
+    fn message(&self) -> Vec<u8> {
+        let numbers = [
+            self.job.into_inner(),
+            self.stream.into_inner(),
+            self.range.start(),
+            self.range.end(),
+            self.total,
+            self.expiry,
+        ];
+        let mut message = [
+            JOB_DOMAIN,
+            self.session.as_bytes(),
+            &self.path.into_inner().to_be_bytes(),
+        ]
+        .concat();
+        message.extend(numbers.into_iter().flat_map(u64::to_be_bytes));
+        message.extend_from_slice(self.payload);
+        message
+    }
+}
+
+/// The nonces of the tickets a secondary has admitted, each until its ticket cannot be admitted any more.
+///
+/// At most [`NONCES_MAX`]; every operation costs O(log n), amortised.
+#[derive(Default)]
+pub(crate) struct Nonces {
+    seen: BTreeSet<[u8; 16]>,
+    /// The last second in which each nonce could be admitted again, with the nonces.
+    last_seconds: BTreeMap<u64, Vec<[u8; 16]>>,
+    /// The latest of the last seconds forgotten.
+    forgotten: u64,
+}
+
+impl Nonces {
+    /// Returns an empty store.
+    #[cfg(test)]
+    pub(crate) const fn new() -> Self {
+        Self {
+            seen: BTreeSet::new(),
+            last_seconds: BTreeMap::new(),
+            forgotten: 0,
+        }
+    }
+
+    /// Remembers `nonce` of a ticket that has passed [`Ticket::check`], and forgets those past their time.
+    ///
+    /// # Errors
+    /// - [`NonceError::Replayed`] if it was seen, or is so old that it could have been: the clock went back.
+    /// - [`NonceError::Full`] if there is no room for it; refusing is all that is safe.
+    pub(crate) fn insert(&mut self, nonce: [u8; 16], expires: u64, now: u64) -> Result<(), NonceError> {
+        self.forget_before(now);
+        let last_second = last_second(expires);
+        if last_second <= self.forgotten || self.seen.contains(&nonce) {
+            return Err(NonceError::Replayed);
+        }
+        if self.seen.len() >= NONCES_MAX {
+            return Err(NonceError::Full);
+        }
+        self.seen.insert(nonce);
+        self.last_seconds.entry(last_second).or_default().push(nonce);
+        Ok(())
+    }
+
+    /// Drops the nonces whose tickets could last be admitted before `now`.
+    fn forget_before(&mut self, now: u64) {
+        while let Some(oldest) = self.last_seconds.first_entry() {
+            if *oldest.key() >= now {
+                break;
+            }
+            let (second, nonces) = oldest.remove_entry();
+            self.forgotten = self.forgotten.max(second);
+            for nonce in nonces {
+                self.seen.remove(&nonce);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Nonces {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Nonces")
+            .field("len", &self.seen.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a nonce was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub(crate) enum NonceError {
+    #[error("too many tickets at once")]
+    Full,
+    #[error("ticket was used before")]
+    Replayed,
+}
+
+/// What of a fixed layout is not read yet.
+struct Fields<'a>(&'a [u8]);
+
+impl Fields<'_> {
+    /// Takes the next `N` bytes.
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (field, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(*field)
+    }
+}
+
+/// Returns the last second in which a ticket that expires at `expires` is admitted.
+const fn last_second(expires: u64) -> u64 {
+    expires.saturating_add(CLOCK_SKEW.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: u64 = 1_800_000_000;
+    const OWN: SpkiHash = SpkiHash::new([3; 32]);
+    const CLIENT: PublicKey = PublicKey::new([4; 32]);
+    const SESSION: SessionId = SessionId::new([1; 16]);
+    const PATH: PathId = PathId::new(2);
+
+    fn key(seed: u8) -> SigningKey {
+        SigningKey::from_seed([seed; 32])
+    }
+
+    fn ticket() -> Ticket {
+        Ticket {
+            session: SESSION,
+            path: PATH,
+            audience: OWN,
+            client_key: CLIENT,
+            issued: NOW,
+            expires: NOW + 60,
+            nonce: [5; 16],
+        }
+    }
+
+    fn check(ticket: &Ticket, now: u64) -> Result<(), TicketError> {
+        ticket.check(now, SESSION, PATH, &[SpkiHash::new([9; 32]), OWN], &CLIENT)
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// RFC 8032 §7.1, test 1.
+    #[test]
+    fn signs_as_the_rfc_does() {
+        let seed = [
+            0x9d, 0x61, 0xb1, 0x9d, 0xef, 0xfd, 0x5a, 0x60, 0xba, 0x84, 0x4a, 0xf4, 0x92, 0xec, 0x2c, 0xc4,
+            0x44, 0x49, 0xc5, 0x69, 0x7b, 0x32, 0x69, 0x19, 0x70, 0x3b, 0xac, 0x03, 0x1c, 0xae, 0x7f, 0x60,
+        ];
+        let key = SigningKey::from_seed(seed);
+        let public = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
+        let signature = "e5564300c360ac729086e2cc806e828a84877f1eb8e5d974d873e06522490155\
+                         5fb8821590a33bacc61e39701cf9b46bd25bf5f0595bbe24655141438e7a100b";
+        assert_eq!(hex(key.public_key().as_bytes()), public);
+        assert_eq!(hex(key.sign(b"").as_bytes()), signature);
+        assert!(!format!("{key:?}").contains("9d61"));
+    }
+
+    /// Spec: KWIK §9.
+    #[test]
+    fn a_sealed_ticket_opens_under_the_key_that_sealed_it() {
+        let sealed = ticket().seal(&key(1));
+        assert_eq!(sealed.len(), TICKET_LEN);
+        let keys = [key(2).public_key(), key(1).public_key()];
+        assert_eq!(Ticket::open(&sealed, &keys), Ok((ticket(), key(1).public_key())));
+        assert_eq!(Ticket::open(&sealed, &keys[..1]), Err(TicketError::Untrusted));
+        assert_eq!(Ticket::open(&sealed, &[]), Err(TicketError::Untrusted));
+    }
+
+    #[test]
+    fn every_bit_of_a_ticket_counts() {
+        let sealed = ticket().seal(&key(1));
+        let keys = [key(1).public_key()];
+        for bit in 0..sealed.len() * 8 {
+            let mut flipped = sealed.to_vec();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(Ticket::open(&flipped, &keys).is_err(), "bit {bit}");
+        }
+        for len in 0..sealed.len() {
+            assert_eq!(Ticket::open(&sealed[..len], &keys), Err(TicketError::Malformed));
+        }
+        assert_eq!(
+            Ticket::open(&[&sealed[..], &[0]].concat(), &keys),
+            Err(TicketError::Malformed)
+        );
+    }
+
+    #[test]
+    fn a_ticket_sealed_for_another_purpose_is_refused() {
+        let sealed = ticket().seal(&key(1));
+        let body = &sealed[..TICKET_BODY];
+        for domain in [&b""[..], JOB_DOMAIN, ATTACH_DOMAIN] {
+            let signature = key(1).sign(&[domain, body].concat());
+            let forged = [body, signature.as_bytes()].concat();
+            assert_eq!(
+                Ticket::open(&forged, &[key(1).public_key()]),
+                Err(TicketError::Untrusted)
+            );
+        }
+    }
+
+    /// Spec: KWIK §9.
+    #[test]
+    fn each_claim_is_checked() {
+        let ok = ticket();
+        for now in [NOW - 5, NOW, NOW + 65] {
+            assert_eq!(check(&ok, now), Ok(()));
+        }
+        assert_eq!(check(&ok, NOW + 66), Err(TicketError::Expired));
+        assert_eq!(check(&ok, u64::MAX), Err(TicketError::Expired));
+        let cases = [
+            (
+                TicketError::NotYetValid,
+                Ticket {
+                    issued: NOW + 6,
+                    expires: NOW + 66,
+                    ..ok
+                },
+            ),
+            (
+                TicketError::Lifetime,
+                Ticket {
+                    expires: NOW + 66,
+                    ..ok
+                },
+            ),
+            (
+                TicketError::Lifetime,
+                Ticket {
+                    expires: NOW - 1,
+                    ..ok
+                },
+            ),
+            (
+                TicketError::Lifetime,
+                Ticket {
+                    issued: 0,
+                    expires: u64::MAX,
+                    ..ok
+                },
+            ),
+            (
+                TicketError::Audience,
+                Ticket {
+                    audience: SpkiHash::new([8; 32]),
+                    ..ok
+                },
+            ),
+            (
+                TicketError::Session,
+                Ticket {
+                    session: SessionId::new([8; 16]),
+                    ..ok
+                },
+            ),
+            (
+                TicketError::Path,
+                Ticket {
+                    path: PathId::new(8),
+                    ..ok
+                },
+            ),
+            (
+                TicketError::ClientKey,
+                Ticket {
+                    client_key: PublicKey::new([8; 32]),
+                    ..ok
+                },
+            ),
+        ];
+        for (error, ticket) in cases {
+            assert_eq!(check(&ticket, NOW), Err(error));
+            assert_eq!(error.code(), ErrorCode::AUTH_FAILED);
+        }
+        assert_eq!(
+            check(
+                &Ticket {
+                    expires: NOW + 65,
+                    ..ok
+                },
+                NOW
+            ),
+            Ok(())
+        );
+        assert_eq!(TicketError::Expired.code(), ErrorCode::TICKET_EXPIRED);
+        assert_eq!(TicketError::Untrusted.code(), ErrorCode::AUTH_FAILED);
+        assert_eq!(TicketError::Malformed.code(), ErrorCode::AUTH_FAILED);
+        assert_eq!(
+            ok.check(NOW, SESSION, PATH, &[], &CLIENT),
+            Err(TicketError::Audience)
+        );
+    }
+
+    #[test]
+    fn a_proof_is_for_one_connection_only() {
+        let client = key(4);
+        let proof = client.sign(&attach_message(&[1; 32]));
+        assert!(verify(&client.public_key(), &attach_message(&[1; 32]), &proof));
+        assert!(!verify(&client.public_key(), &attach_message(&[2; 32]), &proof));
+        assert!(!verify(&key(5).public_key(), &attach_message(&[1; 32]), &proof));
+        assert!(attach_message(&[1; 32]).starts_with(b"kwik/1 attach\0\x01"));
+    }
+
+    /// Spec: KWIK §5.
+    #[test]
+    fn a_job_seal_covers_every_field() {
+        let (signer, payload) = (key(1), *b"movie");
+        let claims = JobClaims {
+            session: SESSION,
+            path: PATH,
+            job: JobId::new(7),
+            stream: StreamId::from_u64(4).unwrap(),
+            range: ByteRange::new(100, 50).unwrap(),
+            total: 80,
+            expiry: NOW,
+            payload: &payload,
+        };
+        let seal = claims.seal(&signer);
+        assert!(claims.verify(&signer.public_key(), &seal));
+        assert!(!claims.verify(&key(2).public_key(), &seal));
+        let others = [
+            JobClaims {
+                session: SessionId::new([0; 16]),
+                ..claims
+            },
+            JobClaims {
+                path: PathId::new(3),
+                ..claims
+            },
+            JobClaims {
+                job: JobId::new(8),
+                ..claims
+            },
+            JobClaims {
+                stream: StreamId::from_u64(5).unwrap(),
+                ..claims
+            },
+            JobClaims {
+                range: ByteRange::between(99, 150).unwrap(),
+                ..claims
+            },
+            JobClaims {
+                range: ByteRange::between(100, 151).unwrap(),
+                ..claims
+            },
+            JobClaims { total: 81, ..claims },
+            JobClaims {
+                expiry: NOW + 1,
+                ..claims
+            },
+            JobClaims {
+                payload: b"Movie",
+                ..claims
+            },
+            JobClaims {
+                payload: b"movie\0",
+                ..claims
+            },
+            JobClaims {
+                payload: b"",
+                ..claims
+            },
+        ];
+        for other in others {
+            assert!(!other.verify(&signer.public_key(), &seal), "{other:?}");
+        }
+        for bit in 0..512 {
+            let mut flipped = *seal.as_bytes();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(
+                !claims.verify(&signer.public_key(), &Signature::new(flipped)),
+                "bit {bit}"
+            );
+        }
+    }
+
+    /// Spec: KWIK §9.
+    #[test]
+    fn a_nonce_is_taken_once_while_its_ticket_lives() {
+        let mut nonces = Nonces::new();
+        assert_eq!(nonces.insert([1; 16], NOW + 60, NOW), Ok(()));
+        assert_eq!(nonces.insert([2; 16], NOW + 10, NOW), Ok(()));
+        assert_eq!(
+            nonces.insert([1; 16], NOW + 60, NOW + 65),
+            Err(NonceError::Replayed)
+        );
+        assert_eq!(nonces.seen.len(), 1, "the older one was dropped");
+        assert_eq!(nonces.insert([3; 16], NOW + 130, NOW + 70), Ok(()));
+        assert_eq!(
+            nonces.insert([1; 16], NOW + 60, NOW),
+            Err(NonceError::Replayed),
+            "the clock went back"
+        );
+        assert_eq!(nonces.insert([4; 16], NOW + 61, NOW), Ok(()));
+        assert_eq!((nonces.seen.len(), nonces.last_seconds.len()), (2, 2));
+    }
+
+    #[test]
+    fn a_full_store_refuses_until_nonces_expire() {
+        let nonce = |i: usize| (i as u128).to_be_bytes();
+        let mut nonces = Nonces::new();
+        for i in 0..NONCES_MAX {
+            assert_eq!(nonces.insert(nonce(i), NOW + 60 + (i % 2) as u64, NOW), Ok(()));
+        }
+        assert_eq!(
+            nonces.insert(nonce(NONCES_MAX), NOW + 60, NOW + 65),
+            Err(NonceError::Full)
+        );
+        assert_eq!(
+            nonces.insert(nonce(0), NOW + 60, NOW + 65),
+            Err(NonceError::Replayed)
+        );
+        assert_eq!(nonces.insert(nonce(NONCES_MAX), NOW + 90, NOW + 66), Ok(()));
+        assert_eq!(nonces.seen.len(), NONCES_MAX / 2 + 1);
+        assert_eq!(
+            format!("{nonces:?}"),
+            format!("Nonces {{ len: {}, .. }}", NONCES_MAX / 2 + 1)
+        );
+    }
+
+    #[test]
+    fn the_identity_of_a_certificate_is_its_key() {
+        let issue = |key: &rcgen::KeyPair, name: &str| {
+            let params = rcgen::CertificateParams::new([name.to_owned()]).unwrap();
+            params.self_signed(key).unwrap().der().to_vec()
+        };
+        let (key, other) = (
+            rcgen::KeyPair::generate().unwrap(),
+            rcgen::KeyPair::generate().unwrap(),
+        );
+        let hash = spki_hash(&issue(&key, "a.example")).unwrap();
+        let spki = rcgen::PublicKeyData::subject_public_key_info(&key);
+        assert_eq!(hash.as_bytes(), digest::digest(&digest::SHA256, &spki).as_ref());
+        assert_eq!(spki_hash(&issue(&key, "b.example")), Some(hash));
+        assert_ne!(spki_hash(&issue(&other, "a.example")), Some(hash));
+        assert_eq!(spki_hash(b"no certificate"), None);
+        assert_eq!(spki_hash(&[]), None);
+    }
+}

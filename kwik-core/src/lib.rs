@@ -1,0 +1,61 @@
+//! The core of KWIK: one client stream, fed by several servers at once.
+//!
+//! A client connects to a **primary**; the primary names **secondary** servers, to which the client opens paths of
+//! their own; secondaries write byte ranges of the client's streams at exact offsets; the client's application sees
+//! ordinary QUIC streams. The contract is `DESIGN.md`; this page is the map of the code.
+//!
+//! # Map
+//! - [`Endpoint`] routes datagrams to sessions, accepts and dials. It knows no frame of KWIK.
+//! - [`Session`] is one session. It notes facts, lets the machine of its role decide, and carries the decisions out.
+//!   - `session/client`, `session/primary`, `session/secondary`: the machines. They know no QUIC type.
+//!   - `stream` puts ranges from many servers into one order; `path` knows whether a server answers; `lease` knows
+//!     who may write what. None of the three knows another.
+//! - `wire` turns bytes into frames that can only be valid; nothing else names the protobuf types.
+//! - `quic` is the wall around quinn-proto; nothing else names it.
+//! - [`driver`](https://docs.rs/kwik-core) (feature `driver`) is what all adapters share: wakers, handles, the order
+//!   of work.
+//!
+//! # What is absent, on purpose
+//! No clock, thread, lock, socket, operating-system randomness or hash order: time, seeds and bytes are arguments, and
+//! the same arguments give the same decisions. No `unsafe`. No panic on any input. No byte from a secondary reaches a
+//! stream outside a lease. No missing byte is ever replaced. Nothing is cached.
+
+#![forbid(unsafe_code)]
+
+mod action;
+mod config;
+#[cfg(feature = "driver")]
+pub mod driver;
+mod endpoint;
+mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
+mod id;
+mod lease;
+pub mod limits;
+mod path;
+mod quic;
+mod rng;
+mod session;
+mod stats;
+mod stream;
+mod timer;
+mod wire;
+
+pub use action::{Chunk, Ecn, Event, JobInfo, LeaseInfo, LeaseOutcome, PathInfo, PathState, RunId, Transmit};
+pub use config::{ClientConfig, SecondaryConfig, ServerConfig, TransportConfig};
+pub use endpoint::{
+    AcceptError, DatagramEvent, Endpoint, EndpointEvent, Incoming, SessionEvent, SessionHandle,
+};
+pub use error::{
+    AddPathError, ApiMisuse, ApplicationClose, ClosedStream, ConfigError, ConnectError, ConnectionError,
+    ErrorCode, LeaseError, LeaseWriteError, PathDead, ReadError, SendDatagramError, WriteError,
+};
+pub use id::{
+    ByteRange, Dir, JobId, LeaseId, OFFSET_MAX, PathId, PublicKey, Role, SessionId, Side, Signature,
+    SpkiHash, StreamId,
+};
+pub use lease::ticket::{Signer, SigningKey, spki_hash};
+pub use path::dial::{DialPolicy, NotMorePrivate};
+pub use session::{HandshakeData, NewJob, NewPath, Session, Written};
+pub use stats::{PathStats, SessionStats, SourceStats};

@@ -1,0 +1,125 @@
+//! Every bound of DESIGN.md §11 in one place. What is configurable starts from these defaults.
+
+use std::time::Duration;
+
+/// The ALPN of the protocol. Spec: KWIK §4.
+pub const ALPN: &[u8] = b"kwik/1";
+/// The only protocol version.
+pub const VERSION: u32 = 1;
+
+/// Largest control frame body in bytes; refused before allocation.
+pub const CONTROL_FRAME_MAX: usize = 4 * 1024;
+/// Largest header at the start of a unidirectional stream, in bytes.
+pub const STREAM_HEADER_MAX: usize = 64;
+/// Control bytes waiting for QUIC on one path; past it the path is closed with `EXCESSIVE_LOAD`.
+pub const CONTROL_BACKLOG_MAX: usize = 1024 * 1024;
+/// Part of QUIC's send window that application bytes leave free for control.
+pub const CONTROL_RESERVE: u64 = 256 * 1024;
+/// Control frames a peer may send at once, before any are earned.
+pub const CONTROL_BURST: u32 = 100;
+/// Control frames a peer earns per second.
+pub const CONTROL_RATE: u32 = 50;
+/// Control frames a peer earns per lease that ends.
+pub const CONTROL_PER_LEASE: u32 = 4;
+/// Entries of any repeated field in a control frame.
+pub const REPEATED_MAX: usize = 64;
+/// Bytes of any free text from a peer.
+pub const REASON_MAX: usize = 256;
+
+/// Secondary paths alive at once in a session.
+pub const SECONDARY_PATHS_MAX: usize = 8;
+/// Dead paths kept for `paths()`.
+pub const DEAD_PATHS_LISTED: usize = 64;
+/// Addresses in one `AddPath`.
+pub const PATH_ADDRESSES_MAX: usize = 4;
+/// SPKI pins in one `AddPath`.
+pub const PATH_PINS_MAX: usize = 4;
+/// Dials under way at once in a session.
+pub const DIALS_AT_ONCE: usize = 4;
+/// Dials per minute in a session.
+pub const DIALS_PER_MINUTE: u32 = 16;
+/// Bytes of a ticket.
+pub const TICKET_MAX: usize = 512;
+/// How long a ticket is valid.
+pub const TICKET_LIFETIME: Duration = Duration::from_secs(60);
+/// Clock difference between primary and secondary that a ticket survives.
+pub const CLOCK_SKEW: Duration = Duration::from_secs(5);
+/// Ticket nonces a secondary remembers; full means refuse.
+pub const NONCES_MAX: usize = 64 * 1024;
+
+/// A split stream's receive window at its start, in bytes.
+pub const STREAM_WINDOW: u64 = 4 * 1024 * 1024;
+/// The sum of all split streams' receive windows in a session, in bytes.
+pub const SESSION_WINDOW: u64 = 64 * 1024 * 1024;
+/// Credit every split stream has whatever the others hold, and what a primary may send before `SplitAck`.
+pub const GUARANTEED_CREDIT: u64 = 64 * 1024;
+/// Split streams at once in a session; each is guaranteed [`GUARANTEED_CREDIT`] of the session window.
+pub const SPLIT_STREAMS_MAX: usize = 128;
+/// Internal streams that wait for their `Split` or lease, per session.
+pub const WAITING_INTERNAL_MAX: usize = 16;
+/// Runs of the primary's own out-of-order bytes open at once, per session.
+pub const RUNS_MAX: usize = 64;
+
+/// Jobs per path.
+pub const JOBS_PER_PATH: usize = 256;
+/// Live leases per path.
+pub const LEASES_PER_PATH: usize = 256;
+/// Live leases per stream.
+pub const LEASES_PER_STREAM: usize = 512;
+/// Live leases per session.
+pub const LEASES_PER_SESSION: usize = 2048;
+/// Longest lease in bytes.
+pub const LEASE_MAX: u64 = 16 * 1024 * 1024 * 1024;
+/// Bytes of a job's payload.
+pub const JOB_PAYLOAD_MAX: usize = 2 * 1024;
+/// How long a job's seal is valid unless the application says otherwise.
+pub const JOB_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
+/// Internal streams permitted on a path beyond its live leases.
+pub const UNI_SLACK: u64 = 8;
+
+/// Disjoint runs held by one stream's reassembly.
+pub const EXTENTS_PER_STREAM: usize = 1024;
+/// Disjoint runs held by all streams of a session.
+pub const EXTENTS_PER_SESSION: usize = 4096;
+/// Chunks shorter than this are copied, so that a sliver never pins its datagram's buffer.
+pub const COPY_BELOW: usize = 512;
+
+/// Handshake plus hello on a server.
+pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// `AddPath` to an attached path on the client; below 3 s so that the reason reaches the primary within 3 s.
+pub const ATTACH_TIMEOUT: Duration = Duration::from_millis(2_500);
+/// A hole that nobody owns, before the reader is told.
+pub const GAP_TIMEOUT: Duration = Duration::from_secs(10);
+/// A silent connection is dead after this.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Streams a client permits its primary at the start, per direction.
+pub const CLIENT_STREAMS_START: u64 = 64;
+/// Streams a server permits its client at the start, per direction; they grow with use.
+pub const SERVER_STREAMS_START: u64 = 16;
+/// Streams permitted per direction at most, once grown.
+pub const STREAMS_MAX: u64 = 1024;
+/// Bidirectional streams permitted before the hello is accepted.
+pub const HELLO_BIDI: u32 = 4;
+/// Unidirectional streams permitted before the hello is accepted.
+pub const HELLO_UNI: u32 = 1;
+/// QUIC connection window before the hello is accepted, in bytes.
+pub const HELLO_WINDOW: u32 = 64 * 1024;
+/// QUIC stream window in bytes: at 2 MiB loss alone cannot reach quinn-proto's 1,024 gaps in one stream.
+pub const QUIC_STREAM_WINDOW: u32 = 2 * 1024 * 1024;
+/// QUIC send window of a connection in bytes.
+pub const QUIC_SEND_WINDOW: u64 = 8 * 1024 * 1024;
+/// QUIC connection window beyond what the streams may fill, so that control is never blocked.
+pub const CONTROL_WINDOW: u64 = 1024 * 1024;
+/// Bytes that native streams of one connection may hold unread, all together.
+pub const NATIVE_MEMORY: u64 = 256 * 1024 * 1024;
+
+/// Bytes of a server's name in `AddPath`: the longest DNS name.
+pub const SERVER_NAME_MAX: usize = 253;
+
+/// Bytes of all application protocol names in a hello; with it the largest hello fits [`CONTROL_FRAME_MAX`].
+pub const APP_ALPN_TOTAL_MAX: usize = 3 * 1024;
+/// Application protocols offered in a hello.
+pub const APP_ALPN_MAX: usize = 16;
+/// Bytes of one application protocol name.
+pub const APP_ALPN_LEN_MAX: usize = 255;

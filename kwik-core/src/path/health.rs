@@ -1,0 +1,202 @@
+//! When a path that owes bytes has gone silent. Spec: KWIK §8.
+//!
+//! Life is counted in decrypted frames, not in datagrams, and a path is asked twice before it is called silent. Both
+//! probes are timed from the moment they were sent, so a client that was itself asleep never blames its servers.
+
+use std::time::{Duration, Instant};
+
+/// What a peer may hold an acknowledgement back (RFC 9000 §18.2, `max_ack_delay` default).
+const MAX_ACK_DELAY: Duration = Duration::from_millis(25);
+/// Least room for variance (RFC 9002 §6.1.2, kGranularity).
+const GRANULARITY: Duration = Duration::from_millis(1);
+
+/// What to do about a path now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Nothing yet.
+    Wait,
+    /// Make it answer.
+    Probe,
+    /// Both probes stayed unanswered.
+    Silent,
+}
+
+/// Smoothed round-trip time and its variance over samples of a connection (RFC 9002 §5.3).
+#[derive(Clone, Copy, Debug)]
+struct Rtt {
+    smoothed: Duration,
+    variance: Duration,
+}
+
+/// The health of one path.
+#[derive(Debug)]
+pub(crate) struct Health {
+    rtt: Option<Rtt>,
+    heard: u64,
+    last_heard: Instant,
+    /// Since when bytes are due, if they are.
+    due_since: Option<Instant>,
+    /// When the probes of this silence went out.
+    first_probe: Option<Instant>,
+    second_probe: Option<Instant>,
+}
+
+impl Health {
+    pub(crate) fn new(now: Instant) -> Self {
+        Self {
+            rtt: None,
+            heard: 0,
+            last_heard: now,
+            due_since: None,
+            first_probe: None,
+            second_probe: None,
+        }
+    }
+
+    /// Takes a connection's frame counter; returns whether it shows life since the last call.
+    pub(crate) fn on_frames(&mut self, now: Instant, frames: u64) -> bool {
+        if frames == self.heard {
+            return false;
+        }
+        self.heard = frames;
+        self.last_heard = now;
+        self.first_probe = None;
+        self.second_probe = None;
+        true
+    }
+
+    /// Takes a round-trip sample.
+    pub(crate) fn on_rtt(&mut self, sample: Duration) {
+        let Some(rtt) = &mut self.rtt else {
+            self.rtt = Some(Rtt {
+                smoothed: sample,
+                variance: sample / 2,
+            });
+            return;
+        };
+        let apart = rtt.smoothed.abs_diff(sample);
+        rtt.variance = (rtt.variance * 3 + apart) / 4;
+        rtt.smoothed = (rtt.smoothed * 7 + sample) / 8;
+    }
+
+    /// Says whether the path owes bytes that it has credit for.
+    pub(crate) fn on_due(&mut self, now: Instant, due: bool) {
+        if due {
+            self.due_since.get_or_insert(now);
+        } else {
+            self.due_since = None;
+            self.first_probe = None;
+            self.second_probe = None;
+        }
+    }
+
+    /// Smoothed round-trip time, or zero before the first sample.
+    pub(crate) fn smoothed_rtt(&self) -> Duration {
+        self.rtt.map_or(Duration::ZERO, |rtt| rtt.smoothed)
+    }
+
+    /// Probe timeout: how long an answer may take (RFC 9002 §6.2.1, by KWIK's own estimate).
+    pub(crate) fn pto(&self) -> Duration {
+        let (smoothed, variance) = self.rtt.map_or((Duration::ZERO, Duration::ZERO), |rtt| {
+            (rtt.smoothed, rtt.variance)
+        });
+        smoothed + (variance * 4).max(GRANULARITY) + MAX_ACK_DELAY
+    }
+
+    /// When to ask for a verdict next.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let due_since = self.due_since?;
+        let pto = self.pto();
+        Some(match (self.first_probe, self.second_probe) {
+            (None, _) => self.last_heard.max(due_since) + pto / 2,
+            (Some(first), None) => first + pto / 2,
+            (Some(_), Some(second)) => second + pto,
+        })
+    }
+
+    /// Decides, and remembers that it did.
+    pub(crate) fn verdict(&mut self, now: Instant) -> Verdict {
+        if self.deadline().is_none_or(|deadline| now < deadline) {
+            return Verdict::Wait;
+        }
+        if self.first_probe.is_none() {
+            self.first_probe = Some(now);
+            return Verdict::Probe;
+        }
+        if self.second_probe.is_none() {
+            self.second_probe = Some(now);
+            return Verdict::Probe;
+        }
+        self.on_due(now, false);
+        Verdict::Silent
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RTT: Duration = Duration::from_millis(40);
+
+    fn health(start: Instant) -> Health {
+        let mut health = Health::new(start);
+        for _ in 0..32 {
+            health.on_rtt(RTT);
+        }
+        health
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the tests' epoch")]
+    fn epoch() -> Instant {
+        Instant::now()
+    }
+
+    #[test]
+    fn nothing_is_asked_while_nothing_is_due() {
+        let start = epoch();
+        let mut health = health(start);
+        assert_eq!(health.deadline(), None);
+        assert_eq!(health.verdict(start + Duration::from_secs(3600)), Verdict::Wait);
+    }
+
+    #[test]
+    fn silence_takes_two_probes_and_two_ptos() {
+        let start = epoch();
+        let mut health = health(start);
+        let pto = health.pto();
+        assert!(pto >= RTT + MAX_ACK_DELAY && pto < RTT + MAX_ACK_DELAY + Duration::from_millis(3));
+        health.on_due(start, true);
+        assert_eq!(health.verdict(start + pto / 2), Verdict::Probe);
+        assert_eq!(health.verdict(start + pto / 2), Verdict::Wait);
+        assert_eq!(health.verdict(start + pto), Verdict::Probe);
+        assert_eq!(health.verdict(start + pto * 2 - GRANULARITY), Verdict::Wait);
+        assert_eq!(health.verdict(start + pto * 2), Verdict::Silent);
+    }
+
+    #[test]
+    fn any_frame_starts_it_all_over() {
+        let start = epoch();
+        let mut health = health(start);
+        let pto = health.pto();
+        health.on_due(start, true);
+        assert_eq!(health.verdict(start + pto), Verdict::Probe);
+        assert_eq!(health.verdict(start + pto * 2), Verdict::Probe);
+        assert!(health.on_frames(start + pto * 2, 1));
+        assert!(!health.on_frames(start + pto * 2, 1));
+        assert_eq!(health.verdict(start + pto * 2 + pto / 4), Verdict::Wait);
+        assert_eq!(health.deadline(), Some(start + pto * 2 + pto / 2));
+    }
+
+    /// A client that slept through every deadline still asks twice before it judges.
+    #[test]
+    fn own_sleep_is_not_the_servers_silence() {
+        let start = epoch();
+        let mut health = health(start);
+        health.on_due(start, true);
+        let late = start + Duration::from_secs(60);
+        assert_eq!(health.verdict(late), Verdict::Probe);
+        assert_eq!(health.verdict(late), Verdict::Wait);
+        assert_eq!(health.verdict(late + health.pto()), Verdict::Probe);
+        assert_eq!(health.verdict(late + health.pto()), Verdict::Wait);
+    }
+}

@@ -1,0 +1,337 @@
+//! The QUIC endpoint: routing of datagrams to connections, dialling, accepting.
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::BytesMut;
+use quinn_proto::{
+    ConnectionHandle, ConnectionId, DatagramEvent, IdleTimeout, MtuDiscoveryConfig, NoneTokenStore,
+    crypto::rustls as tls,
+};
+use rustls::client::Resumption;
+
+use super::{
+    cid::{self, SeededCids, WallClock},
+    connection::{Connection, ConnectionEvent, EndpointEvent},
+    event::{self, varint},
+};
+use crate::{
+    action::{Ecn, Transmit},
+    config::{ServerConfig, TransportConfig},
+    error::{ConfigError, ConnectError, ConnectionError},
+    id::PathId,
+    limits,
+    rng::Rng,
+};
+
+/// Where a datagram went.
+#[derive(Debug)]
+pub(crate) enum Datagram {
+    /// To the connection with this key.
+    Connection(usize, ConnectionEvent),
+    /// To nobody yet: a client wants in.
+    Incoming(Incoming),
+    /// Nowhere; this is the answer.
+    Response(Transmit),
+}
+
+/// A client at the door. Must be accepted, refused, retried or ignored.
+pub(crate) struct Incoming(quinn_proto::Incoming);
+
+impl fmt::Debug for Incoming {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Incoming")
+            .field("remote", &self.0.remote_address())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Incoming {
+    pub(crate) fn remote_address(&self) -> SocketAddr {
+        self.0.remote_address()
+    }
+
+    pub(crate) fn local_ip(&self) -> Option<IpAddr> {
+        self.0.local_ip()
+    }
+
+    pub(crate) fn remote_address_validated(&self) -> bool {
+        self.0.remote_address_validated()
+    }
+
+    pub(crate) fn may_retry(&self) -> bool {
+        self.0.may_retry()
+    }
+}
+
+/// Why a client was not let in, and what to tell it.
+#[derive(Debug)]
+pub(crate) struct AcceptError {
+    pub(crate) cause: ConnectionError,
+    pub(crate) response: Option<Transmit>,
+}
+
+/// A connection to start.
+pub(crate) struct Dial {
+    pub(crate) path: PathId,
+    pub(crate) remote: SocketAddr,
+    pub(crate) server_name: String,
+    pub(crate) tls: Arc<rustls::ClientConfig>,
+    pub(crate) transport: Arc<TransportConfig>,
+}
+
+impl fmt::Debug for Dial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Dial")
+            .field("path", &self.path)
+            .field("remote", &self.remote)
+            .finish_non_exhaustive()
+    }
+}
+
+/// quinn-proto's endpoint with nothing in it that the operating system decides.
+pub(crate) struct Endpoint {
+    inner: quinn_proto::Endpoint,
+    rng: Rng,
+    wall: Arc<WallClock>,
+    token_key: Arc<dyn quinn_proto::crypto::HandshakeTokenKey>,
+    server_send_window: u64,
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("quic::Endpoint").finish_non_exhaustive()
+    }
+}
+
+impl Endpoint {
+    pub(crate) fn new(mut rng: Rng, wall: Arc<WallClock>, allow_mtud: bool) -> Self {
+        let mut config = quinn_proto::EndpointConfig::new(cid::reset_key(&mut rng));
+        let cids = rng.bytes::<32>();
+        config
+            .rng_seed(Some(rng.bytes::<32>()))
+            .cid_generator(move || Box::new(SeededCids(Rng::from_seed(cids))));
+        let token_key = cid::token_key(&mut rng);
+        let inner = quinn_proto::Endpoint::new(Arc::new(config), None, allow_mtud, None);
+        Self {
+            inner,
+            rng,
+            wall,
+            token_key,
+            server_send_window: limits::QUIC_SEND_WINDOW,
+        }
+    }
+
+    pub(crate) fn set_server(&mut self, server: Option<&ServerConfig>) -> Result<(), ConfigError> {
+        let Some(server) = server else {
+            self.inner.set_server_config(None);
+            return Ok(());
+        };
+        let crypto = tls::QuicServerConfig::try_from(server.tls.clone()).map_err(|_| ConfigError::Tls)?;
+        let mut config = quinn_proto::ServerConfig::new(Arc::new(crypto), self.token_key.clone());
+        let mut transport = base_transport(&server.transport)?;
+        transport
+            .max_concurrent_bidi_streams(limits::HELLO_BIDI.into())
+            .max_concurrent_uni_streams(limits::HELLO_UNI.into())
+            .receive_window(limits::HELLO_WINDOW.into())
+            .datagram_receive_buffer_size(server.transport.datagram_receive_buffer)
+            .keep_alive_interval(server.transport.keep_alive_interval);
+        config
+            .transport_config(Arc::new(transport))
+            .time_source(self.wall.clone())
+            .max_incoming(server.accepts_max)
+            .incoming_buffer_size(INCOMING_BUFFER)
+            .incoming_buffer_size_total(INCOMING_BUFFERS);
+        self.server_send_window = server.transport.send_window;
+        self.inner.set_server_config(Some(Arc::new(config)));
+        Ok(())
+    }
+
+    pub(crate) fn handle(
+        &mut self,
+        now: Instant,
+        remote: SocketAddr,
+        local_ip: Option<IpAddr>,
+        ecn: Option<Ecn>,
+        data: BytesMut,
+        buf: &mut Vec<u8>,
+    ) -> Option<Datagram> {
+        let routed = self
+            .inner
+            .handle(now, remote, local_ip, ecn.map(event::ecn), data, buf)?;
+        Some(match routed {
+            DatagramEvent::ConnectionEvent(handle, event) => {
+                Datagram::Connection(handle.0, ConnectionEvent(event))
+            }
+            DatagramEvent::NewConnection(incoming) => Datagram::Incoming(Incoming(incoming)),
+            DatagramEvent::Response(transmit) => Datagram::Response(event::transmit(transmit)),
+        })
+    }
+
+    pub(crate) fn dial(&mut self, now: Instant, dial: Dial) -> Result<Connection, ConnectError> {
+        let unusable = |_| ConnectError::InvalidServerName(dial.server_name.clone());
+        let primary = dial.path.is_primary();
+        let tls_config = if primary {
+            dial.tls
+        } else {
+            // A session ticket of one server must never be shown to another, which shares its name only.
+            let mut own = (*dial.tls).clone();
+            own.resumption = Resumption::disabled();
+            Arc::new(own)
+        };
+        let crypto = tls::QuicClientConfig::try_from(tls_config).map_err(unusable)?;
+        let transport =
+            client_transport(&dial.transport, primary).map_err(|_| ConnectError::EndpointStopping)?;
+        let initial_dcid = ConnectionId::new(&self.rng.bytes::<INITIAL_DCID_LEN>());
+        let mut config = quinn_proto::ClientConfig::new(Arc::new(crypto));
+        config
+            .transport_config(Arc::new(transport))
+            .token_store(Arc::new(NoneTokenStore))
+            .initial_dst_cid_provider(Arc::new(move || initial_dcid));
+        let (handle, connection) = self
+            .inner
+            .connect(now, config, dial.remote, &dial.server_name)
+            .map_err(connect_error)?;
+        Ok(Connection::new(connection, handle, dial.transport.send_window))
+    }
+
+    pub(crate) fn accept(
+        &mut self,
+        now: Instant,
+        incoming: Incoming,
+        buf: &mut Vec<u8>,
+    ) -> Result<Connection, AcceptError> {
+        match self.inner.accept(incoming.0, now, buf, None) {
+            Ok((handle, connection)) => Ok(Connection::new(connection, handle, self.server_send_window)),
+            Err(error) => Err(AcceptError {
+                cause: event::lost(error.cause),
+                response: error.response.map(event::transmit),
+            }),
+        }
+    }
+
+    pub(crate) fn refuse(&mut self, incoming: Incoming, buf: &mut Vec<u8>) -> Transmit {
+        event::transmit(self.inner.refuse(incoming.0, buf))
+    }
+
+    pub(crate) fn retry(&mut self, incoming: Incoming, buf: &mut Vec<u8>) -> Result<Transmit, Incoming> {
+        match self.inner.retry(incoming.0, buf) {
+            Ok(transmit) => Ok(event::transmit(transmit)),
+            Err(error) => Err(Incoming(error.into_incoming())),
+        }
+    }
+
+    pub(crate) fn ignore(&mut self, incoming: Incoming) {
+        self.inner.ignore(incoming.0);
+    }
+
+    /// `key` must be a connection of this endpoint that has not drained yet.
+    pub(crate) fn handle_event(&mut self, key: usize, event: EndpointEvent) -> Option<ConnectionEvent> {
+        self.inner
+            .handle_event(ConnectionHandle(key), event.0)
+            .map(ConnectionEvent)
+    }
+}
+
+/// Random bytes in a client's first destination id; RFC 9000 §7.2 asks for at least 8.
+const INITIAL_DCID_LEN: usize = 20;
+/// Bytes a server buffers for one client it has not accepted yet (quinn-proto's default is 10 MiB).
+const INCOMING_BUFFER: u64 = 64 * 1024;
+/// Bytes a server buffers for all clients it has not accepted yet.
+const INCOMING_BUFFERS: u64 = 16 * 1024 * 1024;
+
+/// Fails if `tls` cannot be used for QUIC.
+pub(crate) fn check_client_tls(tls: &rustls::ClientConfig) -> Result<(), ConfigError> {
+    tls::QuicClientConfig::try_from(tls.clone())
+        .map(drop)
+        .map_err(|_| ConfigError::Tls)
+}
+
+/// Fails if `tls` cannot be used for QUIC.
+pub(crate) fn check_server_tls(tls: &rustls::ServerConfig) -> Result<(), ConfigError> {
+    tls::QuicServerConfig::try_from(tls.clone())
+        .map(drop)
+        .map_err(|_| ConfigError::Tls)
+}
+
+/// What every connection has in common.
+fn base_transport(config: &TransportConfig) -> Result<quinn_proto::TransportConfig, ConfigError> {
+    let idle =
+        IdleTimeout::try_from(config.idle_timeout).map_err(|_| ConfigError::OutOfRange("idle timeout"))?;
+    let mut mtu = MtuDiscoveryConfig::default();
+    mtu.upper_bound(config.mtu_max);
+    let mut transport = quinn_proto::TransportConfig::default();
+    transport
+        .max_idle_timeout(Some(idle))
+        .stream_receive_window(config.stream_receive_window.into())
+        .send_window(config.send_window)
+        .mtu_discovery_config(Some(mtu))
+        .datagram_send_buffer_size(config.datagram_send_buffer);
+    if let Some(rtt) = config.initial_rtt {
+        transport.initial_rtt(rtt);
+    }
+    Ok(transport)
+}
+
+/// What a client permits its primary, or a secondary.
+fn client_transport(
+    config: &TransportConfig,
+    primary: bool,
+) -> Result<quinn_proto::TransportConfig, ConfigError> {
+    let mut transport = base_transport(config)?;
+    if primary {
+        let (streams, window) = native_streams(config, limits::CLIENT_STREAMS_START);
+        transport
+            .max_concurrent_bidi_streams(varint(streams))
+            .max_concurrent_uni_streams(varint(streams))
+            .receive_window(varint(window))
+            .datagram_receive_buffer_size(config.datagram_receive_buffer)
+            .keep_alive_interval(config.keep_alive_interval);
+    } else {
+        transport
+            .max_concurrent_bidi_streams(0u32.into())
+            .max_concurrent_uni_streams(varint(2 * limits::UNI_SLACK))
+            .receive_window(varint(
+                config.session_window.saturating_add(limits::CONTROL_WINDOW),
+            ))
+            .datagram_receive_buffer_size(None)
+            .keep_alive_interval(Some(keep_alive(config.idle_timeout)));
+    }
+    Ok(transport)
+}
+
+/// A third of the idle timeout: two keep-alives may be lost. Spec: KWIK §8.
+pub(crate) fn keep_alive(idle_timeout: Duration) -> Duration {
+    idle_timeout / 3
+}
+
+/// How many native streams to permit per direction, starting from `wanted`, and the connection window that lets all
+/// of them fill without blocking control. Spec: KWIK §4, "Control never starves".
+pub(crate) fn native_streams(config: &TransportConfig, wanted: u64) -> (u64, u64) {
+    let window = u64::from(config.stream_receive_window).max(1);
+    let fit = (limits::NATIVE_MEMORY / window / 2).max(1);
+    let streams = wanted.min(config.streams_max).min(fit);
+    (
+        streams,
+        streams
+            .saturating_mul(2)
+            .saturating_mul(window)
+            .saturating_add(limits::CONTROL_WINDOW),
+    )
+}
+
+fn connect_error(error: quinn_proto::ConnectError) -> ConnectError {
+    use quinn_proto::ConnectError as Q;
+    match error {
+        Q::EndpointStopping => ConnectError::EndpointStopping,
+        Q::CidsExhausted => ConnectError::CidsExhausted,
+        Q::InvalidServerName(name) => ConnectError::InvalidServerName(name),
+        Q::InvalidRemoteAddress(address) => ConnectError::InvalidRemoteAddress(address),
+        Q::NoDefaultClientConfig => ConnectError::NoDefaultClientConfig,
+        Q::UnsupportedVersion => ConnectError::UnsupportedVersion,
+    }
+}

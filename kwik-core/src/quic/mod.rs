@@ -1,0 +1,15 @@
+//! The wall around quinn-proto: the only place that names it. Owns connections and their routing; knows no frame of
+//! KWIK and decides nothing.
+
+mod cid;
+mod connection;
+mod endpoint;
+mod event;
+
+pub(crate) use cid::WallClock;
+pub use connection::Written;
+pub(crate) use connection::{Connection, ConnectionEvent, EndpointEvent};
+pub(crate) use endpoint::{
+    Datagram, Dial, Endpoint, Incoming, check_client_tls, check_server_tls, native_streams,
+};
+pub(crate) use event::{DatagramEnd, Event, ReadEnd, WriteEnd};

@@ -1,0 +1,67 @@
+//! What the role machines want done, and what the glue tells them about internal streams. No QUIC type in sight.
+
+use std::net::SocketAddr;
+
+use crate::{
+    action::Event,
+    error::ErrorCode,
+    id::{PathId, StreamId},
+    wire::Frame,
+};
+
+/// A decision of a role machine, carried out by `Session` in order. A run's actions are its transcript.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    /// Closes one path; its machine already counts it dead.
+    ClosePath { path: PathId, code: ErrorCode },
+    /// The peer broke a rule: ends the session.
+    CloseSession { code: ErrorCode },
+    /// Starts a connection to a secondary.
+    Dial {
+        path: PathId,
+        remote: SocketAddr,
+        server_name: String,
+    },
+    /// The client has every byte of the stream: lets its native FIN follow.
+    FinishNative { stream: StreamId },
+    /// Tells the application.
+    Notify(Event),
+    /// Permits `count` unidirectional streams at once.
+    PermitUni { path: PathId, count: u64 },
+    /// Makes the path's peer answer.
+    Ping { path: PathId },
+    /// Gives up an internal stream that we send.
+    ResetInternal { stream: StreamId, code: ErrorCode },
+    /// Gives up the native stream on the application's behalf.
+    ResetNative { stream: StreamId, code: ErrorCode },
+    /// Reads an internal stream that had to wait.
+    ResumeInternal { path: PathId, stream: StreamId },
+    /// Sends a control frame.
+    Send { path: PathId, frame: Frame },
+    /// Wants no more of an internal stream.
+    StopInternal {
+        path: PathId,
+        stream: StreamId,
+        code: ErrorCode,
+    },
+    /// A stream became split: it is readable by KWIK's rules, and to be accepted if the application has not seen it.
+    SplitOpened { stream: StreamId },
+}
+
+/// What to do with an internal stream whose header has arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Opened {
+    /// Read it.
+    Read,
+    /// Leave it unread until [`Action::ResumeInternal`].
+    Wait,
+    /// Stop it with this code.
+    Stop(ErrorCode),
+}
+
+/// How an internal stream ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum InternalEnd {
+    Fin,
+    Reset(ErrorCode),
+}

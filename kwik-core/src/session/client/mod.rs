@@ -1,0 +1,470 @@
+//! The client: attaches the servers its primary names, and puts what they send where it belongs.
+//!
+//! Owns paths, jobs, leases and split streams. Never trusts a secondary outside its leases, never trusts the primary
+//! for where to dial. Called by `Session` with facts; answers with actions. Spec: KWIK §4 to §9.
+
+mod leases;
+mod paths;
+mod streams;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::action::Action;
+use crate::{
+    action::Event,
+    config::{ClientConfig, TransportConfig},
+    error::ErrorCode,
+    id::{ByteRange, JobId, LeaseId, PathId, SessionId, SpkiHash, StreamId},
+    lease::ticket::SigningKey,
+    limits,
+    path::{dial::DialPolicy, health::Health, state::State},
+    rng::Rng,
+    stats::SourceStats,
+    stream::recv::SplitRecv,
+    timer::{Wall, earliest},
+    wire::{Credit, Features, Frame, JobOpen},
+};
+
+/// The client's machine.
+#[derive(Debug)]
+pub(super) struct Client {
+    config: Arc<TransportConfig>,
+    policy: Arc<dyn DialPolicy>,
+    wall: Wall,
+    key: SigningKey,
+    app_protocols: Vec<bytes::Bytes>,
+    /// Where the primary is, for the dial policy.
+    primary: SocketAddr,
+    /// Round-trip time to the primary, for window growth.
+    primary_rtt: Duration,
+    /// Set once the primary has accepted the hello.
+    session: Option<SessionId>,
+    paths: BTreeMap<PathId, Path>,
+    last_path: PathId,
+    /// Paths waiting for one of the dials at once.
+    undialled: VecDeque<PathId>,
+    dials: DialBudget,
+    jobs: BTreeMap<JobId, Job>,
+    leases: BTreeMap<LeaseId, Lease>,
+    last_lease: Option<LeaseId>,
+    streams: BTreeMap<StreamId, SplitRecv>,
+    /// Split streams that have ended: frames that name them are late, not wrong.
+    ended: BTreeSet<StreamId>,
+    /// The primary's runs that arrived before the split of their stream.
+    waiting: BTreeMap<StreamId, (StreamId, u64)>,
+    /// The primary's runs being read.
+    runs: BTreeMap<StreamId, Run>,
+    /// What of the session window streams have beyond their guaranteed part.
+    extra_window: u64,
+    sources: BTreeMap<PathId, SourceStats>,
+    held: u64,
+    held_max: u64,
+    late_frames: u64,
+    /// Set when the primary path is gone: why nobody will send what is missing.
+    lost: Option<ErrorCode>,
+    actions: VecDeque<Action>,
+}
+
+/// One secondary.
+#[derive(Debug)]
+struct Path {
+    state: State,
+    health: Health,
+    remote: SocketAddr,
+    server_name: String,
+    pins: Vec<SpkiHash>,
+    ticket: bytes::Bytes,
+    /// The attach must be done by then.
+    deadline: Option<Instant>,
+    /// Jobs that wait for the path to become active.
+    held_jobs: Vec<JobOpen>,
+    /// Live leases, noticed or waiting for the path.
+    leases: BTreeSet<LeaseId>,
+    highest_noticed: Option<LeaseId>,
+    internal: BTreeMap<StreamId, Filling>,
+    permitted_uni: u64,
+    /// Leases or credit changed: whether bytes are due has to be looked at again.
+    touched: bool,
+}
+
+/// An internal stream of a secondary: the mapping of DESIGN.md §1.
+#[derive(Clone, Copy, Debug)]
+struct Filling {
+    lease: LeaseId,
+    /// Stream offset of the next byte.
+    next: u64,
+}
+
+/// An internal stream of the primary.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    stream: StreamId,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Job {
+    path: PathId,
+    stream: StreamId,
+    range: ByteRange,
+    /// Why its leases are refused, once they are.
+    closed: Option<ErrorCode>,
+}
+
+#[derive(Debug)]
+struct Lease {
+    job: JobId,
+    path: PathId,
+    stream: StreamId,
+    range: ByteRange,
+    /// Bytes placed, from its start on.
+    placed: u64,
+    /// Bytes it may send, from its start on, whatever the credit by offset says.
+    credit: u64,
+    noticed: bool,
+    internal: Option<StreamId>,
+}
+
+impl Lease {
+    /// Bytes it may send from its start on, under either kind of credit.
+    fn allowed(&self, max_offset: u64) -> u64 {
+        self.credit
+            .max(max_offset.saturating_sub(self.range.start()))
+            .min(self.range.len())
+    }
+
+    /// What it may still bring at or beyond `max_offset`.
+    fn outstanding_above(&self, max_offset: u64) -> u64 {
+        let next = self.range.start().saturating_add(self.placed).max(max_offset);
+        self.range
+            .start()
+            .saturating_add(self.credit)
+            .saturating_sub(next)
+    }
+}
+
+/// Dials a primary may cause: a few per minute, refilled over time. Spec: KWIK §9, §11.
+#[derive(Debug)]
+struct DialBudget {
+    left: u32,
+    refilled: Instant,
+}
+
+impl DialBudget {
+    fn new(now: Instant) -> Self {
+        Self {
+            left: limits::DIALS_PER_MINUTE,
+            refilled: now,
+        }
+    }
+
+    fn take(&mut self, now: Instant) -> bool {
+        let each = Duration::from_secs(60) / limits::DIALS_PER_MINUTE;
+        let earned = now.saturating_duration_since(self.refilled).as_millis() / each.as_millis().max(1);
+        let earned = u32::try_from(earned).unwrap_or(u32::MAX);
+        if earned > 0 {
+            self.left = self.left.saturating_add(earned).min(limits::DIALS_PER_MINUTE);
+            self.refilled = now;
+        }
+        match self.left.checked_sub(1) {
+            Some(left) => {
+                self.left = left;
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+/// Ended split streams remembered; older ones are forgotten first.
+const ENDED_REMEMBERED: usize = 1024;
+
+impl Client {
+    pub(super) fn new(
+        now: Instant,
+        wall: Wall,
+        mut rng: Rng,
+        config: &ClientConfig,
+        primary: SocketAddr,
+    ) -> Self {
+        Self {
+            config: config.transport.clone(),
+            policy: config.dial_policy.clone(),
+            wall,
+            key: SigningKey::from_seed(rng.bytes::<32>()),
+            app_protocols: config.app_protocols.clone(),
+            primary,
+            primary_rtt: Duration::ZERO,
+            session: None,
+            paths: BTreeMap::new(),
+            last_path: PathId::PRIMARY,
+            undialled: VecDeque::new(),
+            dials: DialBudget::new(now),
+            jobs: BTreeMap::new(),
+            leases: BTreeMap::new(),
+            last_lease: None,
+            streams: BTreeMap::new(),
+            ended: BTreeSet::new(),
+            waiting: BTreeMap::new(),
+            runs: BTreeMap::new(),
+            extra_window: 0,
+            sources: BTreeMap::new(),
+            held: 0,
+            held_max: 0,
+            late_frames: 0,
+            lost: None,
+            actions: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn session(&self) -> Option<SessionId> {
+        self.session
+    }
+
+    /// Returns whether the path is not gone.
+    pub(super) fn is_live(&self, path: PathId) -> bool {
+        self.paths.get(&path).is_some_and(|path| path.state.is_live())
+    }
+
+    /// The hello to the primary.
+    pub(super) fn hello(&self) -> Frame {
+        self.client_hello(None)
+    }
+
+    pub(super) fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// A control frame arrived.
+    pub(super) fn handle_frame(&mut self, now: Instant, path: PathId, frame: Frame) {
+        let handled = if path.is_primary() {
+            self.handle_primary_frame(now, frame)
+        } else {
+            self.handle_secondary_frame(now, path, frame)
+        };
+        if let Err(code) = handled {
+            self.fault(now, path, code);
+        }
+    }
+
+    /// Frames a primary may send. An error is the primary's fault and ends the session.
+    fn handle_primary_frame(&mut self, now: Instant, frame: Frame) -> Result<(), ErrorCode> {
+        if self.session.is_none() && !matches!(frame, Frame::ServerHello(_) | Frame::Refuse { .. }) {
+            return Err(ErrorCode::FRAME_UNEXPECTED);
+        }
+        match frame {
+            Frame::ServerHello(hello) if self.session.is_none() => {
+                self.session = Some(hello.session);
+                if hello.version == limits::VERSION {
+                    Ok(())
+                } else {
+                    Err(ErrorCode::VERSION)
+                }
+            }
+            Frame::Refuse { code, .. } if self.session.is_none() => Err(code),
+            Frame::AddPath(add) => self.add_path(now, add),
+            Frame::RemovePath { path, code, .. } => {
+                self.remove_path(now, path, code);
+                Ok(())
+            }
+            Frame::JobOpen(job) => self.open_job(job),
+            Frame::JobClose { job } => {
+                self.close_job(job);
+                Ok(())
+            }
+            Frame::LeaseGrant(grant) => self.grant(now, grant),
+            Frame::LeaseRevoke { lease, keep: 0, code } => {
+                self.lose_lease(now, lease, code, true);
+                Ok(())
+            }
+            Frame::Split { stream, offset } => self.split(now, stream, offset),
+            Frame::StreamFinal { stream, size } => self.stream_final(now, stream, size),
+            Frame::SessionClose { code, .. } => Err(code),
+            Frame::ServerHello(_)
+            | Frame::Refuse { .. }
+            | Frame::LeaseRevoke { .. }
+            | Frame::ClientHello(_)
+            | Frame::PathReport { .. }
+            | Frame::Drain { .. }
+            | Frame::JobAccepted { .. }
+            | Frame::JobRefused { .. }
+            | Frame::LeaseNotice { .. }
+            | Frame::LeaseRefused { .. }
+            | Frame::LeaseDone { .. }
+            | Frame::LeaseLost { .. }
+            | Frame::SplitAck { .. }
+            | Frame::StreamComplete { .. }
+            | Frame::StreamStopped { .. }
+            | Frame::Credit(_)
+            | Frame::OffsetSyncRequest { .. }
+            | Frame::OffsetSyncResponse { .. }
+            | Frame::StreamMappingUpdate { .. } => Err(ErrorCode::FRAME_UNEXPECTED),
+        }
+    }
+
+    /// Frames a secondary may send: the whole list. An error costs it its path.
+    fn handle_secondary_frame(&mut self, now: Instant, path: PathId, frame: Frame) -> Result<(), ErrorCode> {
+        match frame {
+            Frame::ServerHello(hello) => self.on_secondary_hello(now, path, &hello),
+            Frame::Refuse { code, .. } => Err(code),
+            Frame::JobAccepted { job } => self.on_job_answer(now, path, job, None),
+            Frame::JobRefused { job, code } => self.on_job_answer(now, path, job, Some(code)),
+            Frame::LeaseRefused { lease, code } => self.on_lease_refused(now, path, lease, code),
+            Frame::ClientHello(_)
+            | Frame::AddPath(_)
+            | Frame::PathReport { .. }
+            | Frame::RemovePath { .. }
+            | Frame::Drain { .. }
+            | Frame::JobOpen(_)
+            | Frame::JobClose { .. }
+            | Frame::LeaseGrant(_)
+            | Frame::LeaseNotice { .. }
+            | Frame::LeaseRevoke { .. }
+            | Frame::LeaseDone { .. }
+            | Frame::LeaseLost { .. }
+            | Frame::Split { .. }
+            | Frame::SplitAck { .. }
+            | Frame::StreamFinal { .. }
+            | Frame::StreamComplete { .. }
+            | Frame::StreamStopped { .. }
+            | Frame::Credit(_)
+            | Frame::OffsetSyncRequest { .. }
+            | Frame::OffsetSyncResponse { .. }
+            | Frame::StreamMappingUpdate { .. }
+            | Frame::SessionClose { .. } => Err(ErrorCode::FRAME_UNEXPECTED),
+        }
+    }
+
+    /// A peer broke a rule: a secondary loses its path, the primary the session. Spec: KWIK §9, "Blame".
+    pub(super) fn fault(&mut self, now: Instant, path: PathId, code: ErrorCode) {
+        if path.is_primary() {
+            self.actions.push_back(Action::CloseSession { code });
+        } else if self.end_path(now, path, code) {
+            self.actions.push_back(Action::ClosePath { path, code });
+        }
+    }
+
+    /// The primary path is gone: nobody hands out ranges any more. Spec: KWIK §8.
+    pub(super) fn on_primary_lost(&mut self, code: ErrorCode) {
+        if self.lost.is_some() {
+            return;
+        }
+        self.lost = Some(code);
+        for (&path, state) in &mut self.paths {
+            if state.state.on_end(ErrorCode::PRIMARY_LOST).is_ok() {
+                self.actions.push_back(Action::ClosePath {
+                    path,
+                    code: ErrorCode::PRIMARY_LOST,
+                });
+            }
+            state.leases.clear();
+        }
+        self.leases.clear();
+        self.undialled.clear();
+        for &stream in self.streams.keys() {
+            self.actions.push_back(Action::Notify(Event::Readable(stream)));
+        }
+    }
+
+    /// Something was heard on a path: `frames` counts decrypted frames, `rtt` is a fresh sample if there is one.
+    pub(super) fn on_heard(&mut self, now: Instant, path: PathId, frames: u64, rtt: Option<Duration>) {
+        if path.is_primary() {
+            self.primary_rtt = rtt.unwrap_or(self.primary_rtt);
+            return;
+        }
+        let Some(state) = self.paths.get_mut(&path) else {
+            return;
+        };
+        let alive = state.health.on_frames(now, frames);
+        if let Some(sample) = rtt {
+            state.health.on_rtt(sample);
+        }
+        if alive && state.state.on_heard().is_ok() {
+            state.touched = true;
+            self.report(path, crate::wire::PathStatus::Active);
+        }
+    }
+
+    /// Looks again at which paths owe bytes. Called once facts have settled, not per datagram.
+    pub(super) fn settle(&mut self, now: Instant) {
+        let (leases, streams) = (&self.leases, &self.streams);
+        for path in self.paths.values_mut() {
+            if !std::mem::take(&mut path.touched) {
+                continue;
+            }
+            let due = path.state == State::Active
+                && path.leases.iter().any(|id| {
+                    let lease = leases.get(id);
+                    let max_offset = lease
+                        .and_then(|lease| streams.get(&lease.stream))
+                        .map(SplitRecv::max_offset);
+                    lease
+                        .zip(max_offset)
+                        .is_some_and(|(lease, max)| lease.noticed && lease.placed < lease.allowed(max))
+                });
+            path.health.on_due(now, due);
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let paths = self.paths.values().filter(|path| path.state.is_live());
+        paths.fold(None, |at, path| {
+            earliest(earliest(at, path.deadline), path.health.deadline())
+        })
+    }
+
+    /// Returns whether leases live, and so the primary must be known to be there. Spec: KWIK §8.
+    pub(super) fn needs_primary(&self) -> bool {
+        !self.leases.is_empty()
+    }
+
+    fn send(&mut self, path: PathId, frame: Frame) {
+        self.actions.push_back(Action::Send { path, frame });
+    }
+
+    fn tell_primary(&mut self, frame: Frame) {
+        self.send(PathId::PRIMARY, frame);
+    }
+
+    fn client_hello(&self, attach: Option<crate::wire::Attach>) -> Frame {
+        use crate::lease::ticket::Signer as _;
+        Frame::ClientHello(crate::wire::ClientHello {
+            version: limits::VERSION,
+            features: Features::default(),
+            client_key: self.key.public_key(),
+            split_streams_max: self.config.split_streams_max(),
+            app_protocols: if attach.is_none() {
+                self.app_protocols.clone()
+            } else {
+                Vec::new()
+            },
+            attach,
+        })
+    }
+
+    fn source(&mut self, path: PathId) -> &mut SourceStats {
+        self.sources.entry(path).or_default()
+    }
+
+    pub(super) fn sources(&self) -> &BTreeMap<PathId, SourceStats> {
+        &self.sources
+    }
+
+    /// Bytes held for the application now, and the most there ever were.
+    pub(super) fn held(&self) -> (u64, u64) {
+        (self.held, self.held_max)
+    }
+
+    pub(super) fn late_frames(&self) -> u64 {
+        self.late_frames
+    }
+
+    fn credit(&mut self, path: PathId, credit: Credit) {
+        self.send(path, Frame::Credit(credit));
+    }
+}

@@ -1,0 +1,250 @@
+//! Paths of a client: dialling, attaching, going silent, ending. Spec: KWIK §8, §9.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::{Client, Path};
+use crate::{
+    action::Event,
+    error::ErrorCode,
+    id::{PathId, SpkiHash},
+    lease::ticket::{self, Signer as _},
+    limits,
+    path::{
+        health::{Health, Verdict},
+        state::State,
+    },
+    session::action::Action,
+    timer::earliest,
+    wire::{AddPath, Attach, Frame, PathStatus, ServerHello},
+};
+
+impl Client {
+    /// The primary names one more server.
+    pub(super) fn add_path(&mut self, now: Instant, add: AddPath) -> Result<(), ErrorCode> {
+        if add.path <= self.last_path {
+            return Err(ErrorCode::METADATA_PROTOCOL_VIOLATION);
+        }
+        self.last_path = add.path;
+        let live = self.paths.values().filter(|path| path.state.is_live()).count();
+        let allowed = add
+            .addresses
+            .iter()
+            .copied()
+            .find(|&address| self.policy.allows(self.primary, address));
+        let expired = add.ticket_expiry.saturating_add(limits::CLOCK_SKEW.as_secs()) < self.wall.secs(now);
+        let refusal = match allowed {
+            _ if live >= self.config.secondary_paths_max => Err(ErrorCode::LIMIT_EXCEEDED),
+            _ if expired => Err(ErrorCode::TICKET_EXPIRED),
+            None => Err(ErrorCode::DIAL_REFUSED),
+            Some(_) if !self.dials.take(now) => Err(ErrorCode::EXCESSIVE_LOAD),
+            Some(remote) => Ok(remote),
+        };
+        let remote = match refusal {
+            Ok(remote) => remote,
+            Err(code) => {
+                self.report(add.path, PathStatus::Dead(code));
+                return Ok(());
+            }
+        };
+        let path = Path {
+            state: State::Connecting,
+            health: Health::new(now),
+            remote,
+            server_name: add.server_name,
+            pins: add.pins.to_vec(),
+            ticket: add.ticket,
+            deadline: None,
+            held_jobs: Vec::new(),
+            leases: std::collections::BTreeSet::new(),
+            highest_noticed: None,
+            internal: std::collections::BTreeMap::new(),
+            permitted_uni: 2 * limits::UNI_SLACK,
+            touched: false,
+        };
+        self.paths.insert(add.path, path);
+        self.undialled.push_back(add.path);
+        self.dial_next(now);
+        Ok(())
+    }
+
+    /// Starts as many waiting dials as may be under way at once.
+    fn dial_next(&mut self, now: Instant) {
+        let under_way = self
+            .paths
+            .values()
+            .filter(|path| path.state.is_attaching() && path.deadline.is_some());
+        let mut free = limits::DIALS_AT_ONCE.saturating_sub(under_way.count());
+        while free > 0 {
+            let Some(id) = self.undialled.pop_front() else {
+                return;
+            };
+            // The path may have been removed while it waited.
+            let Some(path) = self
+                .paths
+                .get_mut(&id)
+                .filter(|path| path.state == State::Connecting)
+            else {
+                continue;
+            };
+            path.deadline = Some(now + self.config.attach_timeout);
+            self.actions.push_back(Action::Dial {
+                path: id,
+                remote: path.remote,
+                server_name: path.server_name.clone(),
+            });
+            free -= 1;
+        }
+    }
+
+    /// The QUIC handshake with a secondary is done. `identity` is its key, `exporter` what both ends alone know.
+    pub(in crate::session) fn on_path_handshake(
+        &mut self,
+        now: Instant,
+        id: PathId,
+        identity: Option<SpkiHash>,
+        exporter: Option<[u8; 32]>,
+    ) {
+        let Some(path) = self.paths.get_mut(&id) else {
+            return;
+        };
+        let pinned = path.pins.is_empty() || identity.is_some_and(|identity| path.pins.contains(&identity));
+        let Some(exporter) = exporter.filter(|_| pinned) else {
+            self.fault(now, id, ErrorCode::AUTH_FAILED);
+            return;
+        };
+        if path.state.on_handshake().is_err() {
+            return;
+        }
+        let ticket = std::mem::take(&mut path.ticket);
+        let Some(session) = self.session else {
+            return;
+        };
+        let proof = self.key.sign(&ticket::attach_message(&exporter));
+        let hello = self.client_hello(Some(Attach {
+            session,
+            path: id,
+            ticket,
+            proof,
+        }));
+        self.send(id, hello);
+    }
+
+    /// A secondary accepts the hello.
+    pub(super) fn on_secondary_hello(
+        &mut self,
+        now: Instant,
+        id: PathId,
+        hello: &ServerHello,
+    ) -> Result<(), ErrorCode> {
+        if hello.version != limits::VERSION {
+            return Err(ErrorCode::VERSION);
+        }
+        if self.session != Some(hello.session) {
+            return Err(ErrorCode::AUTH_FAILED);
+        }
+        let Some(path) = self.paths.get_mut(&id) else {
+            return Ok(());
+        };
+        path.state.on_hello().map_err(|_| ErrorCode::FRAME_UNEXPECTED)?;
+        path.deadline = None;
+        let jobs = std::mem::take(&mut path.held_jobs);
+        let leases: Vec<_> = path.leases.iter().copied().collect();
+        self.report(id, PathStatus::Active);
+        for job in jobs {
+            self.send(id, Frame::JobOpen(job));
+        }
+        for lease in leases {
+            self.notice(now, lease);
+        }
+        self.dial_next(now);
+        Ok(())
+    }
+
+    /// The primary wants a path gone.
+    pub(super) fn remove_path(&mut self, now: Instant, id: PathId, code: ErrorCode) {
+        if self.end_path(now, id, code) {
+            self.actions.push_back(Action::ClosePath { path: id, code });
+        } else {
+            self.late_frames += 1;
+        }
+    }
+
+    /// A path's connection is gone by itself.
+    pub(in crate::session) fn on_path_lost(&mut self, now: Instant, id: PathId, code: ErrorCode) {
+        self.end_path(now, id, code);
+    }
+
+    /// Ends a path once: its leases are lost, the primary is told. Returns whether it was live.
+    pub(super) fn end_path(&mut self, now: Instant, id: PathId, code: ErrorCode) -> bool {
+        let Some(path) = self.paths.get_mut(&id) else {
+            return false;
+        };
+        if path.state.on_end(code).is_err() {
+            return false;
+        }
+        path.deadline = None;
+        path.held_jobs = Vec::new();
+        path.ticket = Bytes::new();
+        self.lose_leases_of(now, id, code);
+        if let Some(path) = self.paths.get_mut(&id) {
+            path.internal.clear();
+        }
+        self.report(id, PathStatus::Dead(code));
+        self.dial_next(now);
+        true
+    }
+
+    pub(super) fn report(&mut self, path: PathId, status: PathStatus) {
+        if self.lost.is_none() {
+            self.tell_primary(Frame::PathReport { path, status });
+        }
+        self.actions.push_back(Action::Notify(Event::PathChanged(path)));
+    }
+
+    /// Runs what is due: attaches that took too long, and paths that have gone silent.
+    pub(in crate::session) fn handle_timeout(&mut self, now: Instant) {
+        let due: Vec<PathId> = self
+            .paths
+            .iter()
+            .filter(|(_, path)| path.state.is_live())
+            .filter(|(_, path)| earliest(path.deadline, path.health.deadline()).is_some_and(|at| at <= now))
+            .map(|(&id, _)| id)
+            .collect();
+        for id in due {
+            let Some(path) = self.paths.get_mut(&id) else {
+                continue;
+            };
+            if path.deadline.is_some_and(|at| at <= now) {
+                let code = match path.state {
+                    State::Authenticating => ErrorCode::AUTH_TIMEOUT,
+                    State::Connecting | State::Active | State::Degraded | State::Dead(_) => {
+                        ErrorCode::PATH_DEAD
+                    }
+                };
+                self.fault(now, id, code);
+                continue;
+            }
+            match path.health.verdict(now) {
+                Verdict::Wait => {}
+                Verdict::Probe => self.actions.push_back(Action::Ping { path: id }),
+                Verdict::Silent => self.degrade(now, id),
+            }
+        }
+    }
+
+    /// The path stayed silent though asked twice: its leases go to others, its connection is kept. Spec: KWIK §8.
+    fn degrade(&mut self, now: Instant, id: PathId) {
+        let Some(path) = self.paths.get_mut(&id) else {
+            return;
+        };
+        if path.state.on_silence().is_err() {
+            return;
+        }
+        self.source(id).degraded += 1;
+        // First the state, then the losses: the primary must not lease the ranges to the same path again.
+        self.report(id, PathStatus::Degraded);
+        self.lose_leases_of(now, id, ErrorCode::PATH_STALLED);
+    }
+}

@@ -1,0 +1,644 @@
+//! Split streams at the client: internal streams are mapped, their bytes placed, read and paid for with credit.
+//! Spec: KWIK §4, §6.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use super::{Client, ENDED_REMEMBERED, Filling, Run};
+use crate::{
+    action::{Chunk, Event},
+    error::{ErrorCode, ReadError},
+    id::{ByteRange, LeaseId, OFFSET_MAX, PathId, StreamId},
+    limits,
+    session::action::{Action, InternalEnd, Opened},
+    stream::{
+        credit::{self, Demand, Wanting},
+        recv::SplitRecv,
+    },
+    wire::{Credit, Frame, StreamHeader},
+};
+
+/// The smallest credit worth a frame of its own, as a part of the stream's window.
+const QUANTUM_PART: u64 = 32;
+
+impl Client {
+    pub(in crate::session) fn is_split(&self, stream: StreamId) -> bool {
+        self.streams.contains_key(&stream)
+    }
+
+    /// Returns whether an internal stream of the primary must stay unread until its stream is split.
+    pub(in crate::session) fn is_waiting(&self, internal: StreamId) -> bool {
+        self.waiting.contains_key(&internal)
+    }
+
+    /// Returns whether servers have placed bytes that `read` would give.
+    pub(in crate::session) fn is_readable(&self, stream: StreamId) -> bool {
+        self.streams.get(&stream).is_some_and(SplitRecv::is_readable)
+    }
+
+    /// Where the native part of a split stream ends.
+    pub(in crate::session) fn split_base(&self, stream: StreamId) -> Option<u64> {
+        self.streams.get(&stream).map(SplitRecv::base)
+    }
+
+    /// From `offset` on, the stream's bytes come in internal streams.
+    pub(super) fn split(&mut self, now: Instant, stream: StreamId, offset: u64) -> Result<(), ErrorCode> {
+        if self.streams.contains_key(&stream) || stream == StreamId::CONTROL {
+            return Err(ErrorCode::METADATA_PROTOCOL_VIOLATION);
+        }
+        if self.streams.len() >= usize::try_from(self.config.split_streams_max()).unwrap_or(usize::MAX) {
+            return Err(ErrorCode::NO_CREDIT);
+        }
+        // Every stream has its guaranteed part; beyond it the first ones take what is free.
+        let extra = self
+            .config
+            .stream_window
+            .saturating_sub(limits::GUARANTEED_CREDIT)
+            .min(self.extra_window_free());
+        self.extra_window += extra;
+        let split = SplitRecv::new(offset, limits::GUARANTEED_CREDIT + extra);
+        let credit = split.max_offset();
+        self.streams.insert(stream, split);
+        self.ended.remove(&stream);
+        self.tell_primary(Frame::SplitAck { stream, credit });
+        self.actions.push_back(Action::SplitOpened { stream });
+        let waiting: Vec<StreamId> = self
+            .waiting
+            .iter()
+            .filter(|(_, (owner, _))| *owner == stream)
+            .map(|(&run, _)| run)
+            .collect();
+        for run in waiting {
+            if let Some((_, offset)) = self.waiting.remove(&run) {
+                self.runs.insert(run, Run { stream, next: offset });
+                self.actions.push_back(Action::ResumeInternal {
+                    path: PathId::PRIMARY,
+                    stream: run,
+                });
+            }
+        }
+        self.replenish(now, stream);
+        Ok(())
+    }
+
+    /// The glue found that the stream of a `Split` is closed already: says so, as every `Split` is answered.
+    pub(in crate::session) fn split_of_closed(&mut self, now: Instant, stream: StreamId) {
+        self.end_stream(now, stream, ErrorCode::STREAM_CLOSED);
+        self.tell_primary(Frame::StreamStopped {
+            stream,
+            code: ErrorCode::STREAM_CLOSED,
+        });
+    }
+
+    fn extra_window_free(&self) -> u64 {
+        let guaranteed = u64::from(self.config.split_streams_max()) * limits::GUARANTEED_CREDIT;
+        self.config
+            .session_window
+            .saturating_sub(guaranteed)
+            .saturating_sub(self.extra_window)
+    }
+
+    /// The primary says where the stream ends.
+    pub(super) fn stream_final(
+        &mut self,
+        now: Instant,
+        stream: StreamId,
+        size: u64,
+    ) -> Result<(), ErrorCode> {
+        let Some(split) = self.streams.get_mut(&stream) else {
+            if self.ended.contains(&stream) {
+                self.late_frames += 1;
+                return Ok(());
+            }
+            return Err(ErrorCode::FRAME_UNEXPECTED);
+        };
+        let known = split.final_size().is_some();
+        if size > OFFSET_MAX || split.set_final(size).is_err() {
+            return Err(ErrorCode::FINAL_SIZE);
+        }
+        if !known {
+            self.check_complete(now, stream);
+            self.actions.push_back(Action::Notify(Event::Readable(stream)));
+        }
+        Ok(())
+    }
+
+    fn check_complete(&mut self, now: Instant, stream: StreamId) {
+        if self.streams.get(&stream).is_some_and(SplitRecv::is_complete) {
+            // What is leased once more of a complete stream is not needed.
+            self.lose_leases_on(now, stream, ErrorCode::STREAM_CLOSED);
+            self.tell_primary(Frame::StreamComplete { stream });
+        }
+    }
+
+    /// The header of an internal stream arrived.
+    pub(in crate::session) fn on_internal(
+        &mut self,
+        now: Instant,
+        path: PathId,
+        internal: StreamId,
+        header: StreamHeader,
+    ) -> Opened {
+        match header {
+            StreamHeader::Secondary { lease, offset } if !path.is_primary() => {
+                self.on_secondary_stream(now, path, internal, lease, offset)
+            }
+            StreamHeader::Internal { stream, offset } if path.is_primary() => {
+                self.on_run(now, internal, stream, offset)
+            }
+            StreamHeader::Public if !path.is_primary() => {
+                // The application must never see it; the path may live, it has touched nothing. Spec: KWIK §2, I2.
+                Opened::Stop(ErrorCode::SECONDARY_STREAM_ISOLATION)
+            }
+            StreamHeader::Relay { .. } => Opened::Stop(ErrorCode::RELAY_REFUSED),
+            StreamHeader::Public | StreamHeader::Secondary { .. } | StreamHeader::Internal { .. } => {
+                self.fault(now, path, ErrorCode::INVALID_STREAM_ROLE);
+                Opened::Stop(ErrorCode::INVALID_STREAM_ROLE)
+            }
+        }
+    }
+
+    fn on_secondary_stream(
+        &mut self,
+        now: Instant,
+        path: PathId,
+        internal: StreamId,
+        id: LeaseId,
+        offset: u64,
+    ) -> Opened {
+        let retired = self.is_retired(path, id);
+        let violation = match self.leases.get_mut(&id) {
+            Some(lease) if lease.path != path || !lease.noticed || offset != lease.range.start() => {
+                ErrorCode::LEASE_VIOLATION
+            }
+            Some(lease) if lease.internal.is_some() => ErrorCode::STREAM_MAPPING_CONFLICT,
+            Some(lease) => {
+                lease.internal = Some(internal);
+                if let Some(path) = self.paths.get_mut(&path) {
+                    path.internal.insert(
+                        internal,
+                        Filling {
+                            lease: id,
+                            next: offset,
+                        },
+                    );
+                }
+                return Opened::Read;
+            }
+            None if retired => return Opened::Stop(ErrorCode::LEASE_REVOKED),
+            None => ErrorCode::LEASE_VIOLATION,
+        };
+        self.fault(now, path, violation);
+        Opened::Stop(violation)
+    }
+
+    fn on_run(&mut self, now: Instant, internal: StreamId, stream: StreamId, offset: u64) -> Opened {
+        if let Some(split) = self.streams.get(&stream) {
+            if offset < split.base() {
+                self.fault(now, PathId::PRIMARY, ErrorCode::LEASE_VIOLATION);
+                return Opened::Stop(ErrorCode::LEASE_VIOLATION);
+            }
+            self.runs.insert(internal, Run { stream, next: offset });
+            self.replenish(now, stream);
+            return Opened::Read;
+        }
+        if self.ended.contains(&stream) {
+            return Opened::Stop(ErrorCode::STREAM_CLOSED);
+        }
+        if self.waiting.len() >= limits::WAITING_INTERNAL_MAX {
+            self.fault(now, PathId::PRIMARY, ErrorCode::LIMIT_EXCEEDED);
+            return Opened::Stop(ErrorCode::LIMIT_EXCEEDED);
+        }
+        self.waiting.insert(internal, (stream, offset));
+        Opened::Wait
+    }
+
+    /// Bytes of an internal stream arrived, next in its order. Returns whether more are wanted.
+    pub(in crate::session) fn on_bytes(
+        &mut self,
+        now: Instant,
+        path: PathId,
+        internal: StreamId,
+        bytes: Bytes,
+    ) -> bool {
+        let placed = if path.is_primary() {
+            self.place_run(now, internal, bytes)
+        } else {
+            self.place_lease(now, path, internal, bytes)
+        };
+        match placed {
+            Ok(wanted) => wanted,
+            Err(code) => {
+                self.fault(now, path, code);
+                false
+            }
+        }
+    }
+
+    fn place_lease(
+        &mut self,
+        now: Instant,
+        path: PathId,
+        internal: StreamId,
+        bytes: Bytes,
+    ) -> Result<bool, ErrorCode> {
+        let len = bytes.len() as u64;
+        let Some(state) = self.paths.get_mut(&path) else {
+            return Ok(false);
+        };
+        let Some(filling) = state.internal.get_mut(&internal) else {
+            // Its lease ended while the bytes were on their way: late, not hostile. Spec: KWIK §5.7.
+            self.source(path).late_bytes += len;
+            return Ok(false);
+        };
+        // A lease filled to its end is gone; an honest server has nothing more to say there but FIN.
+        let lease = self
+            .leases
+            .get_mut(&filling.lease)
+            .ok_or(ErrorCode::LEASE_VIOLATION)?;
+        let Some(stream) = self.streams.get_mut(&lease.stream) else {
+            return Ok(false);
+        };
+        let end = filling
+            .next
+            .checked_add(len)
+            .filter(|&end| end <= lease.range.end());
+        let end = end.ok_or(ErrorCode::LEASE_VIOLATION)?;
+        if end - lease.range.start() > lease.allowed(stream.max_offset()) {
+            return Err(ErrorCode::SECONDARY_STREAM_OVERFLOW);
+        }
+        let offset = std::mem::replace(&mut filling.next, end);
+        lease.placed += len;
+        state.touched = true;
+        let (id, stream) = (filling.lease, lease.stream);
+        let filled = end == lease.range.end();
+        self.place(now, path, stream, offset, bytes, false)?;
+        if filled {
+            self.finish_lease(now, id);
+            self.check_complete(now, stream);
+        }
+        Ok(true)
+    }
+
+    fn place_run(&mut self, now: Instant, internal: StreamId, bytes: Bytes) -> Result<bool, ErrorCode> {
+        let len = bytes.len() as u64;
+        let Some(run) = self.runs.get_mut(&internal) else {
+            self.source(PathId::PRIMARY).late_bytes += len;
+            return Ok(false);
+        };
+        let Some(stream) = self.streams.get_mut(&run.stream) else {
+            return Ok(false);
+        };
+        let end = run
+            .next
+            .checked_add(len)
+            .filter(|&end| end <= OFFSET_MAX)
+            .ok_or(ErrorCode::OFFSET_OVERFLOW)?;
+        stream.claim(end).map_err(|_| ErrorCode::FINAL_SIZE)?;
+        if !stream.run_has_credit(run.next, len) {
+            return Err(ErrorCode::FLOW_CONTROL);
+        }
+        let offset = std::mem::replace(&mut run.next, end);
+        let stream = run.stream;
+        self.place(now, PathId::PRIMARY, stream, offset, bytes, true)?;
+        self.check_complete(now, stream);
+        Ok(true)
+    }
+
+    /// Puts checked bytes where they belong, counts them, and tells the reader.
+    fn place(
+        &mut self,
+        now: Instant,
+        path: PathId,
+        id: StreamId,
+        offset: u64,
+        bytes: Bytes,
+        run: bool,
+    ) -> Result<(), ErrorCode> {
+        if self.extents_full(id, offset, bytes.len() as u64) {
+            return Err(ErrorCode::LIMIT_EXCEEDED);
+        }
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return Ok(());
+        };
+        let before = stream.held();
+        let inserted = stream.place(path, offset, bytes, run);
+        self.held += stream.held() - before;
+        self.held_max = self.held_max.max(self.held);
+        let unordered = stream.is_unordered();
+        let readable = stream.is_readable();
+        let source = self.source(path);
+        source.bytes += inserted.new;
+        source.overlap_bytes += inserted.overlap;
+        source.conflicts += u64::from(inserted.differed);
+        if readable {
+            self.actions.push_back(Action::Notify(Event::Readable(id)));
+        }
+        if inserted.overlap > 0 || (run && unordered) {
+            self.replenish(now, id);
+        }
+        Ok(())
+    }
+
+    /// Returns whether the bytes would leave more disjoint pieces than may be. Spec: KWIK §11, extents.
+    fn extents_full(&self, id: StreamId, offset: u64, len: u64) -> bool {
+        let Some(stream) = self.streams.get(&id) else {
+            return false;
+        };
+        // As long as every stream has its equal part of the session's cap, the sum need not be looked at.
+        if stream.extents() < limits::EXTENTS_PER_SESSION / limits::SPLIT_STREAMS_MAX {
+            return false;
+        }
+        let all: usize = self.streams.values().map(SplitRecv::extents).sum();
+        stream.would_exceed(offset, len, limits::EXTENTS_PER_STREAM)
+            || (all >= limits::EXTENTS_PER_SESSION && stream.would_exceed(offset, len, stream.extents()))
+    }
+
+    /// An internal stream ended.
+    pub(in crate::session) fn on_internal_end(
+        &mut self,
+        now: Instant,
+        path: PathId,
+        internal: StreamId,
+        end: InternalEnd,
+    ) {
+        if path.is_primary() {
+            self.waiting.remove(&internal);
+            if let Some(run) = self.runs.remove(&internal) {
+                self.replenish(now, run.stream);
+            }
+            return;
+        }
+        let Some(filling) = self
+            .paths
+            .get_mut(&path)
+            .and_then(|path| path.internal.remove(&internal))
+        else {
+            return;
+        };
+        let code = match end {
+            InternalEnd::Fin => ErrorCode::LEASE_SHORT,
+            InternalEnd::Reset(code) => code,
+        };
+        if let Some(lease) = self.leases.get_mut(&filling.lease) {
+            lease.internal = None;
+            self.lose_lease(now, filling.lease, code, false);
+        }
+    }
+
+    /// Reads bytes that came in internal streams. `Ok(None)` is the end of the stream.
+    pub(in crate::session) fn read(
+        &mut self,
+        now: Instant,
+        id: StreamId,
+        max_len: usize,
+        ordered: bool,
+    ) -> Result<Option<Chunk>, ReadError> {
+        let stream = self.streams.get_mut(&id).ok_or(ReadError::ClosedStream)?;
+        if ordered && stream.is_unordered() {
+            return Err(ReadError::IllegalOrderedRead);
+        }
+        if !ordered && !stream.is_unordered() {
+            stream.set_unordered();
+            self.replenish(now, id);
+        }
+        let stream = self.streams.get_mut(&id).ok_or(ReadError::ClosedStream)?;
+        if let Some((offset, bytes)) = stream.read(max_len, ordered) {
+            self.held -= bytes.len() as u64;
+            self.on_consumed(now, id);
+            return Ok(Some(Chunk { offset, bytes }));
+        }
+        if stream.is_consumed() {
+            self.end_stream(now, id, ErrorCode::NO_ERROR);
+            return Ok(None);
+        }
+        let missing = stream.first_missing();
+        match self.lost.zip(missing) {
+            Some((code, missing)) => Err(ReadError::Incomplete {
+                stream: id,
+                missing,
+                code,
+            }),
+            None => Err(ReadError::Blocked),
+        }
+    }
+
+    /// The application took bytes: widens the window if that is what holds the servers back, and gives credit.
+    fn on_consumed(&mut self, now: Instant, id: StreamId) {
+        let slowest = self
+            .paths
+            .values()
+            .map(|path| path.health.smoothed_rtt())
+            .max()
+            .unwrap_or_default();
+        let rtt = slowest.max(self.primary_rtt).max(GROWTH_RTT_MIN);
+        let free = self.extra_window_free();
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        if stream.wants_growth(now, rtt) {
+            let growth = stream.window().min(free);
+            stream.grow(growth);
+            self.extra_window += growth;
+        }
+        if !stream.is_unordered() || stream.take_quantum(QUANTUM_PART) {
+            self.replenish(now, id);
+        }
+    }
+
+    /// Gives what credit the window has room for. Cheap when there is none.
+    pub(super) fn replenish(&mut self, _now: Instant, id: StreamId) {
+        if self.lost.is_some() {
+            return;
+        }
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        if stream.is_unordered() {
+            self.share_credit(id);
+            return;
+        }
+        let Some(offset) = stream.raise_offset() else {
+            return;
+        };
+        self.credit(PathId::PRIMARY, Credit::Offset { stream: id, offset });
+        let mut told: SmallVec<[PathId; 8]> = SmallVec::new();
+        for lease in self
+            .leases
+            .values()
+            .filter(|lease| lease.stream == id && lease.noticed)
+        {
+            // A lease that had all its credit needs no more.
+            if !told.contains(&lease.path) && lease.credit < lease.range.len() {
+                told.push(lease.path);
+            }
+        }
+        for path in told {
+            if let Some(state) = self.paths.get_mut(&path) {
+                state.touched = true;
+            }
+            self.credit(path, Credit::Offset { stream: id, offset });
+        }
+    }
+
+    /// Shares the window of an unordered reader among the servers. Spec: KWIK §6, "Credit".
+    fn share_credit(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.get(&id) else {
+            return;
+        };
+        let max_offset = stream.max_offset();
+        let mut demands: SmallVec<[Demand<PathId>; 8]> = SmallVec::new();
+        let mut leased = 0;
+        for (&lease_id, lease) in self
+            .leases
+            .iter()
+            .filter(|(_, lease)| lease.stream == id && lease.noticed)
+        {
+            let outstanding = lease.outstanding_above(max_offset);
+            leased += outstanding;
+            let uncredited = lease.range.len() - lease.allowed(max_offset);
+            let position = demands.iter().position(|demand| demand.source == lease.path);
+            let index = position.unwrap_or_else(|| {
+                demands.push(Demand {
+                    source: lease.path,
+                    outstanding: 0,
+                    leases: SmallVec::new(),
+                });
+                demands.len() - 1
+            });
+            if let Some(demand) = demands.get_mut(index) {
+                demand.outstanding += outstanding;
+                if uncredited > 0 {
+                    demand.leases.push(Wanting {
+                        lease: lease_id,
+                        uncredited,
+                    });
+                }
+            }
+        }
+        let room = stream.room(leased);
+        let quantum = (stream.window() / QUANTUM_PART).max(1);
+        let runs = self.runs.values().any(|run| run.stream == id);
+        // The primary's runs are no leases: a writing primary counts as one more server, a resting one keeps a little.
+        let run_part = if runs {
+            stream.window() / (demands.len() as u64 + 1)
+        } else {
+            limits::GUARANTEED_CREDIT.min(stream.window())
+        };
+        let run_room = run_part.saturating_sub(stream.run_outstanding()).min(room);
+        let run_grant = if run_room >= quantum.min(limits::GUARANTEED_CREDIT / 2) {
+            run_room
+        } else {
+            0
+        };
+        let window = if runs {
+            stream.window() - run_part
+        } else {
+            stream.window()
+        };
+        let mut granted: SmallVec<[(PathId, LeaseId, u64); 8]> = SmallVec::new();
+        credit::share(
+            window,
+            room - run_grant,
+            quantum,
+            &mut demands,
+            |path, lease, bytes| {
+                granted.push((path, lease, bytes));
+            },
+        );
+        if run_grant > 0
+            && let Some(stream) = self.streams.get_mut(&id)
+        {
+            let bytes = stream.raise_run_credit(run_grant);
+            self.credit(PathId::PRIMARY, Credit::Run { stream: id, bytes });
+        }
+        for (path, lease_id, bytes) in granted {
+            let Some(lease) = self.leases.get_mut(&lease_id) else {
+                continue;
+            };
+            lease.credit = lease.allowed(max_offset) + bytes;
+            let credit = Credit::Lease {
+                lease: lease_id,
+                bytes: lease.credit,
+            };
+            if let Some(state) = self.paths.get_mut(&path) {
+                state.touched = true;
+            }
+            self.credit(path, credit);
+        }
+    }
+
+    /// The application wants no more of a split stream.
+    pub(in crate::session) fn stop(&mut self, now: Instant, stream: StreamId, code: ErrorCode) {
+        if self.streams.contains_key(&stream) {
+            self.end_stream(now, stream, ErrorCode::STREAM_CLOSED);
+            self.tell_primary(Frame::StreamStopped { stream, code });
+        }
+    }
+
+    /// The primary reset the native stream, and with it the whole stream.
+    pub(in crate::session) fn on_native_reset(&mut self, now: Instant, stream: StreamId) {
+        self.end_stream(now, stream, ErrorCode::STREAM_CLOSED);
+    }
+
+    /// Forgets a split stream: its leases end, its window is free again.
+    fn end_stream(&mut self, now: Instant, id: StreamId, code: ErrorCode) {
+        let Some(stream) = self.streams.get(&id) else {
+            return;
+        };
+        self.extra_window -= (stream.window() - limits::GUARANTEED_CREDIT).min(self.extra_window);
+        self.held -= stream.held();
+        self.lose_leases_on(now, id, code);
+        self.streams.remove(&id);
+        let runs: Vec<StreamId> = self
+            .runs
+            .iter()
+            .filter(|(_, run)| run.stream == id)
+            .map(|(&internal, _)| internal)
+            .collect();
+        for run in runs {
+            self.runs.remove(&run);
+            let code = ErrorCode::STREAM_CLOSED;
+            self.actions.push_back(Action::StopInternal {
+                path: PathId::PRIMARY,
+                stream: run,
+                code,
+            });
+        }
+        self.ended.insert(id);
+        if self.ended.len() > ENDED_REMEMBERED {
+            self.ended.pop_first();
+        }
+    }
+
+    fn lose_leases_on(&mut self, now: Instant, id: StreamId, code: ErrorCode) {
+        let leases: Vec<LeaseId> = self
+            .leases
+            .iter()
+            .filter(|(_, lease)| lease.stream == id)
+            .map(|(&lease, _)| lease)
+            .collect();
+        for lease in leases {
+            self.lose_lease(now, lease, code, true);
+        }
+    }
+
+    /// The first hole of a split stream, for the error of a reader whose native part is cut off at `read`.
+    pub(in crate::session) fn missing_from(
+        &self,
+        stream: StreamId,
+        read: u64,
+    ) -> Option<(ByteRange, ErrorCode)> {
+        let split = self.streams.get(&stream)?;
+        let code = self.lost?;
+        let native = ByteRange::between(read, split.base());
+        native
+            .or_else(|| split.first_missing())
+            .map(|missing| (missing, code))
+    }
+}
+
+/// Round-trip times below this say nothing about how much should be under way: scheduling is slower.
+const GROWTH_RTT_MIN: Duration = Duration::from_millis(2);

@@ -1,0 +1,182 @@
+//! The first words on a server: who is this client, and which role does it want us in. Spec: KWIK §4, §9.
+
+use std::{sync::Arc, time::Instant};
+
+use bytes::Bytes;
+
+use super::{primary::Primary, secondary::Secondary};
+use crate::{
+    config::ServerConfig,
+    error::ErrorCode,
+    id::{PathId, PublicKey, SessionId},
+    lease::ticket::{self, Ticket},
+    limits,
+    rng::Rng,
+    timer::Wall,
+    wire::{Attach, ClientHello, Features, ServerHello},
+};
+
+/// A server that has not decided yet.
+#[derive(Debug)]
+pub(super) struct Greeting {
+    config: Arc<ServerConfig>,
+    wall: Wall,
+    rng: Rng,
+    deadline: Instant,
+    /// A secondary hello that only waits for the endpoint to say that its ticket is new.
+    pending: Option<Pending>,
+}
+
+#[derive(Debug)]
+struct Pending {
+    session: SessionId,
+    path: PathId,
+    primary: PublicKey,
+}
+
+/// What to do about a hello.
+#[derive(Debug)]
+pub(super) enum Welcome {
+    /// Be the primary of a new session.
+    Primary(Primary, ServerHello),
+    /// Ask the endpoint whether the ticket is shown for the first time.
+    AskNonce {
+        nonce: [u8; 16],
+        expires: u64,
+        now: u64,
+    },
+    Refuse(ErrorCode),
+}
+
+impl Greeting {
+    pub(super) fn new(now: Instant, wall: Wall, rng: Rng, config: Arc<ServerConfig>) -> Self {
+        let deadline = now + config.transport.hello_timeout;
+        Self {
+            config,
+            wall,
+            rng,
+            deadline,
+            pending: None,
+        }
+    }
+
+    /// Handshake and hello must be done by then.
+    pub(super) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// The hello arrived; `exporter` is what both ends of the connection alone know.
+    pub(super) fn on_hello(
+        &mut self,
+        now: Instant,
+        hello: ClientHello,
+        exporter: Option<[u8; 32]>,
+    ) -> Welcome {
+        if self.pending.is_some() {
+            return Welcome::Refuse(ErrorCode::FRAME_UNEXPECTED);
+        }
+        if hello.version != limits::VERSION {
+            return Welcome::Refuse(ErrorCode::VERSION);
+        }
+        let checked = match hello.attach {
+            Some(attach) => self.check_attach(now, &hello.client_key, &attach, exporter),
+            None => self.welcome_primary(&hello),
+        };
+        checked.unwrap_or_else(Welcome::Refuse)
+    }
+
+    fn welcome_primary(&mut self, hello: &ClientHello) -> Result<Welcome, ErrorCode> {
+        let signer = self
+            .config
+            .primary
+            .clone()
+            .ok_or(ErrorCode::INVALID_STREAM_ROLE)?;
+        let app_protocol = self.choose_protocol(&hello.app_protocols)?;
+        let primary = Primary::new(
+            signer,
+            self.wall,
+            self.rng.fork("primary"),
+            hello.client_key,
+            hello.split_streams_max,
+            self.config.transport.secondary_paths_max,
+        );
+        let answer = ServerHello {
+            version: limits::VERSION,
+            features: Features::default(),
+            session: primary.session(),
+            app_protocol,
+        };
+        Ok(Welcome::Primary(primary, answer))
+    }
+
+    /// The server's preference decides, as in TLS; only if both ends name protocols must they share one.
+    fn choose_protocol(&self, offered: &[Bytes]) -> Result<Option<Bytes>, ErrorCode> {
+        let ours = &self.config.app_protocols;
+        if ours.is_empty() || offered.is_empty() {
+            return Ok(None);
+        }
+        ours.iter()
+            .find(|name| offered.contains(name))
+            .cloned()
+            .map(Some)
+            .ok_or(ErrorCode::VERSION)
+    }
+
+    /// The ticket must be for this client, this server and now; the client must hold the key it names.
+    fn check_attach(
+        &mut self,
+        now: Instant,
+        client_key: &PublicKey,
+        attach: &Attach,
+        exporter: Option<[u8; 32]>,
+    ) -> Result<Welcome, ErrorCode> {
+        let config = self
+            .config
+            .secondary
+            .as_ref()
+            .ok_or(ErrorCode::INVALID_STREAM_ROLE)?;
+        let now_unix = self.wall.secs(now);
+        let (ticket, primary) =
+            Ticket::open(&attach.ticket, &config.primaries).map_err(|error| error.code())?;
+        ticket
+            .check(
+                now_unix,
+                attach.session,
+                attach.path,
+                &config.identities,
+                client_key,
+            )
+            .map_err(|error| error.code())?;
+        let exporter = exporter.ok_or(ErrorCode::AUTH_FAILED)?;
+        if !ticket::verify(client_key, &ticket::attach_message(&exporter), &attach.proof) {
+            return Err(ErrorCode::AUTH_FAILED);
+        }
+        self.pending = Some(Pending {
+            session: attach.session,
+            path: attach.path,
+            primary,
+        });
+        Ok(Welcome::AskNonce {
+            nonce: ticket.nonce,
+            expires: ticket.expires,
+            now: now_unix,
+        })
+    }
+
+    /// The endpoint has looked the nonce up.
+    pub(super) fn on_nonce(&mut self, fresh: bool) -> Result<(Secondary, ServerHello), ErrorCode> {
+        let pending = self
+            .pending
+            .take()
+            .filter(|_| fresh)
+            .ok_or(ErrorCode::AUTH_FAILED)?;
+        let secondary = Secondary::new(self.wall, pending.session, pending.path, pending.primary);
+        let answer = ServerHello {
+            version: limits::VERSION,
+            features: Features::default(),
+            session: pending.session,
+            app_protocol: None,
+        };
+        Ok((secondary, answer))
+    }
+}

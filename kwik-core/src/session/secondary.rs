@@ -1,0 +1,468 @@
+//! The secondary: fills the ranges it is given, and has no way to do anything else.
+//!
+//! Owns the jobs and leases of one path. Trusts the seal of the primary, not the client that carries it. Called by
+//! `Session` with facts and with the application's commands; answers with actions. Spec: KWIK §5.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Instant,
+};
+
+use super::action::Action;
+use crate::{
+    action::{Event, JobInfo, LeaseInfo},
+    error::{ErrorCode, LeaseWriteError},
+    id::{ByteRange, JobId, LeaseId, PathId, PublicKey, SessionId, StreamId},
+    lease::ticket::JobClaims,
+    limits,
+    timer::Wall,
+    wire::{Credit, Frame, JobOpen},
+};
+
+/// The secondary's machine.
+#[derive(Debug)]
+pub(super) struct Secondary {
+    wall: Wall,
+    session: SessionId,
+    path: PathId,
+    /// The primary whose ticket was shown, and whose jobs are therefore believed.
+    primary: PublicKey,
+    jobs: BTreeMap<JobId, Job>,
+    last_job: Option<JobId>,
+    /// Jobs the application has not seen.
+    arrived: VecDeque<JobId>,
+    leases: BTreeMap<LeaseId, Lease>,
+    last_lease: Option<LeaseId>,
+    /// Credit by offset, per stream that leases name.
+    offsets: BTreeMap<StreamId, u64>,
+    late_frames: u64,
+    actions: VecDeque<Action>,
+}
+
+#[derive(Debug)]
+struct Job {
+    info: JobInfo,
+    /// Bytes that leases may still name.
+    left: u64,
+    expiry: u64,
+    queue: VecDeque<LeaseId>,
+    accepted: bool,
+    /// Why no more leases come.
+    closed: Option<ErrorCode>,
+}
+
+#[derive(Debug)]
+struct Lease {
+    stream: StreamId,
+    range: ByteRange,
+    credit: u64,
+    sent: u64,
+    /// The internal stream, once the first byte had credit.
+    internal: Option<StreamId>,
+    ended: Option<ErrorCode>,
+    /// The application has let go of it.
+    forgotten: bool,
+}
+
+/// What a lease may send now.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LeaseAllowance {
+    /// Stream offset of the lease's first byte.
+    pub(super) start: u64,
+    /// Bytes that were not sent yet.
+    pub(super) left: u64,
+    /// How many of them have credit.
+    pub(super) now: u64,
+    pub(super) internal: Option<StreamId>,
+}
+
+impl Secondary {
+    pub(super) fn new(wall: Wall, session: SessionId, path: PathId, primary: PublicKey) -> Self {
+        Self {
+            wall,
+            session,
+            path,
+            primary,
+            jobs: BTreeMap::new(),
+            last_job: None,
+            arrived: VecDeque::new(),
+            leases: BTreeMap::new(),
+            last_lease: None,
+            offsets: BTreeMap::new(),
+            late_frames: 0,
+            actions: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn session(&self) -> SessionId {
+        self.session
+    }
+
+    pub(super) fn late_frames(&self) -> u64 {
+        self.late_frames
+    }
+
+    pub(super) fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// A control frame of the client arrived. An error is the client's fault and ends the path.
+    pub(super) fn handle_frame(&mut self, now: Instant, frame: Frame) -> Result<(), ErrorCode> {
+        match frame {
+            Frame::JobOpen(open) => self.open_job(now, open),
+            Frame::JobClose { job } => {
+                self.close_job(job);
+                Ok(())
+            }
+            Frame::LeaseNotice {
+                lease,
+                job,
+                range,
+                credit,
+            } => self.on_notice(now, lease, job, range, credit),
+            Frame::LeaseRevoke { lease, keep: 0, code } => {
+                self.end_lease(lease, code, true);
+                Ok(())
+            }
+            Frame::Credit(Credit::Lease { lease, bytes }) => {
+                self.on_lease_credit(lease, bytes);
+                Ok(())
+            }
+            Frame::Credit(Credit::Offset { stream, offset }) => {
+                self.on_offset_credit(stream, offset);
+                Ok(())
+            }
+            Frame::SessionClose { code, .. } => Err(code),
+            Frame::ClientHello(_)
+            | Frame::ServerHello(_)
+            | Frame::Refuse { .. }
+            | Frame::AddPath(_)
+            | Frame::PathReport { .. }
+            | Frame::RemovePath { .. }
+            | Frame::Drain { .. }
+            | Frame::JobAccepted { .. }
+            | Frame::JobRefused { .. }
+            | Frame::LeaseGrant(_)
+            | Frame::LeaseRefused { .. }
+            | Frame::LeaseRevoke { .. }
+            | Frame::LeaseDone { .. }
+            | Frame::LeaseLost { .. }
+            | Frame::Split { .. }
+            | Frame::SplitAck { .. }
+            | Frame::StreamFinal { .. }
+            | Frame::StreamComplete { .. }
+            | Frame::StreamStopped { .. }
+            | Frame::Credit(Credit::Run { .. })
+            | Frame::OffsetSyncRequest { .. }
+            | Frame::OffsetSyncResponse { .. }
+            | Frame::StreamMappingUpdate { .. } => Err(ErrorCode::FRAME_UNEXPECTED),
+        }
+    }
+
+    /// A client brings a job. What the primary did not seal is refused. Spec: KWIK §5.1.
+    fn open_job(&mut self, now: Instant, open: JobOpen) -> Result<(), ErrorCode> {
+        if self.last_job.is_some_and(|last| open.job <= last) {
+            return Err(ErrorCode::METADATA_PROTOCOL_VIOLATION);
+        }
+        self.last_job = Some(open.job);
+        let claims = JobClaims {
+            session: self.session,
+            path: self.path,
+            job: open.job,
+            stream: open.stream,
+            range: open.range,
+            total: open.total,
+            expiry: open.expiry,
+            payload: &open.payload,
+        };
+        let refusal = if open.path != self.path || !claims.verify(&self.primary, &open.seal) {
+            Some(ErrorCode::AUTH_FAILED)
+        } else if self.is_expired(now, open.expiry) {
+            Some(ErrorCode::TICKET_EXPIRED)
+        } else if self.jobs.len() >= limits::JOBS_PER_PATH {
+            Some(ErrorCode::LIMIT_EXCEEDED)
+        } else {
+            None
+        };
+        if let Some(code) = refusal {
+            self.send(Frame::JobRefused { job: open.job, code });
+            return Ok(());
+        }
+        let info = JobInfo {
+            id: open.job,
+            stream: open.stream,
+            range: open.range,
+            payload: open.payload,
+        };
+        let job = Job {
+            info,
+            left: open.total,
+            expiry: open.expiry,
+            queue: VecDeque::new(),
+            accepted: false,
+            closed: None,
+        };
+        self.jobs.insert(open.job, job);
+        self.arrived.push_back(open.job);
+        self.actions.push_back(Action::Notify(Event::JobArrived));
+        Ok(())
+    }
+
+    fn is_expired(&self, now: Instant, expiry: u64) -> bool {
+        self.wall.secs(now) > expiry.saturating_add(limits::CLOCK_SKEW.as_secs())
+    }
+
+    fn close_job(&mut self, id: JobId) {
+        let Some(job) = self.jobs.get_mut(&id) else {
+            self.late_frames += 1;
+            return;
+        };
+        job.closed.get_or_insert(ErrorCode::NO_ERROR);
+        self.actions.push_back(Action::Notify(Event::LeaseArrived(id)));
+        self.tidy_job(id);
+    }
+
+    /// A closed job is forgotten once its leases were handed out and the application knows.
+    fn tidy_job(&mut self, id: JobId) {
+        let seen = !self.arrived.contains(&id);
+        if seen
+            && self
+                .jobs
+                .get(&id)
+                .is_some_and(|job| job.closed.is_some() && job.queue.is_empty())
+        {
+            self.jobs.remove(&id);
+        }
+    }
+
+    /// The client asks for a range. What the job does not allow is refused. Spec: KWIK §5.1.
+    fn on_notice(
+        &mut self,
+        now: Instant,
+        id: LeaseId,
+        job_id: JobId,
+        range: ByteRange,
+        credit: u64,
+    ) -> Result<(), ErrorCode> {
+        if self.last_lease.is_some_and(|last| id <= last) {
+            return Err(ErrorCode::METADATA_PROTOCOL_VIOLATION);
+        }
+        if self.last_job.is_none_or(|last| job_id > last) {
+            return Err(ErrorCode::FRAME_UNEXPECTED);
+        }
+        self.last_lease = Some(id);
+        let expiry = self.jobs.get(&job_id).map(|job| job.expiry);
+        let expired = expiry.is_some_and(|expiry| self.is_expired(now, expiry));
+        let live = self.leases.values().filter(|lease| lease.ended.is_none()).count();
+        let refusal = match self.jobs.get_mut(&job_id) {
+            None => Some(ErrorCode::PATH_DEAD),
+            Some(job) if job.closed.is_some() => job.closed,
+            Some(_) if expired => Some(ErrorCode::TICKET_EXPIRED),
+            Some(_) if live >= limits::LEASES_PER_PATH => Some(ErrorCode::LIMIT_EXCEEDED),
+            Some(job) if !job.info.range.contains(range) || range.len() > job.left => {
+                Some(ErrorCode::LEASE_VIOLATION)
+            }
+            Some(job) => {
+                job.left -= range.len();
+                job.queue.push_back(id);
+                let stream = job.info.stream;
+                let lease = Lease {
+                    stream,
+                    range,
+                    credit,
+                    sent: 0,
+                    internal: None,
+                    ended: None,
+                    forgotten: false,
+                };
+                self.leases.insert(id, lease);
+                self.actions
+                    .push_back(Action::Notify(Event::LeaseArrived(job_id)));
+                None
+            }
+        };
+        if let Some(code) = refusal {
+            self.send(Frame::LeaseRefused { lease: id, code });
+        }
+        Ok(())
+    }
+
+    fn on_lease_credit(&mut self, id: LeaseId, bytes: u64) {
+        let Some(lease) = self.leases.get_mut(&id) else {
+            self.late_frames += 1;
+            return;
+        };
+        lease.credit = lease.credit.max(bytes);
+        self.actions.push_back(Action::Notify(Event::LeaseWritable(id)));
+    }
+
+    fn on_offset_credit(&mut self, stream: StreamId, offset: u64) {
+        if !self.leases.values().any(|lease| lease.stream == stream) {
+            self.late_frames += 1;
+            return;
+        }
+        let known = self.offsets.entry(stream).or_default();
+        *known = offset.max(*known);
+        for (&id, _) in self
+            .leases
+            .iter()
+            .filter(|(_, lease)| lease.stream == stream && lease.ended.is_none())
+        {
+            self.actions.push_back(Action::Notify(Event::LeaseWritable(id)));
+        }
+    }
+
+    /// Ends a lease before its end. With `reset` its internal stream is given up.
+    fn end_lease(&mut self, id: LeaseId, code: ErrorCode, reset: bool) {
+        let Some(lease) = self.leases.get_mut(&id).filter(|lease| lease.ended.is_none()) else {
+            self.late_frames += 1;
+            return;
+        };
+        lease.ended = Some(code);
+        let (internal, forgotten) = (lease.internal, lease.forgotten);
+        if let Some(stream) = internal.filter(|_| reset) {
+            self.actions.push_back(Action::ResetInternal { stream, code });
+        }
+        self.actions.push_back(Action::Notify(Event::LeaseEnded(id)));
+        if forgotten {
+            self.forget(id);
+        }
+    }
+
+    /// Drops a lease and, with the last one of its stream, the stream's credit.
+    fn forget(&mut self, id: LeaseId) {
+        let Some(lease) = self.leases.remove(&id) else {
+            return;
+        };
+        if !self.leases.values().any(|other| other.stream == lease.stream) {
+            self.offsets.remove(&lease.stream);
+        }
+    }
+
+    // What the application does.
+
+    pub(super) fn accept_job(&mut self) -> Option<JobInfo> {
+        let id = self.arrived.pop_front()?;
+        self.jobs.get(&id).map(|job| job.info.clone())
+    }
+
+    /// Says once that the job is accepted.
+    pub(super) fn take_job(&mut self, id: JobId) {
+        if let Some(job) = self.jobs.get_mut(&id)
+            && !std::mem::replace(&mut job.accepted, true)
+            && job.closed.is_none()
+        {
+            self.send(Frame::JobAccepted { job: id });
+        }
+    }
+
+    /// Refuses a job, accepted or not: leases that were not handed out end with it.
+    pub(super) fn refuse_job(&mut self, id: JobId, code: ErrorCode) {
+        let Some(mut job) = self.jobs.remove(&id) else {
+            return;
+        };
+        self.arrived.retain(|arrived| *arrived != id);
+        while let Some(lease) = job.queue.pop_front() {
+            self.forget(lease);
+        }
+        if job.closed.is_none() {
+            self.send(Frame::JobRefused { job: id, code });
+        }
+    }
+
+    pub(super) fn next_lease(&mut self, id: JobId) -> Result<Option<LeaseInfo>, ErrorCode> {
+        let job = self.jobs.get_mut(&id).ok_or(ErrorCode::NO_ERROR)?;
+        let closed = job.closed;
+        while let Some(lease_id) = job.queue.pop_front() {
+            match self.leases.get(&lease_id) {
+                Some(lease) if lease.ended.is_none() => {
+                    return Ok(Some(LeaseInfo {
+                        id: lease_id,
+                        range: lease.range,
+                    }));
+                }
+                Some(_) => {
+                    self.leases.remove(&lease_id); // taken back before anybody saw it
+                }
+                None => {}
+            }
+        }
+        match closed {
+            Some(code) => {
+                self.tidy_job(id);
+                Err(code)
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// What a lease may send now.
+    pub(super) fn allowance(&self, id: LeaseId) -> Result<LeaseAllowance, LeaseWriteError> {
+        let lease = self
+            .leases
+            .get(&id)
+            .ok_or(LeaseWriteError::Ended(ErrorCode::LEASE_REVOKED))?;
+        if let Some(code) = lease.ended {
+            return Err(LeaseWriteError::Ended(code));
+        }
+        let offset = self.offsets.get(&lease.stream).copied().unwrap_or_default();
+        let by_offset = offset.saturating_sub(lease.range.start());
+        let allowed = lease.credit.max(by_offset).min(lease.range.len());
+        Ok(LeaseAllowance {
+            start: lease.range.start(),
+            left: lease.range.len() - lease.sent,
+            now: allowed.saturating_sub(lease.sent),
+            internal: lease.internal,
+        })
+    }
+
+    /// The internal stream of a lease is open.
+    pub(super) fn on_opened(&mut self, id: LeaseId, internal: StreamId) {
+        if let Some(lease) = self.leases.get_mut(&id) {
+            lease.internal = Some(internal);
+        }
+    }
+
+    /// `len` bytes of a lease were handed to QUIC. Returns whether it is all of the lease.
+    pub(super) fn on_sent(&mut self, id: LeaseId, len: u64) -> bool {
+        let Some(lease) = self.leases.get_mut(&id) else {
+            return false;
+        };
+        lease.sent += len;
+        lease.sent == lease.range.len()
+    }
+
+    /// The internal stream arrived whole, or the client stopped it with a code.
+    pub(super) fn on_internal_end(&mut self, id: LeaseId, stopped: Option<ErrorCode>) {
+        match stopped {
+            None => self.forget(id),
+            Some(code) => self.end_lease(id, code, true),
+        }
+    }
+
+    /// The application lets go of a lease; an incomplete one is given up with `code`.
+    pub(super) fn reset_lease(&mut self, id: LeaseId, code: ErrorCode) {
+        let Some(lease) = self.leases.get_mut(&id) else {
+            return;
+        };
+        lease.forgotten = true;
+        if lease.ended.is_some() {
+            self.forget(id);
+            return;
+        }
+        if lease.sent == lease.range.len() {
+            return; // forgotten once it has arrived
+        }
+        if lease.internal.is_none() {
+            self.send(Frame::LeaseRefused { lease: id, code });
+        }
+        self.end_lease(id, code, true);
+    }
+
+    fn send(&mut self, frame: Frame) {
+        self.actions.push_back(Action::Send {
+            path: PathId::PRIMARY,
+            frame,
+        });
+    }
+}

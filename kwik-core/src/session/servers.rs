@@ -1,0 +1,268 @@
+//! What only servers can be asked to do: the commands of a primary, and those of a secondary. Spec: KWIK §3, §5.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::{HOME, Machine, NewJob, NewPath, Session, primary::Primary};
+use crate::{
+    action::{JobInfo, LeaseInfo, LeaseOutcome, PathInfo, PathState, RunId},
+    error::{AddPathError, ApiMisuse, ErrorCode, LeaseError, LeaseWriteError, PathDead},
+    id::{ByteRange, JobId, LeaseId, PathId, StreamId},
+    quic::Written,
+};
+
+/// The commands of a primary. In any other role they fail, or find nothing.
+impl Session {
+    fn primary(&self) -> Option<&Primary> {
+        match &self.machine {
+            Machine::Primary(primary) => Some(primary),
+            Machine::Greeting(_) | Machine::Client(_) | Machine::Secondary(_) => None,
+        }
+    }
+
+    fn primary_mut(&mut self, now: Instant) -> Option<&mut Primary> {
+        self.touch(now);
+        match &mut self.machine {
+            Machine::Primary(primary) => Some(primary),
+            Machine::Greeting(_) | Machine::Client(_) | Machine::Secondary(_) => None,
+        }
+    }
+
+    /// Asks the client to attach one more server. What becomes of it is told by [`Self::path_state`].
+    ///
+    /// # Errors
+    /// - [`AddPathError::Misuse`] if this is no primary.
+    /// - [`AddPathError::LimitExceeded`] if as many paths are alive as may be.
+    /// - [`AddPathError::InvalidAddress`] if nobody could be reached there.
+    /// - [`AddPathError::SessionClosed`] once the session is over.
+    pub fn add_path(&mut self, now: Instant, path: NewPath) -> Result<PathId, AddPathError> {
+        if self.lost.is_some() {
+            return Err(AddPathError::SessionClosed);
+        }
+        let primary = self
+            .primary_mut(now)
+            .ok_or(AddPathError::Misuse(ApiMisuse::WrongRole))?;
+        primary.add_path(now, path)
+    }
+
+    /// Asks the client to close a path; its leases are lost.
+    ///
+    /// # Errors
+    /// - [`PathDead`] if there is no such path, or it is gone already.
+    pub fn remove_path(&mut self, now: Instant, path: PathId) -> Result<(), PathDead> {
+        let removed = self
+            .primary_mut(now)
+            .is_some_and(|primary| primary.remove_path(path));
+        if removed { Ok(()) } else { Err(PathDead) }
+    }
+
+    /// Returns the state of a path; `None` if there was none with this id, or so long ago that it is forgotten.
+    pub fn path_state(&self, path: PathId) -> Option<PathState> {
+        self.primary()?.path_state(path)
+    }
+
+    /// Lists the paths of the session, dead ones included, in the order they were added.
+    pub fn paths(&self) -> Vec<PathInfo> {
+        self.primary().map(Primary::paths).unwrap_or_default()
+    }
+
+    /// Announces work for one path on one stream, and splits the stream if it is not split. The job's payload goes
+    /// to the path's application; leases may be granted before it answers.
+    ///
+    /// # Errors
+    /// One of [`LeaseError`].
+    pub fn open_job(&mut self, now: Instant, stream: StreamId, job: NewJob) -> Result<JobId, LeaseError> {
+        let native = self.split_point(stream)?;
+        let primary = self
+            .primary_mut(now)
+            .ok_or(LeaseError::Misuse(ApiMisuse::WrongRole))?;
+        primary.open_job(now, stream, native, job)
+    }
+
+    /// Returns whether the path's application accepted the job, or with what code it was refused; `None` before.
+    pub fn job_answer(&self, job: JobId) -> Option<Result<(), ErrorCode>> {
+        self.primary()
+            .map_or(Some(Err(ErrorCode::INVALID_STREAM_ROLE)), |primary| {
+                primary.job_answer(job)
+            })
+    }
+
+    /// Says that no more leases of the job will be granted; those that live go on.
+    pub fn close_job(&mut self, now: Instant, job: JobId) {
+        if let Some(primary) = self.primary_mut(now) {
+            primary.close_job(job);
+        }
+    }
+
+    /// Gives a range of the job's stream to its path. The outcome is told by [`Self::lease_outcome`].
+    ///
+    /// # Errors
+    /// One of [`LeaseError`].
+    pub fn lease(&mut self, now: Instant, job: JobId, range: ByteRange) -> Result<LeaseId, LeaseError> {
+        if self.lost.is_some() {
+            return Err(LeaseError::SessionClosed);
+        }
+        let primary = self
+            .primary_mut(now)
+            .ok_or(LeaseError::Misuse(ApiMisuse::WrongRole))?;
+        primary.lease(job, range)
+    }
+
+    /// Takes the outcome of a lease, once it is known.
+    pub fn lease_outcome(&mut self, lease: LeaseId) -> Option<LeaseOutcome> {
+        match &mut self.machine {
+            Machine::Primary(primary) => primary.lease_outcome(lease),
+            Machine::Greeting(_) | Machine::Client(_) | Machine::Secondary(_) => None,
+        }
+    }
+
+    /// Says that nobody will ask for the outcome of a lease. The lease goes on.
+    pub fn forget_lease(&mut self, lease: LeaseId) {
+        if let Machine::Primary(primary) = &mut self.machine {
+            primary.forget_lease(lease);
+        }
+    }
+
+    /// Starts a run: bytes that this primary writes itself, at an offset of its choice. Splits the stream if needed.
+    ///
+    /// # Errors
+    /// One of [`LeaseError`].
+    pub fn write_at(
+        &mut self,
+        now: Instant,
+        stream: StreamId,
+        range: ByteRange,
+    ) -> Result<RunId, LeaseError> {
+        let native = self.split_point(stream)?;
+        let primary = self
+            .primary_mut(now)
+            .ok_or(LeaseError::Misuse(ApiMisuse::WrongRole))?;
+        primary.write_at(stream, native, range)
+    }
+
+    /// Writes as much of `chunks` to a run as there is credit and room for, as [`Self::write`] does.
+    ///
+    /// # Errors
+    /// One of [`LeaseWriteError`].
+    pub fn write_run(
+        &mut self,
+        now: Instant,
+        run: RunId,
+        chunks: &mut [Bytes],
+    ) -> Result<Written, LeaseWriteError> {
+        self.write_to_run(now, run, chunks)
+    }
+
+    /// Takes the outcome of a run: done once every byte has arrived at the client.
+    pub fn run_outcome(&mut self, run: RunId) -> Option<LeaseOutcome> {
+        match &mut self.machine {
+            Machine::Primary(primary) => primary.run_outcome(run),
+            Machine::Greeting(_) | Machine::Client(_) | Machine::Secondary(_) => None,
+        }
+    }
+
+    /// Lets go of a run. An incomplete one is given up: its range can be leased or written again.
+    pub fn reset_run(&mut self, now: Instant, run: RunId) {
+        let Some(primary) = self.primary_mut(now) else {
+            return;
+        };
+        if primary.forget_run(run) {
+            primary.on_run_end(run, Some(ErrorCode::LEASE_SHORT));
+            self.reset_run_stream(run);
+        }
+    }
+
+    /// How many native bytes a stream has, if it can be sent on: where it is split, if it is now.
+    fn split_point(&mut self, stream: StreamId) -> Result<u64, LeaseError> {
+        if self.lost.is_some() {
+            return Err(LeaseError::SessionClosed);
+        }
+        let native = self
+            .send
+            .get(&stream)
+            .map(|half| half.written)
+            .ok_or(LeaseError::ClosedStream)?;
+        let split = self
+            .primary()
+            .is_some_and(|primary| primary.split_stream(stream).is_some());
+        let Some(home) = self.links.get_mut(&HOME) else {
+            return Err(LeaseError::SessionClosed);
+        };
+        let finished = self.send.get(&stream).is_some_and(|half| half.is_finished());
+        let stopped = !matches!(home.quic.stopped(stream), Some(None));
+        if !split && (finished || stopped) {
+            return Err(LeaseError::ClosedStream);
+        }
+        // The client must be able to tell an application stream from an internal one even if no native byte follows.
+        if let Some(half) = self.send.get_mut(&stream) {
+            half.flush(&mut home.quic, stream);
+        }
+        Ok(native)
+    }
+}
+
+/// The commands of a secondary. In any other role they fail, or find nothing.
+impl Session {
+    /// Takes a job the primary has sealed for this path.
+    pub fn accept_job(&mut self) -> Option<JobInfo> {
+        match &mut self.machine {
+            Machine::Secondary(secondary) => secondary.accept_job(),
+            Machine::Greeting(_) | Machine::Client(_) | Machine::Primary(_) => None,
+        }
+    }
+
+    /// Tells the primary that the job is accepted. Later calls do nothing.
+    pub fn take_job(&mut self, now: Instant, job: JobId) {
+        self.touch(now);
+        if let Machine::Secondary(secondary) = &mut self.machine {
+            secondary.take_job(job);
+        }
+    }
+
+    /// Refuses a job, before or after it was accepted; leases that were not handed out end with it.
+    pub fn refuse_job(&mut self, now: Instant, job: JobId, code: ErrorCode) {
+        self.touch(now);
+        if let Machine::Secondary(secondary) = &mut self.machine {
+            secondary.refuse_job(job, code);
+        }
+    }
+
+    /// Takes the next lease of a job; `None` if none waits.
+    ///
+    /// # Errors
+    /// - The code the job ended with, `NO_ERROR` if the primary closed it: no more leases come.
+    pub fn next_lease(&mut self, job: JobId) -> Result<Option<LeaseInfo>, ErrorCode> {
+        if let Some(cause) = &self.lost {
+            return Err(super::path_code(cause));
+        }
+        match &mut self.machine {
+            Machine::Secondary(secondary) => secondary.next_lease(job),
+            Machine::Greeting(_) | Machine::Client(_) | Machine::Primary(_) => {
+                Err(ErrorCode::INVALID_STREAM_ROLE)
+            }
+        }
+    }
+
+    /// Writes as much of `chunks` to a lease as there is credit and room for, as [`Self::write`] does. The lease
+    /// ends by itself with its last byte.
+    ///
+    /// # Errors
+    /// One of [`LeaseWriteError`].
+    pub fn write_lease(
+        &mut self,
+        now: Instant,
+        lease: LeaseId,
+        chunks: &mut [Bytes],
+    ) -> Result<Written, LeaseWriteError> {
+        self.write_to_lease(now, lease, chunks)
+    }
+
+    /// Lets go of a lease. An incomplete one is given up with `code`, which the primary is told.
+    pub fn reset_lease(&mut self, now: Instant, lease: LeaseId, code: ErrorCode) {
+        self.touch(now);
+        if let Machine::Secondary(secondary) = &mut self.machine {
+            secondary.reset_lease(lease, code);
+        }
+    }
+}

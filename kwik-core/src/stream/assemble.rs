@@ -1,0 +1,774 @@
+//! The reassembly of one split stream: bytes from many sources, each offset delivered once.
+//!
+//! It holds what came early and hands it out in order, or lowest offset first. It never decides who may write where,
+//! how much may be held or when to give up: leases, credit and caps are its callers'. Spec: KWIK §6.
+
+use std::{
+    collections::{BTreeMap, VecDeque, btree_map::Entry},
+    fmt, iter, mem,
+};
+
+use bytes::{Bytes, BytesMut};
+use smallvec::SmallVec;
+
+use super::ranges::RangeSet;
+use crate::{
+    id::{ByteRange, PathId},
+    limits::COPY_BELOW,
+};
+
+/// Longest buffer that copied fragments are gathered into, in bytes.
+const GATHER_MAX: usize = 4096;
+/// Slots of an emptied chunk queue that is kept for the next run.
+const SPARE_SLOTS_MAX: usize = 256;
+
+/// What one insert did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Inserted {
+    /// Bytes that were not there before.
+    pub(crate) new: u64,
+    /// Bytes that were held or delivered already, or lie before the split; none of them was stored.
+    pub(crate) overlap: u64,
+    /// Whether a byte differs from the one held at its offset. Delivered bytes are gone and cannot be compared.
+    pub(crate) differed: bool,
+}
+
+impl Inserted {
+    /// The two together.
+    pub(crate) const fn plus(self, other: Self) -> Self {
+        Self {
+            new: self.new + other.new,
+            overlap: self.overlap + other.overlap,
+            differed: self.differed || other.differed,
+        }
+    }
+}
+
+/// The bytes of one split stream from the split offset on, under `FirstWins`: what came first stays.
+///
+/// Chunks are kept as they came, without copying, except slivers below [`COPY_BELOW`]: those are gathered, so that
+/// memory stays proportional to the bytes held however small the pieces are.
+#[derive(Default)]
+pub(crate) struct Assembler {
+    /// Where the stream was split.
+    base: u64,
+    /// Every offset delivered or held.
+    received: RangeSet,
+    /// Runs of held bytes, apart from each other. A run keeps its key while its front is read, so the key is at or
+    /// below the run's start, with delivered bytes between the two.
+    runs: BTreeMap<u64, Run>,
+    held: u64,
+    consumed: u64,
+    /// The queue of a run that was read empty, for the next run.
+    spare: VecDeque<Chunk>,
+}
+
+impl Assembler {
+    /// Returns an empty assembler for a stream split at `base`.
+    pub(crate) fn new(base: u64) -> Self {
+        Self {
+            base,
+            ..Self::default()
+        }
+    }
+
+    /// Places `bytes` from `source` at `offset`, counted from the start of the stream, and returns how many were new.
+    ///
+    /// Nothing is placed if the range leaves what QUIC can name. The cost is O(log n), plus the extents and held
+    /// chunks that the range overlaps.
+    pub(crate) fn insert(&mut self, source: PathId, offset: u64, bytes: Bytes) -> Inserted {
+        let Some(range) = ByteRange::new(offset, length(&bytes)) else {
+            return Inserted::default();
+        };
+        if offset >= self.base && self.received.insert_apart(range) {
+            self.held += range.len();
+            self.place(range, bytes);
+            return Inserted {
+                new: range.len(),
+                ..Inserted::default()
+            };
+        }
+        self.insert_around(source, range, &bytes)
+    }
+
+    /// Takes held bytes, at most `max_len` and not copied if they need not be, with the offset of the first.
+    ///
+    /// `ordered` takes them at [`Self::read_position`] only; otherwise at the lowest offset held.
+    pub(crate) fn read(&mut self, max_len: usize, ordered: bool) -> Option<(u64, Bytes)> {
+        if max_len == 0 || !self.is_readable(ordered) {
+            return None;
+        }
+        let mut front = self.runs.first_entry()?;
+        let run = front.get_mut();
+        let offset = run.start;
+        let bytes = run.read(max_len);
+        if run.start == run.end {
+            let chunks = front.remove().chunks;
+            if chunks.capacity() <= SPARE_SLOTS_MAX {
+                self.spare = chunks;
+            }
+        }
+        self.held -= length(&bytes);
+        self.consumed += length(&bytes);
+        Some((offset, bytes))
+    }
+
+    /// Returns the end of the delivered prefix: where an ordered reader goes on.
+    pub(crate) fn read_position(&self) -> u64 {
+        let prefix = self.received.end_of_prefix(self.base);
+        self.runs
+            .first_key_value()
+            .map_or(prefix, |(_, run)| run.start.min(prefix))
+    }
+
+    /// Returns the offsets delivered or held.
+    pub(crate) const fn received(&self) -> &RangeSet {
+        &self.received
+    }
+
+    /// Returns how many bytes are held and not yet delivered.
+    pub(crate) const fn held(&self) -> u64 {
+        self.held
+    }
+
+    /// Returns how many bytes were delivered.
+    #[cfg(test)]
+    pub(crate) const fn consumed(&self) -> u64 {
+        self.consumed
+    }
+
+    /// Returns how many disjoint runs are held.
+    pub(crate) fn extents(&self) -> usize {
+        self.runs.len()
+    }
+
+    /// Returns whether [`Self::read`] has bytes to give.
+    pub(crate) fn is_readable(&self, ordered: bool) -> bool {
+        self.runs
+            .first_key_value()
+            .is_some_and(|(_, run)| !ordered || run.start <= self.received.end_of_prefix(self.base))
+    }
+
+    /// Returns whether placing `len` bytes at `offset` would raise the number of runs to more than `cap`.
+    ///
+    /// Counts the runs held and, since unordered reads leave delivered islands that must be remembered, those of
+    /// [`Self::received`] beyond the first. What fills or extends is never refused.
+    pub(crate) fn would_exceed(&self, offset: u64, len: u64, cap: usize) -> bool {
+        let skip = self.base.saturating_sub(offset).min(len);
+        let Some(range) = ByteRange::new(offset.saturating_add(skip), len - skip) else {
+            return false;
+        };
+        let (mut opened, mut joined) = (0, 0);
+        for hole in self.received.missing(range) {
+            opened += 1;
+            joined += usize::from(self.run_ending_at(hole.start()).is_some());
+            joined += usize::from(
+                self.runs
+                    .get(&hole.end())
+                    .is_some_and(|run| run.start == hole.end()),
+            );
+        }
+        let raises_held = opened > joined && self.runs.len() + opened - joined > cap;
+        let beside = ByteRange::between(range.start().saturating_sub(1), range.end() + 1).unwrap_or(range);
+        raises_held || (self.received.len() > cap && !self.received.overlaps(beside))
+    }
+
+    /// Places a range of which some bytes may be there already.
+    fn insert_around(&mut self, source: PathId, range: ByteRange, bytes: &Bytes) -> Inserted {
+        let start = range.start().max(self.base);
+        let Some(wanted) = ByteRange::between(start, range.end()) else {
+            return Inserted {
+                overlap: range.len(),
+                ..Inserted::default()
+            };
+        };
+        let holes: SmallVec<[ByteRange; 4]> = self.received.missing(wanted).collect();
+        let new = self.received.insert(wanted);
+        let overlap = range.len() - new;
+        // Compared before anything is placed: a byte does not overlap itself.
+        let differed = overlap > 0 && self.differs(range, bytes);
+        if differed {
+            tracing::debug!(%source, %range, "overlapping bytes differ");
+        }
+        self.held += new;
+        for hole in holes {
+            let from = index(hole.start() - range.start());
+            let to = index(hole.end() - range.start());
+            self.place(hole, bytes.slice(from..to));
+        }
+        Inserted {
+            new,
+            overlap,
+            differed,
+        }
+    }
+
+    /// Holds `bytes` at `range`, all of which is new, and merges with the runs it touches.
+    fn place(&mut self, range: ByteRange, bytes: Bytes) {
+        let (start, end) = (range.start(), range.end());
+        if let Some((_, run)) = self.runs.range_mut(..=end).next_back() {
+            if run.end == start {
+                run.append(bytes);
+                return;
+            }
+        }
+        // A run that starts at the end of new bytes has its start for a key: the byte before it was never delivered.
+        let right = match self.runs.entry(end) {
+            Entry::Occupied(run) if run.get().start == end => Some(run.remove()),
+            Entry::Occupied(_) | Entry::Vacant(_) => None,
+        };
+        let key = self.run_ending_at(start).unwrap_or(start);
+        let run = self
+            .runs
+            .entry(key)
+            .or_insert_with(|| Run::new(start, mem::take(&mut self.spare)));
+        run.append(bytes);
+        if let Some(right) = right {
+            run.join(right);
+        }
+    }
+
+    /// Returns the key of the run that ends at `offset`.
+    fn run_ending_at(&self, offset: u64) -> Option<u64> {
+        let (&key, run) = self.runs.range(..offset).next_back()?;
+        (run.end == offset).then_some(key)
+    }
+
+    /// Returns whether `bytes` at `range` disagree with a held byte.
+    fn differs(&self, range: ByteRange, bytes: &[u8]) -> bool {
+        let before = self.runs.range(..range.start()).next_back();
+        let within = self.runs.range(range.start()..range.end());
+        before
+            .into_iter()
+            .chain(within)
+            .any(|(_, run)| run.differs(range, bytes))
+    }
+}
+
+impl fmt::Debug for Assembler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Assembler")
+            .field("base", &self.base)
+            .field("held", &self.held)
+            .field("consumed", &self.consumed)
+            .field("extents", &self.extents())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A stretch of held bytes without a hole.
+struct Run {
+    start: u64,
+    end: u64,
+    /// Rising and contiguous from `start`; the tail follows.
+    chunks: VecDeque<Chunk>,
+    /// The last bytes, copied, while more slivers may follow them; at most [`GATHER_MAX`].
+    tail: BytesMut,
+}
+
+impl Run {
+    /// Returns an empty run at `start` that uses the empty queue `chunks`.
+    fn new(start: u64, chunks: VecDeque<Chunk>) -> Self {
+        Self {
+            start,
+            end: start,
+            chunks,
+            tail: BytesMut::new(),
+        }
+    }
+
+    /// Adds `bytes` at the end; a sliver is copied.
+    fn append(&mut self, bytes: Bytes) {
+        let sliver = bytes.len() < COPY_BELOW;
+        if !sliver || self.tail.len() + bytes.len() > GATHER_MAX {
+            self.close_tail();
+        }
+        let at = self.end;
+        self.end += length(&bytes);
+        if sliver {
+            self.tail.extend_from_slice(&bytes);
+        } else {
+            self.chunks.push_back(Chunk { at, bytes });
+        }
+    }
+
+    /// Adds `right`, which starts where this run ends. The cost is the shorter of the two queues.
+    fn join(&mut self, mut right: Self) {
+        if right.chunks.is_empty() {
+            self.append(right.tail.freeze());
+            return;
+        }
+        self.close_tail();
+        self.join_seam(&mut right);
+        if self.chunks.len() >= right.chunks.len() {
+            self.chunks.append(&mut right.chunks);
+        } else {
+            while let Some(chunk) = self.chunks.pop_back() {
+                right.chunks.push_front(chunk);
+            }
+            self.chunks = right.chunks;
+        }
+        self.tail = right.tail;
+        self.end = right.end;
+    }
+
+    /// Gathers the two chunks where `right` meets this run if one is a sliver: without it, slivers that come in
+    /// falling order would each stay a chunk of their own.
+    fn join_seam(&mut self, right: &mut Self) {
+        let (Some(last), Some(first)) = (self.chunks.back_mut(), right.chunks.front()) else {
+            return;
+        };
+        let (left_len, right_len) = (last.bytes.len(), first.bytes.len());
+        if left_len.min(right_len) < COPY_BELOW && left_len + right_len <= GATHER_MAX {
+            let mut gathered = BytesMut::with_capacity(left_len + right_len);
+            gathered.extend_from_slice(&last.bytes);
+            gathered.extend_from_slice(&first.bytes);
+            last.bytes = gathered.freeze();
+            right.chunks.pop_front();
+        }
+    }
+
+    /// Takes at most `max_len` bytes from the front.
+    fn read(&mut self, max_len: usize) -> Bytes {
+        let bytes = match self.chunks.front_mut() {
+            Some(chunk) if chunk.bytes.len() > max_len => {
+                let bytes = chunk.bytes.split_to(max_len);
+                chunk.at += length(&bytes);
+                bytes
+            }
+            Some(_) => self
+                .chunks
+                .pop_front()
+                .map(|chunk| chunk.bytes)
+                .unwrap_or_default(),
+            // What stays of the tail goes on gathering, so the part that leaves is a copy.
+            None if self.tail.len() > max_len => Bytes::copy_from_slice(&self.tail.split_to(max_len)),
+            None => mem::take(&mut self.tail).freeze(),
+        };
+        self.start += length(&bytes);
+        bytes
+    }
+
+    /// Makes the tail a chunk.
+    fn close_tail(&mut self) {
+        if !self.tail.is_empty() {
+            let bytes = mem::take(&mut self.tail).freeze();
+            self.chunks.push_back(Chunk {
+                at: self.end - length(&bytes),
+                bytes,
+            });
+        }
+    }
+
+    /// Returns whether `bytes` at `range` disagree with a byte of this run.
+    fn differs(&self, range: ByteRange, bytes: &[u8]) -> bool {
+        let first = self.chunks.partition_point(|chunk| chunk.end() <= range.start());
+        let chunks = self.chunks.range(first..).map(|chunk| (chunk.at, &*chunk.bytes));
+        let tail = (self.end - length(&self.tail), &*self.tail);
+        chunks
+            .chain(iter::once(tail))
+            .take_while(|&(at, _)| at < range.end())
+            .any(|(at, held)| disagree((at, held), (range.start(), bytes)))
+    }
+}
+
+/// Held bytes in one buffer.
+struct Chunk {
+    at: u64,
+    bytes: Bytes,
+}
+
+impl Chunk {
+    /// One past the last byte's offset.
+    fn end(&self) -> u64 {
+        self.at + length(&self.bytes)
+    }
+}
+
+/// Returns whether two pieces of a stream, each with its offset, differ where they overlap.
+fn disagree(a: (u64, &[u8]), b: (u64, &[u8])) -> bool {
+    let start = a.0.max(b.0);
+    let [a, b] = [a, b].map(|(at, bytes)| bytes.get(index(start - at)..).unwrap_or_default());
+    let common = a.len().min(b.len());
+    a.get(..common) != b.get(..common)
+}
+
+/// Returns the length of `bytes` as a count of stream bytes.
+const fn length(bytes: &[u8]) -> u64 {
+    bytes.len() as u64
+}
+
+/// Returns a distance within one buffer as an index.
+fn index(distance: u64) -> usize {
+    usize::try_from(distance).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::id::OFFSET_MAX;
+
+    const A: PathId = PathId::PRIMARY;
+    const B: PathId = PathId::new(1);
+
+    fn inserted(new: u64, overlap: u64, differed: bool) -> Inserted {
+        Inserted {
+            new,
+            overlap,
+            differed,
+        }
+    }
+
+    /// Chunks and tails held, and the bytes of their buffers.
+    fn footprint(assembler: &Assembler) -> (usize, usize) {
+        let chunks = assembler.runs.values().map(|run| run.chunks.len() + 1).sum();
+        let bytes = assembler
+            .runs
+            .values()
+            .map(|run| run.tail.capacity() + run.chunks.iter().map(|chunk| chunk.bytes.len()).sum::<usize>())
+            .sum();
+        (chunks, bytes)
+    }
+
+    #[test]
+    fn in_order_bytes_pass_through_uncopied() {
+        let mut assembler = Assembler::new(100);
+        let bytes = Bytes::from(vec![7; 1400]);
+        assert_eq!(assembler.insert(A, 100, bytes.clone()), inserted(1400, 0, false));
+        assert_eq!(assembler.insert(A, 1500, bytes.clone()), inserted(1400, 0, false));
+        assert_eq!(
+            (assembler.held(), assembler.extents(), assembler.read_position()),
+            (2800, 1, 100)
+        );
+        let (offset, read) = assembler.read(usize::MAX, true).unwrap();
+        assert_eq!((offset, read.as_ptr()), (100, bytes.as_ptr()));
+        assert_eq!(
+            assembler.read(400, true).map(|(at, read)| (at, read.len())),
+            Some((1500, 400))
+        );
+        assert_eq!(assembler.read(0, true), None);
+        assert_eq!(
+            assembler.read(9999, true).map(|(at, read)| (at, read.len())),
+            Some((1900, 1000))
+        );
+        assert_eq!(assembler.read(usize::MAX, true), None);
+        assert_eq!(
+            (assembler.held(), assembler.consumed(), assembler.read_position()),
+            (0, 2800, 2900)
+        );
+    }
+
+    #[test]
+    fn first_bytes_win_and_differences_show() {
+        let mut assembler = Assembler::new(0);
+        assembler.insert(A, 2, Bytes::from_static(b"cd"));
+        assert_eq!(
+            assembler.insert(B, 0, Bytes::from_static(b"abcdef")),
+            inserted(4, 2, false)
+        );
+        assert_eq!(
+            assembler.insert(B, 1, Bytes::from_static(b"bXd")),
+            inserted(0, 3, true)
+        );
+        assert_eq!(assembler.read(3, true), Some((0, Bytes::from_static(b"abc"))));
+        assert_eq!(
+            assembler.insert(B, 0, Bytes::from_static(b"XXX")),
+            inserted(0, 3, false),
+            "delivered"
+        );
+        assert_eq!(
+            assembler.insert(B, 2, Bytes::from_static(b"XdeX")),
+            inserted(0, 4, true)
+        );
+        assert_eq!(assembler.read(9, true), Some((3, Bytes::from_static(b"def"))));
+    }
+
+    #[test]
+    fn bytes_outside_the_stream_are_not_placed() {
+        let mut assembler = Assembler::new(10);
+        assert_eq!(
+            assembler.insert(A, 0, Bytes::from_static(&[0; 10])),
+            inserted(0, 10, false)
+        );
+        assert_eq!(
+            assembler.insert(A, 8, Bytes::from_static(&[0; 4])),
+            inserted(2, 2, false)
+        );
+        assert_eq!(assembler.insert(A, 50, Bytes::new()), Inserted::default());
+        assert_eq!(
+            assembler.insert(A, OFFSET_MAX, Bytes::from_static(b"x")),
+            Inserted::default()
+        );
+        assert_eq!(
+            assembler.insert(A, u64::MAX, Bytes::from_static(b"x")),
+            Inserted::default()
+        );
+        assert_eq!(
+            assembler.insert(A, OFFSET_MAX - 1, Bytes::from_static(b"x")),
+            inserted(1, 0, false)
+        );
+        assert!(!assembler.would_exceed(OFFSET_MAX - 1, 1, 0));
+        assert!(!assembler.would_exceed(u64::MAX, u64::MAX, 0));
+        assert_eq!(assembler.received().total(), 3);
+    }
+
+    #[test]
+    fn ordered_reads_wait_and_skip_what_unordered_reads_took() {
+        let mut assembler = Assembler::new(0);
+        assembler.insert(A, 4, Bytes::from_static(b"ef"));
+        assert!(!assembler.is_readable(true));
+        assert_eq!(assembler.read(9, true), None);
+        assert_eq!(assembler.read(1, false), Some((4, Bytes::from_static(b"e"))));
+        assert_eq!(assembler.read(9, false), Some((5, Bytes::from_static(b"f"))));
+        assert_eq!(assembler.read_position(), 0);
+        assembler.insert(A, 0, Bytes::from_static(b"abcdefg"));
+        assert_eq!(assembler.read(9, true), Some((0, Bytes::from_static(b"abcd"))));
+        assert_eq!(assembler.read_position(), 6);
+        assert_eq!(assembler.read(9, true), Some((6, Bytes::from_static(b"g"))));
+        assert_eq!(assembler.read_position(), 7);
+    }
+
+    #[test]
+    fn a_sliver_does_not_pin_its_buffer() {
+        let mut assembler = Assembler::new(0);
+        let batch = Bytes::from(vec![1; 64 * 1024]);
+        assembler.insert(A, 0, batch.slice(0..COPY_BELOW - 1));
+        assembler.insert(A, 4000, batch.slice(0..1400));
+        let kept = batch.slice(0..1);
+        drop(batch);
+        assert!(!kept.is_unique(), "the long chunk is shared");
+        while assembler.read(9999, false).is_some_and(|(at, _)| at < 4000) {}
+        assert!(kept.is_unique());
+    }
+
+    #[test]
+    fn slivers_gather_in_any_order() {
+        const LEN: u64 = 1000;
+        let byte = Bytes::from_static(b"x");
+        let rising: Vec<u64> = (0..LEN).collect();
+        let falling: Vec<u64> = (0..LEN).rev().collect();
+        let split: Vec<u64> = (0..LEN).step_by(2).chain((1..LEN).step_by(2)).collect();
+        let shuffled: Vec<u64> = (0..LEN).map(|i| i * 387 % LEN).collect();
+        for order in [rising, falling, split, shuffled] {
+            let mut assembler = Assembler::new(0);
+            for block in 0..100 {
+                for at in &order {
+                    assert_eq!(assembler.insert(A, block * LEN + at, byte.clone()).new, 1);
+                }
+            }
+            let (chunks, bytes) = footprint(&assembler);
+            assert_eq!((assembler.extents(), assembler.held()), (1, 100 * LEN));
+            assert!(chunks < 400, "{chunks} chunks");
+            assert!(bytes < 120_000, "{bytes} bytes");
+        }
+    }
+
+    #[test]
+    fn small_reads_of_slivers_do_not_leave_small_chunks() {
+        let mut assembler = Assembler::new(0);
+        for at in 0..20_000 {
+            assembler.insert(A, at * 2, Bytes::from_static(b"xy"));
+            assert_eq!(
+                assembler
+                    .read(1, true)
+                    .map(|(offset, bytes)| (offset, bytes.len())),
+                Some((at, 1))
+            );
+        }
+        assert!(footprint(&assembler).0 < 12);
+        assert!(footprint(&assembler).1 < 25_000);
+    }
+
+    #[test]
+    fn the_cap_refuses_only_what_opens_a_run() {
+        let mut assembler = Assembler::new(0);
+        for at in [10, 20, 30] {
+            assert!(!assembler.would_exceed(at, 2, 3));
+            assembler.insert(A, at, Bytes::from_static(b"xy"));
+        }
+        assert!(assembler.would_exceed(15, 1, 3));
+        assert!(!assembler.would_exceed(15, 1, 4));
+        for (offset, len) in [(12, 1), (19, 1), (12, 8), (10, 2), (9, 20), (0, 0)] {
+            assert!(!assembler.would_exceed(offset, len, 3), "{offset}+{len}");
+        }
+        while assembler.read(9, false).is_some() {}
+        assert_eq!(assembler.extents(), 0);
+        assert!(assembler.would_exceed(15, 1, 2), "delivered islands count");
+        assert!(!assembler.would_exceed(12, 1, 2));
+    }
+
+    /// What an assembler must do, one byte at a time.
+    struct Model {
+        base: usize,
+        /// The first byte placed at each offset.
+        bytes: Vec<Option<u8>>,
+        delivered: Vec<bool>,
+    }
+
+    impl Model {
+        fn insert(&mut self, at: usize, bytes: &[u8]) -> Inserted {
+            let mut inserted = Inserted::default();
+            for (at, &byte) in (at..).zip(bytes) {
+                match self.bytes[at] {
+                    None if at >= self.base => {
+                        self.bytes[at] = Some(byte);
+                        inserted.new += 1;
+                    }
+                    held => {
+                        inserted.overlap += 1;
+                        inserted.differed |= held.is_some_and(|held| held != byte) && !self.delivered[at];
+                    }
+                }
+            }
+            inserted
+        }
+
+        fn held(&self, at: usize) -> bool {
+            self.bytes[at].is_some() && !self.delivered[at]
+        }
+
+        fn runs(&self, of: impl Fn(usize) -> bool) -> usize {
+            (0..self.bytes.len())
+                .filter(|&at| of(at) && (at == 0 || !of(at - 1)))
+                .count()
+        }
+
+        fn position(&self) -> usize {
+            (self.base..).find(|&at| !self.delivered[at]).unwrap()
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Insert {
+            source: u32,
+            at: usize,
+            len: usize,
+            fill: u8,
+        },
+        Read {
+            max_len: usize,
+            ordered: bool,
+        },
+    }
+
+    fn op(space: usize, len_max: usize) -> impl Strategy<Value = Op> {
+        let fill = prop_oneof![4 => Just(0u8), 1 => 1..3u8];
+        prop_oneof![
+            3 => (0..4u32, 0..space, 0..len_max, fill)
+                .prop_map(|(source, at, len, fill)| Op::Insert { source, at, len, fill }),
+            1 => (0..len_max, any::<bool>()).prop_map(|(max_len, ordered)| Op::Read { max_len, ordered }),
+        ]
+    }
+
+    /// Asserts that the assembler's counts are the model's.
+    fn check_counts(assembler: &Assembler, model: &Model) -> Result<(), TestCaseError> {
+        let count = |of: &dyn Fn(usize) -> bool| (0..model.bytes.len()).filter(|&at| of(at)).count() as u64;
+        prop_assert_eq!(assembler.held(), count(&|at| model.held(at)));
+        prop_assert_eq!(assembler.consumed(), count(&|at| model.delivered[at]));
+        prop_assert_eq!(assembler.extents(), model.runs(|at| model.held(at)));
+        prop_assert_eq!(
+            assembler.received().total(),
+            count(&|at| model.bytes[at].is_some())
+        );
+        prop_assert_eq!(
+            assembler.received().len(),
+            model.runs(|at| model.bytes[at].is_some())
+        );
+        prop_assert_eq!(assembler.read_position(), model.position() as u64);
+        Ok(())
+    }
+
+    /// Inserts into both and asserts the same result, foretold by `would_exceed` for a cap that is nearly reached.
+    fn check_insert(
+        assembler: &mut Assembler,
+        model: &mut Model,
+        source: u32,
+        at: usize,
+        bytes: Vec<u8>,
+    ) -> Result<(), TestCaseError> {
+        let cap = assembler.extents() + at % 2;
+        let exceeds = assembler.would_exceed(at as u64, bytes.len() as u64, cap);
+        let (held, received) = (assembler.extents(), assembler.received().len());
+        let expected = model.insert(at, &bytes);
+        let result = assembler.insert(PathId::new(source), at as u64, Bytes::from(bytes));
+        prop_assert_eq!(result, expected);
+        let held_over = assembler.extents() > held.max(cap);
+        let received_over = assembler.received().len() > received.max(cap + 1);
+        prop_assert_eq!(exceeds, held_over || received_over);
+        Ok(())
+    }
+
+    /// Reads from both and asserts the same result; returns whether there was any.
+    fn check_read(
+        assembler: &mut Assembler,
+        model: &mut Model,
+        max_len: usize,
+        ordered: bool,
+    ) -> Result<bool, TestCaseError> {
+        let lowest = (0..model.bytes.len()).find(|&at| model.held(at));
+        let readable = lowest.filter(|&at| !ordered || at == model.position());
+        prop_assert_eq!(assembler.is_readable(ordered), readable.is_some());
+        let Some((offset, bytes)) = assembler.read(max_len, ordered) else {
+            prop_assert!(readable.is_none() || max_len == 0);
+            return Ok(false);
+        };
+        prop_assert_eq!(Some(offset), readable.map(|at| at as u64));
+        prop_assert!(!bytes.is_empty() && bytes.len() <= max_len);
+        for (at, &byte) in (index(offset)..).zip(&bytes) {
+            prop_assert!(model.held(at), "{} delivered twice or never sent", at);
+            prop_assert_eq!(model.bytes[at], Some(byte));
+            model.delivered[at] = true;
+        }
+        Ok(true)
+    }
+
+    fn check(space: usize, len_max: usize, ops: Vec<Op>) -> Result<(), TestCaseError> {
+        let base = space / 16;
+        let size = space + len_max + 1;
+        let mut assembler = Assembler::new(base as u64);
+        let mut model = Model {
+            base,
+            bytes: vec![None; size],
+            delivered: vec![false; size],
+        };
+        for op in ops {
+            match op {
+                Op::Insert {
+                    source,
+                    at,
+                    len,
+                    fill,
+                } => {
+                    // Equal fills give equal bytes at equal offsets.
+                    let bytes = (at..at + len)
+                        .map(|at| u8::try_from(at % 251).unwrap() ^ fill)
+                        .collect();
+                    check_insert(&mut assembler, &mut model, source, at, bytes)?;
+                }
+                Op::Read { max_len, ordered } => {
+                    check_read(&mut assembler, &mut model, max_len, ordered)?;
+                }
+            }
+            check_counts(&assembler, &model)?;
+        }
+        while check_read(&mut assembler, &mut model, len_max, false)? {}
+        check_counts(&assembler, &model)?;
+        prop_assert_eq!((assembler.held(), assembler.extents()), (0, 0));
+        Ok(())
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_a_byte_array_on_slivers(ops in prop::collection::vec(op(96, 24), 1..80)) {
+            check(96, 24, ops)?;
+        }
+
+        #[test]
+        fn agrees_with_a_byte_array_on_chunks(ops in prop::collection::vec(op(8_000, 2_000), 1..24)) {
+            check(8_000, 2_000, ops)?;
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! Ranges from many servers into one order. Knows no path's state, no frame and no QUIC.
+
+pub(crate) mod assemble;
+pub(crate) mod credit;
+pub(crate) mod ranges;
+pub(crate) mod recv;
+pub(crate) mod send;

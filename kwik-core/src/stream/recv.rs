@@ -1,0 +1,268 @@
+//! The client's half of a split stream: what has come, what may come, where it ends. Spec: KWIK §4, §6.
+//!
+//! The native bytes `0..base` never pass through here; QUIC keeps them in order by itself.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::assemble::{Assembler, Inserted};
+use crate::id::{ByteRange, OFFSET_MAX, PathId};
+
+/// The size contradicts an earlier one, or bytes beyond it are granted or here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FinalSizeError;
+
+/// One split stream as its reader sees it.
+#[derive(Debug)]
+pub(crate) struct SplitRecv {
+    base: u64,
+    assembler: Assembler,
+    unordered: bool,
+    window: u64,
+    /// Credit by offset: every source may send what lies below. Rises in ordered reading only.
+    max_offset: u64,
+    /// Bytes that came from at or beyond `max_offset`, under credit by amount.
+    received_above: u64,
+    /// What the primary's own runs may send at or beyond `max_offset`, and have sent.
+    run_credit: u64,
+    run_above: u64,
+    final_size: Option<u64>,
+    /// The highest end of any range granted, or of any byte placed.
+    claimed_end: u64,
+    /// Window growth: when the present round began and what the reader has taken in it.
+    round_start: Option<Instant>,
+    round_consumed: u64,
+    /// Bytes read since credit was last shared.
+    unshared: u64,
+}
+
+impl SplitRecv {
+    /// A stream split at `base` that may hold `window` bytes, with the credit that goes with it.
+    pub(crate) fn new(base: u64, window: u64) -> Self {
+        Self {
+            base,
+            assembler: Assembler::new(base),
+            unordered: false,
+            window,
+            max_offset: base.saturating_add(window).min(OFFSET_MAX),
+            received_above: 0,
+            run_credit: 0,
+            run_above: 0,
+            final_size: None,
+            claimed_end: base,
+            round_start: None,
+            round_consumed: 0,
+            unshared: 0,
+        }
+    }
+
+    pub(crate) fn base(&self) -> u64 {
+        self.base
+    }
+
+    pub(crate) fn window(&self) -> u64 {
+        self.window
+    }
+
+    pub(crate) fn max_offset(&self) -> u64 {
+        self.max_offset
+    }
+
+    pub(crate) fn is_unordered(&self) -> bool {
+        self.unordered
+    }
+
+    pub(crate) fn held(&self) -> u64 {
+        self.assembler.held()
+    }
+
+    /// Disjoint pieces that must be remembered: runs held, and islands that an unordered reader left.
+    pub(crate) fn extents(&self) -> usize {
+        self.assembler.extents().max(self.assembler.received().len())
+    }
+
+    /// Returns whether placing `len` bytes at `offset` would leave more than `cap` disjoint pieces.
+    pub(crate) fn would_exceed(&self, offset: u64, len: u64, cap: usize) -> bool {
+        self.assembler.would_exceed(offset, len, cap)
+    }
+
+    pub(crate) fn final_size(&self) -> Option<u64> {
+        self.final_size
+    }
+
+    /// Notes that somebody may fill up to `end`; fails if the stream is known to end before.
+    pub(crate) fn claim(&mut self, end: u64) -> Result<(), FinalSizeError> {
+        if self.final_size.is_some_and(|size| end > size) {
+            return Err(FinalSizeError);
+        }
+        self.claimed_end = self.claimed_end.max(end);
+        Ok(())
+    }
+
+    /// Takes the size of the whole stream. Spec: KWIK §10.
+    pub(crate) fn set_final(&mut self, size: u64) -> Result<(), FinalSizeError> {
+        if self.final_size.is_some_and(|known| known != size) || size < self.claimed_end {
+            return Err(FinalSizeError);
+        }
+        self.final_size = Some(size);
+        Ok(())
+    }
+
+    /// How many of `len` bytes at `offset` need credit by amount.
+    pub(crate) fn above(&self, offset: u64, len: u64) -> u64 {
+        offset
+            .saturating_add(len)
+            .saturating_sub(self.max_offset.max(offset))
+    }
+
+    /// Returns whether the primary's own runs may bring `len` bytes at `offset`.
+    pub(crate) fn run_has_credit(&self, offset: u64, len: u64) -> bool {
+        self.run_above.saturating_add(self.above(offset, len)) <= self.run_credit
+    }
+
+    /// Places bytes of a lease or a run, whose credit the caller has checked.
+    pub(crate) fn place(&mut self, source: PathId, offset: u64, mut bytes: Bytes, run: bool) -> Inserted {
+        let above = self.above(offset, bytes.len() as u64);
+        let below = usize::try_from(bytes.len() as u64 - above).unwrap_or(usize::MAX);
+        if above > 0 && below > 0 && below < bytes.len() {
+            // One insert on each side of the line keeps the count of new bytes beyond it exact.
+            let head = bytes.split_to(below);
+            let tail_offset = offset.saturating_add(head.len() as u64);
+            return self
+                .place(source, offset, head, run)
+                .plus(self.place(source, tail_offset, bytes, run));
+        }
+        if run {
+            self.run_above = self.run_above.saturating_add(above);
+        }
+        self.claimed_end = self.claimed_end.max(offset.saturating_add(bytes.len() as u64));
+        let inserted = self.assembler.insert(source, offset, bytes);
+        if above > 0 {
+            self.received_above = self.received_above.saturating_add(inserted.new);
+        }
+        inserted
+    }
+
+    /// Takes the next bytes for the application, and when nothing is there says so with `None`.
+    pub(crate) fn read(&mut self, max_len: usize, ordered: bool) -> Option<(u64, Bytes)> {
+        let (offset, bytes) = self.assembler.read(max_len, ordered)?;
+        let len = bytes.len() as u64;
+        self.round_consumed = self.round_consumed.saturating_add(len);
+        self.unshared = self.unshared.saturating_add(len);
+        Some((offset, bytes))
+    }
+
+    /// Switches to unordered reading for good: credit by offset stays where it is, the rest goes by amount.
+    pub(crate) fn set_unordered(&mut self) {
+        self.unordered = true;
+    }
+
+    /// Returns whether `read` has something.
+    pub(crate) fn is_readable(&self) -> bool {
+        self.assembler.is_readable(!self.unordered)
+    }
+
+    /// Returns whether every byte up to the final size is here.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.final_size.is_some_and(|size| {
+            size == self.base || self.assembler.received().end_of_prefix(self.base) >= size
+        })
+    }
+
+    /// Returns whether the application has every byte up to the final size.
+    pub(crate) fn is_consumed(&self) -> bool {
+        self.is_complete() && self.assembler.held() == 0
+    }
+
+    /// The parts of `range` that are not here, at most `cap` of them; the last may then cover more than is missing.
+    pub(crate) fn missing(&self, range: ByteRange, cap: usize) -> impl Iterator<Item = ByteRange> {
+        let mut all = self.assembler.received().missing(range);
+        let mut left = cap;
+        std::iter::from_fn(move || {
+            left = left.checked_sub(1)?;
+            let next = all.next()?;
+            if left > 0 {
+                return Some(next);
+            }
+            let end = all.by_ref().last().map_or(next.end(), ByteRange::end);
+            ByteRange::between(next.start(), end)
+        })
+    }
+
+    /// The first hole the reader waits for; `None` if the stream is complete.
+    pub(crate) fn first_missing(&self) -> Option<ByteRange> {
+        let whole = ByteRange::between(self.base, self.final_size.unwrap_or(OFFSET_MAX))?;
+        self.missing(whole, usize::MAX).next()
+    }
+
+    /// What of the window is taken: held, or promised. `leased` is what live leases may still bring at or beyond
+    /// `max_offset`.
+    fn committed(&self, leased: u64) -> u64 {
+        let received = self.assembler.received().total();
+        let below =
+            (self.max_offset - self.base).saturating_sub(received.saturating_sub(self.received_above));
+        let run = self.run_credit - self.run_above.min(self.run_credit);
+        self.assembler
+            .held()
+            .saturating_add(below)
+            .saturating_add(run)
+            .saturating_add(leased)
+    }
+
+    /// What of the window could be promised now.
+    pub(crate) fn room(&self, leased: u64) -> u64 {
+        self.window.saturating_sub(self.committed(leased))
+    }
+
+    /// Raises credit by offset as far as the reader allows; returns it if that is worth telling. Ordered reading.
+    pub(crate) fn raise_offset(&mut self) -> Option<u64> {
+        let target = self
+            .assembler
+            .read_position()
+            .saturating_add(self.window)
+            .min(OFFSET_MAX);
+        if self.unordered || target < self.max_offset.saturating_add((self.window / 8).max(1)) {
+            return None;
+        }
+        self.max_offset = target;
+        Some(target)
+    }
+
+    /// What the primary's runs may still bring beyond `max_offset`.
+    pub(crate) fn run_outstanding(&self) -> u64 {
+        self.run_credit.saturating_sub(self.run_above)
+    }
+
+    /// Promises the primary's runs `bytes` more; returns their credit since the split.
+    pub(crate) fn raise_run_credit(&mut self, bytes: u64) -> u64 {
+        self.run_credit = self.run_credit.saturating_add(bytes);
+        self.run_credit
+    }
+
+    /// Returns whether the reader took a whole window within four round trips: then the window, not the reader, is
+    /// what holds the servers back.
+    pub(crate) fn wants_growth(&mut self, now: Instant, rtt: Duration) -> bool {
+        let start = *self.round_start.get_or_insert(now);
+        if self.round_consumed < self.window {
+            return false;
+        }
+        self.round_consumed = 0;
+        self.round_start = Some(now);
+        now.saturating_duration_since(start) < rtt * 4
+    }
+
+    /// Returns whether the unordered reader has taken enough since this last said so for credit to be shared again.
+    pub(crate) fn take_quantum(&mut self, part: u64) -> bool {
+        let enough = self.unshared >= (self.window / part).max(1);
+        if enough {
+            self.unshared = 0;
+        }
+        enough
+    }
+
+    /// Widens the window.
+    pub(crate) fn grow(&mut self, bytes: u64) {
+        self.window = self.window.saturating_add(bytes);
+    }
+}

@@ -1,0 +1,134 @@
+//! KWIK on tokio: several servers feed one client stream, behind the API of quinn.
+//!
+//! A program written for quinn moves here by changing its `use`: endpoints, connections, streams and datagrams have
+//! quinn's names and meaning, and [`tokio::io::AsyncRead`] and [`tokio::io::AsyncWrite`] are there. What KWIK adds is on
+//! the servers: [`PrimarySession`] brings other servers in, and [`SecondarySession`] is what those see.
+//!
+//! ```no_run
+//! # async fn run(tls: rustls::ClientConfig) -> Result<(), Box<dyn std::error::Error>> {
+//! use kwik_tokio::{ClientConfig, Endpoint};
+//!
+//! let mut endpoint = Endpoint::client("[::]:0".parse()?)?;
+//! endpoint.set_default_client_config(ClientConfig::new(tls)?);
+//! let connection = endpoint.connect("192.0.2.1:4433".parse()?, "media.example")?.await?;
+//!
+//! let (mut send, mut recv) = connection.open_bi().await?;
+//! send.write_all(b"GET /movie").await?;
+//! send.finish()?;
+//! let movie = recv.read_to_end(1 << 30).await?; // from one server or from many
+//!
+//! connection.close(0u32.into(), b"done");
+//! endpoint.wait_idle().await;
+//! # drop(movie);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! This crate only supplies a socket, a timer, the clock and a way to spawn; the order of work is in
+//! [`kwik_core::driver`], the protocol in the rest of [`kwik_core`].
+
+mod socket;
+mod timer;
+
+use std::{
+    future::Future,
+    io,
+    net::SocketAddr,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use kwik_core::driver::Runtime;
+use socket2::{Domain, Protocol, Type};
+use tokio::runtime::Handle;
+
+/// quinn's name for what error codes are on the wire.
+pub use kwik_core::ErrorCode as VarInt;
+pub use kwik_core::{
+    AddPathError, ApiMisuse, ApplicationClose, ByteRange, Chunk, ClientConfig, ClosedStream, ConfigError,
+    ConnectError, ConnectionError, Dir, ErrorCode, HandshakeData, JobId, LeaseError, LeaseId, LeaseOutcome,
+    NewJob, NewPath, PathId, PathInfo, PathState, PublicKey, ReadError, Role, SecondaryConfig,
+    SendDatagramError, ServerConfig, SessionId, SessionStats, Side, Signer, SigningKey, SourceStats,
+    SpkiHash, StreamId, TransportConfig, WriteError, Written,
+    driver::{
+        Accepted, Connecting, Connection, EndpointStats, Incoming, IncomingFuture, Job, JobError, Lease,
+        PathError, PrimarySession, RangeWriteError, RangeWriter, Ranges, ReadExactError, ReadToEndError,
+        RecvStream, RetryError, SecondaryJob, SecondaryLease, SecondarySession, SecondaryStream, SendStream,
+        StoppedError,
+    },
+    spki_hash,
+};
+
+pub use crate::{
+    socket::{TokioSocket, TokioWritable},
+    timer::TokioTimer,
+};
+
+/// A KWIK endpoint on tokio.
+pub type Endpoint = kwik_core::driver::Endpoint<TokioRuntime>;
+
+/// A tokio runtime, as endpoints use it.
+#[derive(Clone, Debug)]
+pub struct TokioRuntime {
+    handle: Handle,
+}
+
+impl TokioRuntime {
+    /// Uses the runtime that `handle` belongs to.
+    #[must_use]
+    pub fn new(handle: Handle) -> Self {
+        Self { handle }
+    }
+
+    /// Takes over a bound socket, for [`Endpoint::new_from_socket`].
+    ///
+    /// # Errors
+    /// - Whatever the operating system says.
+    pub fn wrap_udp_socket(&self, socket: std::net::UdpSocket) -> io::Result<TokioSocket> {
+        let _inside = self.handle.enter();
+        TokioSocket::new(socket)
+    }
+}
+
+impl Runtime for TokioRuntime {
+    type Socket = TokioSocket;
+    type Timer = TokioTimer;
+
+    fn current() -> io::Result<Self> {
+        let handle = Handle::try_current().map_err(io::Error::other)?;
+        Ok(Self { handle })
+    }
+
+    fn now(&self) -> Instant {
+        tokio::time::Instant::now().into_std()
+    }
+
+    fn unix_now(&self) -> Duration {
+        // A clock before 1970 makes every ticket look not yet valid, which is the safe side.
+        SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+    }
+
+    fn seed(&self) -> io::Result<[u8; 32]> {
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed)?;
+        Ok(seed)
+    }
+
+    fn bind(&self, addr: SocketAddr) -> io::Result<TokioSocket> {
+        let socket = socket2::Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
+        if addr.is_ipv6() {
+            if let Err(error) = socket.set_only_v6(false) {
+                tracing::debug!(%error, "socket reaches IPv6 only");
+            }
+        }
+        socket.bind(&addr.into())?;
+        self.wrap_udp_socket(socket.into())
+    }
+
+    fn timer(&self, at: Instant) -> TokioTimer {
+        TokioTimer::new(at)
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        drop(self.handle.spawn(task)); // runs on without its handle
+    }
+}
