@@ -218,9 +218,7 @@ impl ClientConfig {
 
 impl fmt::Debug for ClientConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ClientConfig")
-            .field("transport", &self.transport)
-            .finish_non_exhaustive()
+        f.debug_struct("ClientConfig").field("transport", &self.transport).finish_non_exhaustive()
     }
 }
 
@@ -311,10 +309,7 @@ impl SecondaryConfig {
     /// - [`ConfigError::Certificate`] if the certificate does not parse.
     pub fn new(primary: PublicKey, certificate: &CertificateDer<'_>) -> Result<Self, ConfigError> {
         let identity = ticket::spki_hash(certificate).ok_or(ConfigError::Certificate)?;
-        Ok(Self {
-            primaries: vec![primary],
-            identities: vec![identity],
-        })
+        Ok(Self { primaries: vec![primary], identities: vec![identity] })
     }
 
     /// Trusts one more primary.
@@ -329,8 +324,7 @@ impl SecondaryConfig {
     /// # Errors
     /// - [`ConfigError::Certificate`] if the certificate does not parse.
     pub fn certificate(mut self, certificate: &CertificateDer<'_>) -> Result<Self, ConfigError> {
-        self.identities
-            .push(ticket::spki_hash(certificate).ok_or(ConfigError::Certificate)?);
+        self.identities.push(ticket::spki_hash(certificate).ok_or(ConfigError::Certificate)?);
         Ok(self)
     }
 }
@@ -344,9 +338,5 @@ fn take_protocols(alpn: &mut Vec<Vec<u8>>) -> Result<Vec<Bytes>, ConfigError> {
         return Err(ConfigError::OutOfRange("ALPN list"));
     }
     // A configuration that already names KWIK only, as one used before, carries no application protocol.
-    Ok(app
-        .into_iter()
-        .filter(|name| name != limits::ALPN)
-        .map(Bytes::from)
-        .collect())
+    Ok(app.into_iter().filter(|name| name != limits::ALPN).map(Bytes::from).collect())
 }

@@ -56,16 +56,8 @@ pub struct EndpointEvent(pub(crate) EndpointEventInner);
 #[derive(Debug)]
 pub(crate) enum EndpointEventInner {
     Dial(quic::Dial),
-    Nonce {
-        nonce: [u8; 16],
-        expires: u64,
-        now: u64,
-    },
-    Quic {
-        path: PathId,
-        key: usize,
-        event: quic::EndpointEvent,
-    },
+    Nonce { nonce: [u8; 16], expires: u64, now: u64 },
+    Quic { path: PathId, key: usize, event: quic::EndpointEvent },
 }
 
 /// A client at the door. Must be handed to [`Endpoint::accept`], `refuse`, `retry` or `ignore`.
@@ -175,10 +167,7 @@ impl Endpoint {
             quic::Datagram::Connection(key, event) => {
                 // A session that was forgotten may still be sent to: nobody is there, nothing is wrong.
                 let (session, path) = *self.routes.get(&key)?;
-                Some(DatagramEvent::Session(
-                    session,
-                    SessionEvent(SessionEventInner::Quic(path, event)),
-                ))
+                Some(DatagramEvent::Session(session, SessionEvent(SessionEventInner::Quic(path, event))))
             }
             quic::Datagram::Incoming(incoming) => Some(DatagramEvent::Incoming(Incoming(incoming))),
             quic::Datagram::Response(transmit) => Some(DatagramEvent::Response(transmit)),
@@ -221,18 +210,12 @@ impl Endpoint {
     ) -> Result<(SessionHandle, Session), AcceptError> {
         let Some(server) = self.server.clone() else {
             let response = Some(self.quic.refuse(incoming.0, buf));
-            return Err(AcceptError {
-                cause: ConnectionError::LocallyClosed,
-                response,
-            });
+            return Err(AcceptError { cause: ConnectionError::LocallyClosed, response });
         };
         let connection = self
             .quic
             .accept(now, incoming.0, buf)
-            .map_err(|error| AcceptError {
-                cause: error.cause,
-                response: error.response,
-            })?;
+            .map_err(|error| AcceptError { cause: error.cause, response: error.response })?;
         let handle = self.register(connection.key());
         let rng = self.rng.fork("session");
         Ok((handle, Session::server(now, self.wall, rng, server, connection)))
@@ -287,12 +270,8 @@ impl Endpoint {
 
     /// Forgets a session that will not be driven any further, drained or not.
     pub fn forget(&mut self, session: SessionHandle) {
-        let keys: Vec<usize> = self
-            .routes
-            .iter()
-            .filter(|(_, (owner, _))| *owner == session)
-            .map(|(key, _)| *key)
-            .collect();
+        let keys: Vec<usize> =
+            self.routes.iter().filter(|(_, (owner, _))| *owner == session).map(|(key, _)| *key).collect();
         for key in keys {
             self.routes.remove(&key);
             let answer = self.quic.handle_event(key, quic::EndpointEvent::drained());
@@ -302,11 +281,7 @@ impl Endpoint {
 
     /// Returns how many sessions have a connection that has not drained.
     pub fn sessions(&self) -> usize {
-        self.routes
-            .values()
-            .map(|(session, _)| session)
-            .collect::<std::collections::BTreeSet<_>>()
-            .len()
+        self.routes.values().map(|(session, _)| session).collect::<std::collections::BTreeSet<_>>().len()
     }
 
     fn register(&mut self, key: usize) -> SessionHandle {

@@ -22,11 +22,7 @@ pub struct ErrorCode(u64);
 impl ErrorCode {
     /// Wraps a number from the wire; `None` above 2^62 − 1.
     pub const fn from_u64(code: u64) -> Option<Self> {
-        if code <= OFFSET_MAX {
-            Some(Self(code))
-        } else {
-            None
-        }
+        if code <= OFFSET_MAX { Some(Self(code)) } else { None }
     }
 
     /// Wraps an application's code.

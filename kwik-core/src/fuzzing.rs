@@ -19,19 +19,12 @@ use crate::{
 pub fn frame_decode(data: &[u8]) {
     // Where it is split follows from the data, so that the fuzzer can choose it.
     let first = data.first().map_or(0, |&byte| usize::from(byte) % data.len());
-    let second = data
-        .last()
-        .map_or(0, |&byte| usize::from(byte) % (data.len() - first));
+    let second = data.last().map_or(0, |&byte| usize::from(byte) % (data.len() - first));
     let (start, rest) = data.split_at(first);
     let (middle, end) = rest.split_at(second);
 
     let whole = frames(&[data]);
-    assert_eq!(
-        whole,
-        frames(&[start, middle, end]),
-        "split at {first} and {}",
-        first + second
-    );
+    assert_eq!(whole, frames(&[start, middle, end]), "split at {first} and {}", first + second);
 
     for frame in whole.0 {
         let mut bytes = Vec::new();
@@ -94,9 +87,7 @@ mod tests {
 
     /// Runs `target` on every file of its corpus.
     fn replay(name: &str, target: fn(&[u8])) {
-        let corpus = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("../fuzz/corpus")
-            .join(name);
+        let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(name);
         let mut files: Vec<_> = fs::read_dir(&corpus)
             .unwrap_or_else(|error| panic!("{}: {error}", corpus.display()))
             .map(|entry| entry.expect("readable").path())

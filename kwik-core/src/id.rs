@@ -129,11 +129,7 @@ impl StreamId {
 
     /// Returns the end that opened the stream.
     pub const fn initiator(self) -> Side {
-        if self.0 & 1 == 0 {
-            Side::Client
-        } else {
-            Side::Server
-        }
+        if self.0 & 1 == 0 { Side::Client } else { Side::Server }
     }
 
     /// Returns whether both ends may send.
@@ -201,11 +197,7 @@ impl ByteRange {
 
     /// Returns `start..end`; `None` if that is empty or leaves what QUIC can name.
     pub const fn between(start: u64, end: u64) -> Option<Self> {
-        if start < end && end <= OFFSET_MAX {
-            Some(Self { start, end })
-        } else {
-            None
-        }
+        if start < end && end <= OFFSET_MAX { Some(Self { start, end }) } else { None }
     }
 
     /// The first byte's offset.

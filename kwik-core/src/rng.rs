@@ -61,11 +61,7 @@ mod tests {
         assert_eq!(draw(1, "a").1, draw(1, "b").1, "labels leave the parent alone");
         assert_ne!(draw(1, "a"), draw(2, "a"));
         let mut rng = Rng::from_seed([1; 32]);
-        assert_ne!(
-            rng.fork("a").bytes::<16>(),
-            rng.fork("a").bytes::<16>(),
-            "each fork is new"
-        );
+        assert_ne!(rng.fork("a").bytes::<16>(), rng.fork("a").bytes::<16>(), "each fork is new");
         assert_eq!(format!("{rng:?}"), "Rng(…)");
     }
 }

@@ -238,9 +238,6 @@ impl Connection {
     }
 
     fn both(&self, stream: StreamId) -> (SendStream, RecvStream) {
-        (
-            SendStream::new(self.0.clone(), stream),
-            RecvStream::new(self.0.clone(), stream),
-        )
+        (SendStream::new(self.0.clone(), stream), RecvStream::new(self.0.clone(), stream))
     }
 }

@@ -58,21 +58,13 @@ impl<R: Runtime> Endpoint<R> {
     pub fn new_from_socket(server: Option<ServerConfig>, socket: R::Socket, runtime: R) -> io::Result<Self> {
         let ipv6 = socket.local_addr()?.is_ipv6();
         let seed = runtime.seed()?;
-        let core = core::Endpoint::new(
-            seed,
-            runtime.now(),
-            runtime.unix_now(),
-            server,
-            !socket.may_fragment(),
-        )
-        .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        let core =
+            core::Endpoint::new(seed, runtime.now(), runtime.unix_now(), server, !socket.may_fragment())
+                .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let socket = Arc::new(socket);
         let inner = EndpointRef::new(core, socket.clone(), ipv6, Arc::new(runtime));
         inner.runtime.spawn(EndpointDriver::new((*inner).clone(), socket));
-        Ok(Self {
-            inner,
-            default_client_config: None,
-        })
+        Ok(Self { inner, default_client_config: None })
     }
 
     /// Sets the configuration that [`Self::connect`] uses, for this handle and its later clones.
@@ -94,10 +86,7 @@ impl<R: Runtime> Endpoint<R> {
     /// - [`ConnectError::NoDefaultClientConfig`] if [`Self::set_default_client_config`] was not called.
     /// - As [`Self::connect_with`].
     pub fn connect(&self, addr: SocketAddr, server_name: &str) -> Result<Connecting, ConnectError> {
-        let config = self
-            .default_client_config
-            .clone()
-            .ok_or(ConnectError::NoDefaultClientConfig)?;
+        let config = self.default_client_config.clone().ok_or(ConnectError::NoDefaultClientConfig)?;
         self.connect_with(config, addr, server_name)
     }
 
@@ -122,9 +111,7 @@ impl<R: Runtime> Endpoint<R> {
             if addr.is_ipv6() && !self.inner.ipv6 {
                 return Err(ConnectError::InvalidRemoteAddress(addr));
             }
-            let (handle, core) = e
-                .core
-                .connect(self.inner.runtime.now(), config, addr, server_name)?;
+            let (handle, core) = e.core.connect(self.inner.runtime.now(), config, addr, server_name)?;
             e.stats.outgoing_handshakes += 1;
             let session = SessionRef::new(core, self.inner.runtime.clone());
             e.sessions.insert(handle, session.shared());
@@ -203,18 +190,13 @@ impl<R: Runtime> Endpoint<R> {
 
 impl<R: Runtime> Clone for Endpoint<R> {
     fn clone(&self) -> Self {
-        Self {
-            inner: self.inner.clone(),
-            default_client_config: self.default_client_config.clone(),
-        }
+        Self { inner: self.inner.clone(), default_client_config: self.default_client_config.clone() }
     }
 }
 
 impl<R: Runtime> fmt::Debug for Endpoint<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Endpoint")
-            .field("local_addr", &self.local_addr().ok())
-            .finish_non_exhaustive()
+        f.debug_struct("Endpoint").field("local_addr", &self.local_addr().ok()).finish_non_exhaustive()
     }
 }
 

@@ -70,10 +70,7 @@ impl<R: Runtime> State<R> {
     pub(super) fn refuse(&mut self, incoming: core::Incoming) -> Reply {
         let mut bytes = Vec::new();
         self.stats.refused_handshakes += 1;
-        Reply {
-            transmit: self.core.refuse(incoming, &mut bytes),
-            bytes,
-        }
+        Reply { transmit: self.core.refuse(incoming, &mut bytes), bytes }
     }
 }
 
@@ -157,10 +154,7 @@ impl<R: Runtime> Shared<R> {
             return;
         };
         let destination = onto_socket(reply.transmit.destination, self.ipv6);
-        let transmit = Transmit {
-            destination,
-            ..reply.transmit.clone()
-        };
+        let transmit = Transmit { destination, ..reply.transmit.clone() };
         if let Err(error) = socket.try_send(&transmit, bytes) {
             tracing::debug!(%error, "reply not sent");
         }
@@ -168,9 +162,7 @@ impl<R: Runtime> Shared<R> {
 
     /// Returns an empty buffer that holds a whole train.
     pub(super) fn take_buffer(&self) -> Vec<u8> {
-        self.buffers
-            .with(|b| b.0.pop())
-            .unwrap_or_else(|| Vec::with_capacity(SEND_MAX))
+        self.buffers.with(|b| b.0.pop()).unwrap_or_else(|| Vec::with_capacity(SEND_MAX))
     }
 
     /// Takes back a buffer.
@@ -192,8 +184,7 @@ impl<R: Runtime> Shared<R> {
         session: &SessionRef,
         socket: Arc<R::Socket>,
     ) {
-        self.runtime
-            .spawn(SessionDriver::new(session.shared(), self.clone(), handle, socket));
+        self.runtime.spawn(SessionDriver::new(session.shared(), self.clone(), handle, socket));
     }
 
     /// Sends a reply, on behalf of a handle.
@@ -320,11 +311,7 @@ pub(super) struct Slot<'a, R: Runtime> {
 
 impl<'a, R: Runtime> Slot<'a, R> {
     pub(super) const fn new(endpoint: &'a EndpointRef<R>, key: Key) -> Self {
-        Self {
-            endpoint,
-            key,
-            ticket: None,
-        }
+        Self { endpoint, key, ticket: None }
     }
 
     /// Waits until `check` has an answer; it is asked again after every event of the key.

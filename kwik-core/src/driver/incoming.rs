@@ -83,9 +83,7 @@ impl Future for Connecting {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         let session = &this.session;
-        this.slot
-            .poll(cx, connected)
-            .map(|connected| connected.map(|()| Connection::new(session.clone())))
+        this.slot.poll(cx, connected).map(|connected| connected.map(|()| Connection::new(session.clone())))
     }
 }
 
@@ -226,9 +224,7 @@ impl Drop for Incoming {
 
 impl fmt::Debug for Incoming {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Incoming")
-            .field("remote_address", &self.remote_address)
-            .finish_non_exhaustive()
+        f.debug_struct("Incoming").field("remote_address", &self.remote_address).finish_non_exhaustive()
     }
 }
 

@@ -13,10 +13,7 @@ use super::{lease::SecondaryStream, ranges::RangeWriter, recv::RecvStream, strea
 impl AsyncRead for RecvStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let room = buf.remaining();
-        ready!(
-            self.get_mut()
-                .poll_copy(cx, room, &mut |bytes| buf.put_slice(bytes))
-        )?;
+        ready!(self.get_mut().poll_copy(cx, room, &mut |bytes| buf.put_slice(bytes)))?;
         Poll::Ready(Ok(()))
     }
 }

@@ -56,11 +56,7 @@ pub struct SecondaryStream {
 
 impl SecondaryStream {
     pub(super) const fn new(session: SessionRef, lease: LeaseInfo) -> Self {
-        Self {
-            session,
-            lease,
-            written: 0,
-        }
+        Self { session, lease, written: 0 }
     }
 
     /// Returns the lease's id.
@@ -147,11 +143,7 @@ impl Sink for SecondaryStream {
     type Error = RangeWriteError;
 
     fn check_room(&self, bytes: u64) -> Result<(), RangeWriteError> {
-        if bytes > self.remaining() {
-            Err(RangeWriteError::PastEnd)
-        } else {
-            Ok(())
-        }
+        if bytes > self.remaining() { Err(RangeWriteError::PastEnd) } else { Ok(()) }
     }
 
     fn poll_chunks(
@@ -159,11 +151,7 @@ impl Sink for SecondaryStream {
         cx: &Context<'_>,
         bufs: &mut [Bytes],
     ) -> Poll<Result<Written, RangeWriteError>> {
-        let Self {
-            session,
-            lease,
-            written,
-        } = self;
+        let Self { session, lease, written } = self;
         session.with(|s| {
             s.check()?;
             let now = s.now();

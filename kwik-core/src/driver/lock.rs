@@ -97,11 +97,7 @@ const OWNER: u64 = 0;
 
 impl<K> Default for Wakers<K> {
     fn default() -> Self {
-        Self {
-            table: BTreeMap::new(),
-            last: OWNER,
-            owed: Owed::default(),
-        }
+        Self { table: BTreeMap::new(), last: OWNER, owed: Owed::default() }
     }
 }
 

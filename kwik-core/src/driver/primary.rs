@@ -54,10 +54,7 @@ impl PrimarySession {
                 Some(PathState::Connecting) => {
                     s.error.clone().map(|error| Err(PathError::ConnectionLost(error)))
                 }
-                None => Some(Err(PathError::Dead {
-                    path,
-                    code: ErrorCode::PATH_NOT_FOUND,
-                })),
+                None => Some(Err(PathError::Dead { path, code: ErrorCode::PATH_NOT_FOUND })),
             })
             .await
     }

@@ -48,12 +48,7 @@ impl Ranges {
             s.notify();
             Ok::<_, LeaseError>(id)
         })?;
-        Ok(Job {
-            open: Arc::new(OpenJob {
-                session: self.session.clone(),
-                id,
-            }),
-        })
+        Ok(Job { open: Arc::new(OpenJob { session: self.session.clone(), id }) })
     }
 
     /// Sets a range aside for this server's own bytes, wherever it lies in the stream.
@@ -70,13 +65,7 @@ impl Ranges {
             s.notify();
             Ok::<_, LeaseError>(run)
         })?;
-        Ok(RangeWriter {
-            session: self.session.clone(),
-            run,
-            range,
-            written: 0,
-            outcome: None,
-        })
+        Ok(RangeWriter { session: self.session.clone(), run, range, written: 0, outcome: None })
     }
 
     /// Returns the stream's id.
@@ -129,12 +118,7 @@ impl Job {
             s.notify();
             Ok::<_, LeaseError>(id)
         })?;
-        Ok(Lease {
-            job: self.open.clone(),
-            id,
-            range,
-            outcome: None,
-        })
+        Ok(Lease { job: self.open.clone(), id, range, outcome: None })
     }
 }
 
@@ -289,10 +273,7 @@ impl RangeWriter {
             .wait(Key::Run(run), |s| match s.core.run_outcome(run) {
                 Some(outcome) => Some(Ok(kept.insert(outcome).clone())),
                 None if remaining > 0 => Some(Err(RangeWriteError::Short(remaining))),
-                None => s
-                    .error
-                    .clone()
-                    .map(|error| Err(RangeWriteError::ConnectionLost(error))),
+                None => s.error.clone().map(|error| Err(RangeWriteError::ConnectionLost(error))),
             })
             .await
     }
@@ -311,11 +292,7 @@ impl Sink for RangeWriter {
     type Error = RangeWriteError;
 
     fn check_room(&self, bytes: u64) -> Result<(), RangeWriteError> {
-        if bytes > self.remaining() {
-            Err(RangeWriteError::PastEnd)
-        } else {
-            Ok(())
-        }
+        if bytes > self.remaining() { Err(RangeWriteError::PastEnd) } else { Ok(()) }
     }
 
     fn poll_chunks(
@@ -323,12 +300,7 @@ impl Sink for RangeWriter {
         cx: &Context<'_>,
         bufs: &mut [Bytes],
     ) -> Poll<Result<Written, RangeWriteError>> {
-        let Self {
-            session,
-            run,
-            written,
-            ..
-        } = self;
+        let Self { session, run, written, .. } = self;
         session.with(|s| {
             s.check()?;
             let now = s.now();

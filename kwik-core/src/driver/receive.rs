@@ -94,14 +94,7 @@ impl<R: Runtime> EndpointDriver<R> {
     /// Hands every datagram of a receive call to the core, under one lock, and what comes of it to its session.
     fn route(&mut self, meta: &[RecvMeta]) {
         let now = self.endpoint.runtime.now();
-        let Self {
-            endpoint,
-            buf,
-            slabs,
-            mail,
-            replies,
-            ..
-        } = self;
+        let Self { endpoint, buf, slabs, mail, replies, .. } = self;
         endpoint.with(|e| {
             for (meta, message) in meta.iter().zip(buf.chunks(MESSAGE_MAX)) {
                 let message = message.get(..meta.len).unwrap_or(message);
@@ -139,10 +132,7 @@ fn handle<R: Runtime>(
 ) {
     let remote = off_socket(meta.addr);
     let mut bytes = Vec::new();
-    match e
-        .core
-        .handle(now, remote, meta.dst_ip, meta.ecn, data, &mut bytes)
-    {
+    match e.core.handle(now, remote, meta.dst_ip, meta.ecn, data, &mut bytes) {
         None => {}
         Some(DatagramEvent::Session(to, event)) => {
             if let Some(session) = e.sessions.get(&to) {
@@ -177,8 +167,7 @@ impl<R: Runtime> Future for EndpointDriver<R> {
 
 impl<R: Runtime> Drop for EndpointDriver<R> {
     fn drop(&mut self) {
-        self.endpoint
-            .stop(&ConnectionError::TransportError("endpoint task ended".to_owned()));
+        self.endpoint.stop(&ConnectionError::TransportError("endpoint task ended".to_owned()));
     }
 }
 
@@ -200,10 +189,10 @@ struct Parcel {
 
 impl Mail {
     fn put(&mut self, handle: SessionHandle, to: &Arc<session::Shared>, event: SessionEvent) {
-        let parcel = self.parcels.entry(handle).or_insert_with(|| Parcel {
-            to: to.clone(),
-            events: self.spare.pop().unwrap_or_default(),
-        });
+        let parcel = self
+            .parcels
+            .entry(handle)
+            .or_insert_with(|| Parcel { to: to.clone(), events: self.spare.pop().unwrap_or_default() });
         parcel.events.push_back(event);
         self.count += 1;
     }
@@ -233,10 +222,7 @@ struct Slabs {
 
 impl Default for Slabs {
     fn default() -> Self {
-        Self {
-            current: BytesMut::with_capacity(SLAB),
-            full: VecDeque::new(),
-        }
+        Self { current: BytesMut::with_capacity(SLAB), full: VecDeque::new() }
     }
 }
 

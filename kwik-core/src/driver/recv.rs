@@ -30,11 +30,7 @@ pub struct RecvStream {
 
 impl RecvStream {
     pub(super) const fn new(session: SessionRef, stream: StreamId) -> Self {
-        Self {
-            session,
-            stream,
-            end: None,
-        }
+        Self { session, stream, end: None }
     }
 
     /// Reads the next bytes into `buf` and returns how many; `None` at the end of the stream.

@@ -133,13 +133,7 @@ pub struct RecvMeta {
 impl Default for RecvMeta {
     fn default() -> Self {
         let addr = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0);
-        Self {
-            addr,
-            len: 0,
-            stride: 0,
-            ecn: None,
-            dst_ip: None,
-        }
+        Self { addr, len: 0, stride: 0, ecn: None, dst_ip: None }
     }
 }
 

@@ -38,12 +38,7 @@ impl SecondarySession {
                 (Ok(()), job) => job.map(Ok),
             })
             .await?;
-        Ok(SecondaryJob {
-            session: self.0.clone(),
-            job,
-            taken: false,
-            ended: None,
-        })
+        Ok(SecondaryJob { session: self.0.clone(), job, taken: false, ended: None })
     }
 
     /// Closes the path at once. A code of KWIK's reserved block is a mistake: it is logged, and code 0 is sent instead.
@@ -191,8 +186,6 @@ impl Drop for SecondaryJob {
 
 impl fmt::Debug for SecondaryJob {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SecondaryJob")
-            .field("job", &self.job)
-            .finish_non_exhaustive()
+        f.debug_struct("SecondaryJob").field("job", &self.job).finish_non_exhaustive()
     }
 }

@@ -377,11 +377,7 @@ pub(super) struct Slot {
 
 impl Slot {
     pub(super) const fn new(shared: Arc<Shared>, key: Key) -> Self {
-        Self {
-            shared,
-            key,
-            ticket: None,
-        }
+        Self { shared, key, ticket: None }
     }
 
     /// Returns the answer of `check`, or waits for the key.

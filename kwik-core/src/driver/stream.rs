@@ -143,10 +143,7 @@ impl SendStream {
         let (session, stream) = (self.session.clone(), self.stream);
         async move {
             let stopped = session.wait(Key::Finished(stream), |s| match s.core.stopped(stream) {
-                Ok(None) => s
-                    .error
-                    .clone()
-                    .map(|error| Err(StoppedError::ConnectionLost(error))),
+                Ok(None) => s.error.clone().map(|error| Err(StoppedError::ConnectionLost(error))),
                 Ok(Some(code)) => Some(Ok(Some(code))),
                 Err(ClosedStream) => Some(Ok(None)),
             });
@@ -264,10 +261,7 @@ pub(super) async fn write_chunks<S: Sink>(sink: &mut S, bufs: &mut [Bytes]) -> R
     sink.check_room(bufs.iter().map(|buf| buf.len() as u64).sum())?;
     let empty = bufs.iter().take_while(|buf| buf.is_empty()).count();
     if empty == bufs.len() {
-        return Ok(Written {
-            bytes: 0,
-            chunks: empty,
-        });
+        return Ok(Written { bytes: 0, chunks: empty });
     }
     poll_fn(|cx| sink.poll_chunks(cx, bufs)).await
 }

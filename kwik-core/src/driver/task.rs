@@ -172,10 +172,7 @@ impl<R: Runtime> SessionDriver<R> {
     fn send(&mut self, cx: &mut Context<'_>, budget: &mut usize) -> Flow {
         let segments = self.socket.max_gso_segments().max(1);
         while let Some(train) = &mut self.train {
-            let Some(left) = self
-                .buf
-                .get(train.at..train.transmit.size)
-                .filter(|left| !left.is_empty())
+            let Some(left) = self.buf.get(train.at..train.transmit.size).filter(|left| !left.is_empty())
             else {
                 self.train = None;
                 break;
@@ -188,9 +185,7 @@ impl<R: Runtime> SessionDriver<R> {
             match self.socket.try_send(&part, bytes) {
                 Ok(()) => train.at += bytes.len(),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let writable = self
-                        .writable
-                        .get_or_insert_with(|| Box::pin(self.socket.writable()));
+                    let writable = self.writable.get_or_insert_with(|| Box::pin(self.socket.writable()));
                     match writable.as_mut().poll_writable(cx) {
                         Poll::Pending => return Flow::Blocked,
                         Poll::Ready(Ok(())) => {}
@@ -317,9 +312,7 @@ impl<R: Runtime> Future for SessionDriver<R> {
 
 impl<R: Runtime> Drop for SessionDriver<R> {
     fn drop(&mut self) {
-        self.shared.retire(ConnectionError::TransportError(
-            "session task ended early".to_owned(),
-        ));
+        self.shared.retire(ConnectionError::TransportError("session task ended early".to_owned()));
         self.endpoint.forget(self.handle);
     }
 }
@@ -330,13 +323,7 @@ mod tests {
 
     fn train(size: usize, segment_size: Option<usize>) -> Transmit {
         let destination = "192.0.2.1:443".parse().unwrap();
-        Transmit {
-            destination,
-            ecn: None,
-            size,
-            segment_size,
-            src_ip: None,
-        }
+        Transmit { destination, ecn: None, size, segment_size, src_ip: None }
     }
 
     #[test]
@@ -355,14 +342,8 @@ mod tests {
         };
         assert_eq!(sizes(1200, None, 64), [(1200, None)]);
         assert_eq!(sizes(3000, Some(1452), 64), [(3000, Some(1452))]);
-        assert_eq!(
-            sizes(3000, Some(1452), 1),
-            [(1452, None), (1452, None), (96, None)]
-        );
-        assert_eq!(
-            sizes(10 * 9000, Some(9000), 64),
-            [(63_000, Some(9000)), (27_000, Some(9000))]
-        );
+        assert_eq!(sizes(3000, Some(1452), 1), [(1452, None), (1452, None), (96, None)]);
+        assert_eq!(sizes(10 * 9000, Some(9000), 64), [(63_000, Some(9000)), (27_000, Some(9000))]);
     }
 
     #[test]

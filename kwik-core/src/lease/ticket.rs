@@ -58,15 +58,8 @@ impl SigningKey {
     pub fn from_seed(seed: [u8; 32]) -> Self {
         let pair =
             Ed25519KeyPair::from_seed_unchecked(&seed).expect("only the length is checked, and it is 32");
-        let public = pair
-            .public_key()
-            .as_ref()
-            .try_into()
-            .expect("an Ed25519 public key is 32 bytes");
-        Self {
-            pair,
-            public: PublicKey::new(public),
-        }
+        let public = pair.public_key().as_ref().try_into().expect("an Ed25519 public key is 32 bytes");
+        Self { pair, public: PublicKey::new(public) }
     }
 }
 
@@ -77,20 +70,13 @@ impl Signer for SigningKey {
 
     fn sign(&self, message: &[u8]) -> Signature {
         let signature = self.pair.sign(message);
-        Signature::new(
-            signature
-                .as_ref()
-                .try_into()
-                .expect("an Ed25519 signature is 64 bytes"),
-        )
+        Signature::new(signature.as_ref().try_into().expect("an Ed25519 signature is 64 bytes"))
     }
 }
 
 impl fmt::Debug for SigningKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SigningKey")
-            .field("public", &self.public)
-            .finish_non_exhaustive()
+        f.debug_struct("SigningKey").field("public", &self.public).finish_non_exhaustive()
     }
 }
 
@@ -105,9 +91,7 @@ pub fn spki_hash(cert_der: &[u8]) -> Option<SpkiHash> {
 
 /// Returns whether `signature` over `message` was made with the secret half of `key`.
 pub(crate) fn verify(key: &PublicKey, message: &[u8], signature: &Signature) -> bool {
-    UnparsedPublicKey::new(&ED25519, key.as_bytes())
-        .verify(message, signature.as_bytes())
-        .is_ok()
+    UnparsedPublicKey::new(&ED25519, key.as_bytes()).verify(message, signature.as_bytes()).is_ok()
 }
 
 /// Returns what a client signs with its session key to show that a ticket is its own.
@@ -196,11 +180,7 @@ impl Ticket {
         if self.client_key != *client_key {
             return Err(TicketError::ClientKey);
         }
-        if self
-            .expires
-            .checked_sub(self.issued)
-            .is_none_or(|lifetime| lifetime > lifetime_max)
-        {
+        if self.expires.checked_sub(self.issued).is_none_or(|lifetime| lifetime > lifetime_max) {
             return Err(TicketError::Lifetime);
         }
         if self.issued > now_unix.saturating_add(skew) {
@@ -308,12 +288,8 @@ impl JobClaims<'_> {
             self.total,
             self.expiry,
         ];
-        let mut message = [
-            JOB_DOMAIN,
-            self.session.as_bytes(),
-            &self.path.into_inner().to_be_bytes(),
-        ]
-        .concat();
+        let mut message =
+            [JOB_DOMAIN, self.session.as_bytes(), &self.path.into_inner().to_be_bytes()].concat();
         message.extend(numbers.into_iter().flat_map(u64::to_be_bytes));
         message.extend_from_slice(self.payload);
         message
@@ -336,11 +312,7 @@ impl Nonces {
     /// Returns an empty store.
     #[cfg(test)]
     pub(crate) const fn new() -> Self {
-        Self {
-            seen: BTreeSet::new(),
-            last_seconds: BTreeMap::new(),
-            forgotten: 0,
-        }
+        Self { seen: BTreeSet::new(), last_seconds: BTreeMap::new(), forgotten: 0 }
     }
 
     /// Remembers `nonce` of a ticket that has passed [`Ticket::check`], and forgets those past their time.
@@ -379,9 +351,7 @@ impl Nonces {
 
 impl fmt::Debug for Nonces {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Nonces")
-            .field("len", &self.seen.len())
-            .finish_non_exhaustive()
+        f.debug_struct("Nonces").field("len", &self.seen.len()).finish_non_exhaustive()
     }
 }
 
@@ -484,10 +454,7 @@ mod tests {
         for len in 0..sealed.len() {
             assert_eq!(Ticket::open(&sealed[..len], &keys), Err(TicketError::Malformed));
         }
-        assert_eq!(
-            Ticket::open(&[&sealed[..], &[0]].concat(), &keys),
-            Err(TicketError::Malformed)
-        );
+        assert_eq!(Ticket::open(&[&sealed[..], &[0]].concat(), &keys), Err(TicketError::Malformed));
     }
 
     #[test]
@@ -497,10 +464,7 @@ mod tests {
         for domain in [&b""[..], JOB_DOMAIN, ATTACH_DOMAIN] {
             let signature = key(1).sign(&[domain, body].concat());
             let forged = [body, signature.as_bytes()].concat();
-            assert_eq!(
-                Ticket::open(&forged, &[key(1).public_key()]),
-                Err(TicketError::Untrusted)
-            );
+            assert_eq!(Ticket::open(&forged, &[key(1).public_key()]), Err(TicketError::Untrusted));
         }
     }
 
@@ -514,86 +478,24 @@ mod tests {
         assert_eq!(check(&ok, NOW + 66), Err(TicketError::Expired));
         assert_eq!(check(&ok, u64::MAX), Err(TicketError::Expired));
         let cases = [
-            (
-                TicketError::NotYetValid,
-                Ticket {
-                    issued: NOW + 6,
-                    expires: NOW + 66,
-                    ..ok
-                },
-            ),
-            (
-                TicketError::Lifetime,
-                Ticket {
-                    expires: NOW + 66,
-                    ..ok
-                },
-            ),
-            (
-                TicketError::Lifetime,
-                Ticket {
-                    expires: NOW - 1,
-                    ..ok
-                },
-            ),
-            (
-                TicketError::Lifetime,
-                Ticket {
-                    issued: 0,
-                    expires: u64::MAX,
-                    ..ok
-                },
-            ),
-            (
-                TicketError::Audience,
-                Ticket {
-                    audience: SpkiHash::new([8; 32]),
-                    ..ok
-                },
-            ),
-            (
-                TicketError::Session,
-                Ticket {
-                    session: SessionId::new([8; 16]),
-                    ..ok
-                },
-            ),
-            (
-                TicketError::Path,
-                Ticket {
-                    path: PathId::new(8),
-                    ..ok
-                },
-            ),
-            (
-                TicketError::ClientKey,
-                Ticket {
-                    client_key: PublicKey::new([8; 32]),
-                    ..ok
-                },
-            ),
+            (TicketError::NotYetValid, Ticket { issued: NOW + 6, expires: NOW + 66, ..ok }),
+            (TicketError::Lifetime, Ticket { expires: NOW + 66, ..ok }),
+            (TicketError::Lifetime, Ticket { expires: NOW - 1, ..ok }),
+            (TicketError::Lifetime, Ticket { issued: 0, expires: u64::MAX, ..ok }),
+            (TicketError::Audience, Ticket { audience: SpkiHash::new([8; 32]), ..ok }),
+            (TicketError::Session, Ticket { session: SessionId::new([8; 16]), ..ok }),
+            (TicketError::Path, Ticket { path: PathId::new(8), ..ok }),
+            (TicketError::ClientKey, Ticket { client_key: PublicKey::new([8; 32]), ..ok }),
         ];
         for (error, ticket) in cases {
             assert_eq!(check(&ticket, NOW), Err(error));
             assert_eq!(error.code(), ErrorCode::AUTH_FAILED);
         }
-        assert_eq!(
-            check(
-                &Ticket {
-                    expires: NOW + 65,
-                    ..ok
-                },
-                NOW
-            ),
-            Ok(())
-        );
+        assert_eq!(check(&Ticket { expires: NOW + 65, ..ok }, NOW), Ok(()));
         assert_eq!(TicketError::Expired.code(), ErrorCode::TICKET_EXPIRED);
         assert_eq!(TicketError::Untrusted.code(), ErrorCode::AUTH_FAILED);
         assert_eq!(TicketError::Malformed.code(), ErrorCode::AUTH_FAILED);
-        assert_eq!(
-            ok.check(NOW, SESSION, PATH, &[], &CLIENT),
-            Err(TicketError::Audience)
-        );
+        assert_eq!(ok.check(NOW, SESSION, PATH, &[], &CLIENT), Err(TicketError::Audience));
     }
 
     #[test]
@@ -624,47 +526,17 @@ mod tests {
         assert!(claims.verify(&signer.public_key(), &seal));
         assert!(!claims.verify(&key(2).public_key(), &seal));
         let others = [
-            JobClaims {
-                session: SessionId::new([0; 16]),
-                ..claims
-            },
-            JobClaims {
-                path: PathId::new(3),
-                ..claims
-            },
-            JobClaims {
-                job: JobId::new(8),
-                ..claims
-            },
-            JobClaims {
-                stream: StreamId::from_u64(5).unwrap(),
-                ..claims
-            },
-            JobClaims {
-                range: ByteRange::between(99, 150).unwrap(),
-                ..claims
-            },
-            JobClaims {
-                range: ByteRange::between(100, 151).unwrap(),
-                ..claims
-            },
+            JobClaims { session: SessionId::new([0; 16]), ..claims },
+            JobClaims { path: PathId::new(3), ..claims },
+            JobClaims { job: JobId::new(8), ..claims },
+            JobClaims { stream: StreamId::from_u64(5).unwrap(), ..claims },
+            JobClaims { range: ByteRange::between(99, 150).unwrap(), ..claims },
+            JobClaims { range: ByteRange::between(100, 151).unwrap(), ..claims },
             JobClaims { total: 81, ..claims },
-            JobClaims {
-                expiry: NOW + 1,
-                ..claims
-            },
-            JobClaims {
-                payload: b"Movie",
-                ..claims
-            },
-            JobClaims {
-                payload: b"movie\0",
-                ..claims
-            },
-            JobClaims {
-                payload: b"",
-                ..claims
-            },
+            JobClaims { expiry: NOW + 1, ..claims },
+            JobClaims { payload: b"Movie", ..claims },
+            JobClaims { payload: b"movie\0", ..claims },
+            JobClaims { payload: b"", ..claims },
         ];
         for other in others {
             assert!(!other.verify(&signer.public_key(), &seal), "{other:?}");
@@ -672,10 +544,7 @@ mod tests {
         for bit in 0..512 {
             let mut flipped = *seal.as_bytes();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert!(
-                !claims.verify(&signer.public_key(), &Signature::new(flipped)),
-                "bit {bit}"
-            );
+            assert!(!claims.verify(&signer.public_key(), &Signature::new(flipped)), "bit {bit}");
         }
     }
 
@@ -685,17 +554,10 @@ mod tests {
         let mut nonces = Nonces::new();
         assert_eq!(nonces.insert([1; 16], NOW + 60, NOW), Ok(()));
         assert_eq!(nonces.insert([2; 16], NOW + 10, NOW), Ok(()));
-        assert_eq!(
-            nonces.insert([1; 16], NOW + 60, NOW + 65),
-            Err(NonceError::Replayed)
-        );
+        assert_eq!(nonces.insert([1; 16], NOW + 60, NOW + 65), Err(NonceError::Replayed));
         assert_eq!(nonces.seen.len(), 1, "the older one was dropped");
         assert_eq!(nonces.insert([3; 16], NOW + 130, NOW + 70), Ok(()));
-        assert_eq!(
-            nonces.insert([1; 16], NOW + 60, NOW),
-            Err(NonceError::Replayed),
-            "the clock went back"
-        );
+        assert_eq!(nonces.insert([1; 16], NOW + 60, NOW), Err(NonceError::Replayed), "the clock went back");
         assert_eq!(nonces.insert([4; 16], NOW + 61, NOW), Ok(()));
         assert_eq!((nonces.seen.len(), nonces.last_seconds.len()), (2, 2));
     }
@@ -707,20 +569,11 @@ mod tests {
         for i in 0..NONCES_MAX {
             assert_eq!(nonces.insert(nonce(i), NOW + 60 + (i % 2) as u64, NOW), Ok(()));
         }
-        assert_eq!(
-            nonces.insert(nonce(NONCES_MAX), NOW + 60, NOW + 65),
-            Err(NonceError::Full)
-        );
-        assert_eq!(
-            nonces.insert(nonce(0), NOW + 60, NOW + 65),
-            Err(NonceError::Replayed)
-        );
+        assert_eq!(nonces.insert(nonce(NONCES_MAX), NOW + 60, NOW + 65), Err(NonceError::Full));
+        assert_eq!(nonces.insert(nonce(0), NOW + 60, NOW + 65), Err(NonceError::Replayed));
         assert_eq!(nonces.insert(nonce(NONCES_MAX), NOW + 90, NOW + 66), Ok(()));
         assert_eq!(nonces.seen.len(), NONCES_MAX / 2 + 1);
-        assert_eq!(
-            format!("{nonces:?}"),
-            format!("Nonces {{ len: {}, .. }}", NONCES_MAX / 2 + 1)
-        );
+        assert_eq!(format!("{nonces:?}"), format!("Nonces {{ len: {}, .. }}", NONCES_MAX / 2 + 1));
     }
 
     #[test]
@@ -729,10 +582,7 @@ mod tests {
             let params = rcgen::CertificateParams::new([name.to_owned()]).unwrap();
             params.self_signed(key).unwrap().der().to_vec()
         };
-        let (key, other) = (
-            rcgen::KeyPair::generate().unwrap(),
-            rcgen::KeyPair::generate().unwrap(),
-        );
+        let (key, other) = (rcgen::KeyPair::generate().unwrap(), rcgen::KeyPair::generate().unwrap());
         let hash = spki_hash(&issue(&key, "a.example")).unwrap();
         let spki = rcgen::PublicKeyData::subject_public_key_info(&key);
         assert_eq!(hash.as_bytes(), digest::digest(&digest::SHA256, &spki).as_ref());

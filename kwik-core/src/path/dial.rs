@@ -121,12 +121,7 @@ mod tests {
 
     #[test]
     fn wrapped_forms_are_unwrapped_first() {
-        for wrapped in [
-            "::ffff:127.0.0.1",
-            "::127.0.0.1",
-            "2002:7f00:1::",
-            "64:ff9b::127.0.0.1",
-        ] {
+        for wrapped in ["::ffff:127.0.0.1", "::127.0.0.1", "2002:7f00:1::", "64:ff9b::127.0.0.1"] {
             assert!(!allows("8.8.8.8", wrapped), "{wrapped}");
         }
     }

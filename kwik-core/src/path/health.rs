@@ -43,14 +43,7 @@ pub(crate) struct Health {
 
 impl Health {
     pub(crate) fn new(now: Instant) -> Self {
-        Self {
-            rtt: None,
-            heard: 0,
-            last_heard: now,
-            due_since: None,
-            first_probe: None,
-            second_probe: None,
-        }
+        Self { rtt: None, heard: 0, last_heard: now, due_since: None, first_probe: None, second_probe: None }
     }
 
     /// Takes a connection's frame counter; returns whether it shows life since the last call.
@@ -68,10 +61,7 @@ impl Health {
     /// Takes a round-trip sample.
     pub(crate) fn on_rtt(&mut self, sample: Duration) {
         let Some(rtt) = &mut self.rtt else {
-            self.rtt = Some(Rtt {
-                smoothed: sample,
-                variance: sample / 2,
-            });
+            self.rtt = Some(Rtt { smoothed: sample, variance: sample / 2 });
             return;
         };
         let apart = rtt.smoothed.abs_diff(sample);
@@ -97,9 +87,8 @@ impl Health {
 
     /// Probe timeout: how long an answer may take (RFC 9002 §6.2.1, by KWIK's own estimate).
     pub(crate) fn pto(&self) -> Duration {
-        let (smoothed, variance) = self.rtt.map_or((Duration::ZERO, Duration::ZERO), |rtt| {
-            (rtt.smoothed, rtt.variance)
-        });
+        let (smoothed, variance) =
+            self.rtt.map_or((Duration::ZERO, Duration::ZERO), |rtt| (rtt.smoothed, rtt.variance));
         smoothed + (variance * 4).max(GRANULARITY) + MAX_ACK_DELAY
     }
 

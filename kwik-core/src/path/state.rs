@@ -44,12 +44,7 @@ impl State {
 
     /// The path is gone. Fails if it was before, so that its end is told once.
     pub(crate) fn on_end(&mut self, code: ErrorCode) -> Result<(), BadMove> {
-        let live = [
-            Self::Connecting,
-            Self::Authenticating,
-            Self::Active,
-            Self::Degraded,
-        ];
+        let live = [Self::Connecting, Self::Authenticating, Self::Active, Self::Degraded];
         self.step(&live, Self::Dead(code))
     }
 
@@ -82,13 +77,7 @@ mod tests {
     #[test]
     fn only_listed_moves() {
         let dead = State::Dead(ErrorCode::PATH_DEAD);
-        let states = [
-            State::Connecting,
-            State::Authenticating,
-            State::Active,
-            State::Degraded,
-            dead,
-        ];
+        let states = [State::Connecting, State::Authenticating, State::Active, State::Degraded, dead];
         let moves: [(&str, Move); 5] = [
             ("handshake", State::on_handshake),
             ("hello", State::on_hello),

@@ -60,9 +60,7 @@ pub(crate) struct Connection {
 
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection")
-            .field("handle", &self.handle)
-            .finish_non_exhaustive()
+        f.debug_struct("Connection").field("handle", &self.handle).finish_non_exhaustive()
     }
 }
 
@@ -73,12 +71,7 @@ impl Connection {
         send_window: u64,
     ) -> Self {
         inner.set_send_window(send_window);
-        Self {
-            inner,
-            handle,
-            send_window,
-            read_wants_transmit: false,
-        }
+        Self { inner, handle, send_window, read_wants_transmit: false }
     }
 
     /// What the endpoint calls this connection.
@@ -100,10 +93,7 @@ impl Connection {
         max_datagrams: usize,
         buf: &mut Vec<u8>,
     ) -> Option<Transmit> {
-        let transmit = self
-            .inner
-            .poll_transmit(now, max_datagrams.max(1), buf)
-            .map(event::transmit);
+        let transmit = self.inner.poll_transmit(now, max_datagrams.max(1), buf).map(event::transmit);
         self.read_wants_transmit &= transmit.is_some();
         transmit
     }
@@ -165,10 +155,7 @@ impl Connection {
     /// Writes application bytes, leaving [`limits::CONTROL_RESERVE`] of the send window for control.
     pub(crate) fn write(&mut self, stream: StreamId, chunks: &mut [Bytes]) -> Result<Written, WriteEnd> {
         match self.inner.send_stream(to_id(stream)).write_chunks(chunks) {
-            Ok(written) => Ok(Written {
-                bytes: written.bytes,
-                chunks: written.chunks,
-            }),
+            Ok(written) => Ok(Written { bytes: written.bytes, chunks: written.chunks }),
             Err(WriteError::Blocked) => Err(WriteEnd::Blocked),
             Err(WriteError::ClosedStream) => Err(WriteEnd::Closed),
             Err(WriteError::Stopped(code)) => Err(WriteEnd::Stopped(event::code(code))),
@@ -181,8 +168,7 @@ impl Connection {
         stream: StreamId,
         bytes: &mut [Bytes],
     ) -> Result<Written, WriteEnd> {
-        self.inner
-            .set_send_window(self.send_window.saturating_add(limits::CONTROL_RESERVE));
+        self.inner.set_send_window(self.send_window.saturating_add(limits::CONTROL_RESERVE));
         let written = self.write(stream, bytes);
         self.inner.set_send_window(self.send_window);
         written
@@ -195,17 +181,11 @@ impl Connection {
 
     /// Returns whether the stream was there to reset.
     pub(crate) fn reset(&mut self, stream: StreamId, code: ErrorCode) -> bool {
-        self.inner
-            .send_stream(to_id(stream))
-            .reset(varint(code.into_inner()))
-            .is_ok()
+        self.inner.send_stream(to_id(stream)).reset(varint(code.into_inner())).is_ok()
     }
 
     pub(crate) fn set_priority(&mut self, stream: StreamId, priority: i32) -> bool {
-        self.inner
-            .send_stream(to_id(stream))
-            .set_priority(priority)
-            .is_ok()
+        self.inner.send_stream(to_id(stream)).set_priority(priority).is_ok()
     }
 
     pub(crate) fn priority(&mut self, stream: StreamId) -> Option<i32> {
@@ -214,11 +194,7 @@ impl Connection {
 
     /// `None` once the stream is closed; otherwise the code the peer stopped it with, if it did.
     pub(crate) fn stopped(&mut self, stream: StreamId) -> Option<Option<ErrorCode>> {
-        self.inner
-            .send_stream(to_id(stream))
-            .stopped()
-            .ok()
-            .map(|code| code.map(event::code))
+        self.inner.send_stream(to_id(stream)).stopped().ok().map(|code| code.map(event::code))
     }
 
     /// Reads one chunk of at most `max_len` bytes.
@@ -226,10 +202,7 @@ impl Connection {
         let mut recv = self.inner.recv_stream(to_id(stream));
         let mut chunks = recv.read(ordered).map_err(unreadable)?;
         let read = match chunks.next(max_len) {
-            Ok(Some(chunk)) => Ok(Chunk {
-                offset: chunk.offset,
-                bytes: chunk.bytes,
-            }),
+            Ok(Some(chunk)) => Ok(Chunk { offset: chunk.offset, bytes: chunk.bytes }),
             Ok(None) => Err(ReadEnd::Finished),
             Err(ReadError::Blocked) => Err(ReadEnd::Blocked),
             Err(ReadError::Reset(code)) => Err(ReadEnd::Reset(event::code(code))),
@@ -240,12 +213,7 @@ impl Connection {
 
     /// The code the peer reset the stream with, if it did; the stream is forgotten then.
     pub(crate) fn received_reset(&mut self, stream: StreamId) -> Option<ErrorCode> {
-        self.inner
-            .recv_stream(to_id(stream))
-            .received_reset()
-            .ok()
-            .flatten()
-            .map(event::code)
+        self.inner.recv_stream(to_id(stream)).received_reset().ok().flatten().map(event::code)
     }
 
     /// Returns whether the stream is open, or the peer may open it now.
@@ -279,22 +247,16 @@ impl Connection {
 
     /// Returns whether the stream was there to stop.
     pub(crate) fn stop(&mut self, stream: StreamId, code: ErrorCode) -> bool {
-        self.inner
-            .recv_stream(to_id(stream))
-            .stop(varint(code.into_inner()))
-            .is_ok()
+        self.inner.recv_stream(to_id(stream)).stop(varint(code.into_inner())).is_ok()
     }
 
     pub(crate) fn datagram_send(&mut self, data: Bytes, drop: bool) -> Result<(), DatagramEnd> {
-        self.inner
-            .datagrams()
-            .send(data, drop)
-            .map_err(|error| match error {
-                SendDatagramError::UnsupportedByPeer => DatagramEnd::Unsupported,
-                SendDatagramError::Disabled => DatagramEnd::Disabled,
-                SendDatagramError::TooLarge => DatagramEnd::TooLarge,
-                SendDatagramError::Blocked(data) => DatagramEnd::Blocked(data),
-            })
+        self.inner.datagrams().send(data, drop).map_err(|error| match error {
+            SendDatagramError::UnsupportedByPeer => DatagramEnd::Unsupported,
+            SendDatagramError::Disabled => DatagramEnd::Disabled,
+            SendDatagramError::TooLarge => DatagramEnd::TooLarge,
+            SendDatagramError::Blocked(data) => DatagramEnd::Blocked(data),
+        })
     }
 
     pub(crate) fn datagram_recv(&mut self) -> Option<Bytes> {
@@ -382,28 +344,20 @@ impl Connection {
     /// The ALPN that TLS agreed on, and the name the client asked for (servers only).
     pub(crate) fn handshake_data(&self) -> Option<(Option<Vec<u8>>, Option<String>)> {
         let data = self.inner.crypto_session().handshake_data()?;
-        let data = data
-            .downcast::<quinn_proto::crypto::rustls::HandshakeData>()
-            .ok()?;
+        let data = data.downcast::<quinn_proto::crypto::rustls::HandshakeData>().ok()?;
         Some((data.protocol, data.server_name))
     }
 
     /// The peer's certificates, its own first, once the handshake has them.
     pub(crate) fn peer_certificates(&self) -> Option<Vec<CertificateDer<'static>>> {
         let identity = self.inner.crypto_session().peer_identity()?;
-        identity
-            .downcast::<Vec<CertificateDer<'static>>>()
-            .ok()
-            .map(|certificates| *certificates)
+        identity.downcast::<Vec<CertificateDer<'static>>>().ok().map(|certificates| *certificates)
     }
 
     /// 32 bytes that only the two ends of this connection can know (RFC 8446 §7.5).
     pub(crate) fn exporter(&self, label: &[u8]) -> Option<[u8; 32]> {
         let mut out = [0; 32];
-        self.inner
-            .crypto_session()
-            .export_keying_material(&mut out, label, b"")
-            .ok()?;
+        self.inner.crypto_session().export_keying_material(&mut out, label, b"").ok()?;
         Some(out)
     }
 }

@@ -44,9 +44,7 @@ pub(crate) struct Incoming(quinn_proto::Incoming);
 
 impl fmt::Debug for Incoming {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Incoming")
-            .field("remote", &self.0.remote_address())
-            .finish_non_exhaustive()
+        f.debug_struct("Incoming").field("remote", &self.0.remote_address()).finish_non_exhaustive()
     }
 }
 
@@ -86,10 +84,7 @@ pub(crate) struct Dial {
 
 impl fmt::Debug for Dial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Dial")
-            .field("path", &self.path)
-            .field("remote", &self.remote)
-            .finish_non_exhaustive()
+        f.debug_struct("Dial").field("path", &self.path).field("remote", &self.remote).finish_non_exhaustive()
     }
 }
 
@@ -117,13 +112,7 @@ impl Endpoint {
             .cid_generator(move || Box::new(SeededCids(Rng::from_seed(cids))));
         let token_key = cid::token_key(&mut rng);
         let inner = quinn_proto::Endpoint::new(Arc::new(config), None, allow_mtud, None);
-        Self {
-            inner,
-            rng,
-            wall,
-            token_key,
-            server_send_window: limits::QUIC_SEND_WINDOW,
-        }
+        Self { inner, rng, wall, token_key, server_send_window: limits::QUIC_SEND_WINDOW }
     }
 
     pub(crate) fn set_server(&mut self, server: Option<&ServerConfig>) -> Result<(), ConfigError> {
@@ -160,9 +149,7 @@ impl Endpoint {
         data: BytesMut,
         buf: &mut Vec<u8>,
     ) -> Option<Datagram> {
-        let routed = self
-            .inner
-            .handle(now, remote, local_ip, ecn.map(event::ecn), data, buf)?;
+        let routed = self.inner.handle(now, remote, local_ip, ecn.map(event::ecn), data, buf)?;
         Some(match routed {
             DatagramEvent::ConnectionEvent(handle, event) => {
                 Datagram::Connection(handle.0, ConnectionEvent(event))
@@ -192,10 +179,8 @@ impl Endpoint {
             .transport_config(Arc::new(transport))
             .token_store(Arc::new(NoneTokenStore))
             .initial_dst_cid_provider(Arc::new(move || initial_dcid));
-        let (handle, connection) = self
-            .inner
-            .connect(now, config, dial.remote, &dial.server_name)
-            .map_err(connect_error)?;
+        let (handle, connection) =
+            self.inner.connect(now, config, dial.remote, &dial.server_name).map_err(connect_error)?;
         Ok(Connection::new(connection, handle, dial.transport.send_window))
     }
 
@@ -231,9 +216,7 @@ impl Endpoint {
 
     /// `key` must be a connection of this endpoint that has not drained yet.
     pub(crate) fn handle_event(&mut self, key: usize, event: EndpointEvent) -> Option<ConnectionEvent> {
-        self.inner
-            .handle_event(ConnectionHandle(key), event.0)
-            .map(ConnectionEvent)
+        self.inner.handle_event(ConnectionHandle(key), event.0).map(ConnectionEvent)
     }
 }
 
@@ -246,16 +229,12 @@ const INCOMING_BUFFERS: u64 = 16 * 1024 * 1024;
 
 /// Fails if `tls` cannot be used for QUIC.
 pub(crate) fn check_client_tls(tls: &rustls::ClientConfig) -> Result<(), ConfigError> {
-    tls::QuicClientConfig::try_from(tls.clone())
-        .map(drop)
-        .map_err(|_| ConfigError::Tls)
+    tls::QuicClientConfig::try_from(tls.clone()).map(drop).map_err(|_| ConfigError::Tls)
 }
 
 /// Fails if `tls` cannot be used for QUIC.
 pub(crate) fn check_server_tls(tls: &rustls::ServerConfig) -> Result<(), ConfigError> {
-    tls::QuicServerConfig::try_from(tls.clone())
-        .map(drop)
-        .map_err(|_| ConfigError::Tls)
+    tls::QuicServerConfig::try_from(tls.clone()).map(drop).map_err(|_| ConfigError::Tls)
 }
 
 /// What every connection has in common.
@@ -295,9 +274,7 @@ fn client_transport(
         transport
             .max_concurrent_bidi_streams(0u32.into())
             .max_concurrent_uni_streams(varint(2 * limits::UNI_SLACK))
-            .receive_window(varint(
-                config.session_window.saturating_add(limits::CONTROL_WINDOW),
-            ))
+            .receive_window(varint(config.session_window.saturating_add(limits::CONTROL_WINDOW)))
             .datagram_receive_buffer_size(None)
             .keep_alive_interval(Some(keep_alive(config.idle_timeout)));
     }
@@ -315,13 +292,7 @@ pub(crate) fn native_streams(config: &TransportConfig, wanted: u64) -> (u64, u64
     let window = u64::from(config.stream_receive_window).max(1);
     let fit = (limits::NATIVE_MEMORY / window / 2).max(1);
     let streams = wanted.min(config.streams_max).min(fit);
-    (
-        streams,
-        streams
-            .saturating_mul(2)
-            .saturating_mul(window)
-            .saturating_add(limits::CONTROL_WINDOW),
-    )
+    (streams, streams.saturating_mul(2).saturating_mul(window).saturating_add(limits::CONTROL_WINDOW))
 }
 
 fn connect_error(error: quinn_proto::ConnectError) -> ConnectError {

@@ -17,11 +17,7 @@ pub(super) enum Action {
     /// The peer broke a rule: ends the session.
     CloseSession { code: ErrorCode },
     /// Starts a connection to a secondary.
-    Dial {
-        path: PathId,
-        remote: SocketAddr,
-        server_name: String,
-    },
+    Dial { path: PathId, remote: SocketAddr, server_name: String },
     /// The client has every byte of the stream: lets its native FIN follow.
     FinishNative { stream: StreamId },
     /// Tells the application.
@@ -39,11 +35,7 @@ pub(super) enum Action {
     /// Sends a control frame.
     Send { path: PathId, frame: Frame },
     /// Wants no more of an internal stream.
-    StopInternal {
-        path: PathId,
-        stream: StreamId,
-        code: ErrorCode,
-    },
+    StopInternal { path: PathId, stream: StreamId, code: ErrorCode },
     /// A stream became split: it is readable by KWIK's rules, and to be accepted if the application has not seen it.
     SplitOpened { stream: StreamId },
 }

@@ -51,13 +51,7 @@ pub(super) enum Welcome {
 impl Greeting {
     pub(super) fn new(now: Instant, wall: Wall, rng: Rng, config: Arc<ServerConfig>) -> Self {
         let deadline = now + config.transport.hello_timeout;
-        Self {
-            config,
-            wall,
-            rng,
-            deadline,
-            pending: None,
-        }
+        Self { config, wall, rng, deadline, pending: None }
     }
 
     /// Handshake and hello must be done by then.
@@ -86,11 +80,7 @@ impl Greeting {
     }
 
     fn welcome_primary(&mut self, hello: &ClientHello) -> Result<Welcome, ErrorCode> {
-        let signer = self
-            .config
-            .primary
-            .clone()
-            .ok_or(ErrorCode::INVALID_STREAM_ROLE)?;
+        let signer = self.config.primary.clone().ok_or(ErrorCode::INVALID_STREAM_ROLE)?;
         let app_protocol = self.choose_protocol(&hello.app_protocols)?;
         let primary = Primary::new(
             signer,
@@ -115,11 +105,7 @@ impl Greeting {
         if ours.is_empty() || offered.is_empty() {
             return Ok(None);
         }
-        ours.iter()
-            .find(|name| offered.contains(name))
-            .cloned()
-            .map(Some)
-            .ok_or(ErrorCode::VERSION)
+        ours.iter().find(|name| offered.contains(name)).cloned().map(Some).ok_or(ErrorCode::VERSION)
     }
 
     /// The ticket must be for this client, this server and now; the client must hold the key it names.
@@ -130,46 +116,24 @@ impl Greeting {
         attach: &Attach,
         exporter: Option<[u8; 32]>,
     ) -> Result<Welcome, ErrorCode> {
-        let config = self
-            .config
-            .secondary
-            .as_ref()
-            .ok_or(ErrorCode::INVALID_STREAM_ROLE)?;
+        let config = self.config.secondary.as_ref().ok_or(ErrorCode::INVALID_STREAM_ROLE)?;
         let now_unix = self.wall.secs(now);
         let (ticket, primary) =
             Ticket::open(&attach.ticket, &config.primaries).map_err(|error| error.code())?;
         ticket
-            .check(
-                now_unix,
-                attach.session,
-                attach.path,
-                &config.identities,
-                client_key,
-            )
+            .check(now_unix, attach.session, attach.path, &config.identities, client_key)
             .map_err(|error| error.code())?;
         let exporter = exporter.ok_or(ErrorCode::AUTH_FAILED)?;
         if !ticket::verify(client_key, &ticket::attach_message(&exporter), &attach.proof) {
             return Err(ErrorCode::AUTH_FAILED);
         }
-        self.pending = Some(Pending {
-            session: attach.session,
-            path: attach.path,
-            primary,
-        });
-        Ok(Welcome::AskNonce {
-            nonce: ticket.nonce,
-            expires: ticket.expires,
-            now: now_unix,
-        })
+        self.pending = Some(Pending { session: attach.session, path: attach.path, primary });
+        Ok(Welcome::AskNonce { nonce: ticket.nonce, expires: ticket.expires, now: now_unix })
     }
 
     /// The endpoint has looked the nonce up.
     pub(super) fn on_nonce(&mut self, fresh: bool) -> Result<(Secondary, ServerHello), ErrorCode> {
-        let pending = self
-            .pending
-            .take()
-            .filter(|_| fresh)
-            .ok_or(ErrorCode::AUTH_FAILED)?;
+        let pending = self.pending.take().filter(|_| fresh).ok_or(ErrorCode::AUTH_FAILED)?;
         let secondary = Secondary::new(self.wall, pending.session, pending.path, pending.primary);
         let answer = ServerHello {
             version: limits::VERSION,

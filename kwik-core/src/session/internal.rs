@@ -64,11 +64,7 @@ impl Session {
 
     /// Opens an internal stream. `None` if there is no slot now; the owner is told when there is.
     fn open_internal(&mut self, owner: Owner, header: StreamHeader, priority: i32) -> Option<StreamId> {
-        let Some(internal) = self
-            .links
-            .get_mut(&HOME)
-            .and_then(|home| home.quic.open(Dir::Uni))
-        else {
+        let Some(internal) = self.links.get_mut(&HOME).and_then(|home| home.quic.open(Dir::Uni)) else {
             self.blocked.push(owner.event());
             return None;
         };
@@ -108,47 +104,29 @@ impl Session {
         let Machine::Primary(primary) = &mut self.machine else {
             return Err(WriteError::ClosedStream);
         };
-        let (gap, allowed) = primary
-            .sequential_allowance(stream)
-            .ok_or(WriteError::ClosedStream)?;
+        let (gap, allowed) = primary.sequential_allowance(stream).ok_or(WriteError::ClosedStream)?;
         if allowed == 0 {
             return Err(WriteError::Blocked); // credit says when
         }
-        let at = Owner::Sequential {
-            stream,
-            next: gap.start(),
-        };
-        let open = self
-            .outgoing
-            .iter()
-            .find(|(_, out)| out.owner == at)
-            .map(|(&internal, _)| internal);
+        let at = Owner::Sequential { stream, next: gap.start() };
+        let open = self.outgoing.iter().find(|(_, out)| out.owner == at).map(|(&internal, _)| internal);
         let internal = match open {
             Some(internal) => internal,
             None => {
                 self.finish_sequential(stream); // the last one ends where others own the bytes
                 let priority = self.priority(stream).unwrap_or_default();
-                let header = StreamHeader::Internal {
-                    stream,
-                    offset: gap.start(),
-                };
-                self.open_internal(at, header, priority)
-                    .ok_or(WriteError::Blocked)?
+                let header = StreamHeader::Internal { stream, offset: gap.start() };
+                self.open_internal(at, header, priority).ok_or(WriteError::Blocked)?
             }
         };
-        let written = self
-            .write_internal(internal, chunks, allowed)
-            .map_err(|end| match end {
-                WriteEnd::Blocked => WriteError::Blocked,
-                WriteEnd::Closed => WriteError::ClosedStream,
-                WriteEnd::Stopped(code) => WriteError::Stopped(code),
-            })?;
+        let written = self.write_internal(internal, chunks, allowed).map_err(|end| match end {
+            WriteEnd::Blocked => WriteError::Blocked,
+            WriteEnd::Closed => WriteError::ClosedStream,
+            WriteEnd::Stopped(code) => WriteError::Stopped(code),
+        })?;
         let len = written.bytes as u64;
         if let Some(out) = self.outgoing.get_mut(&internal) {
-            out.owner = Owner::Sequential {
-                stream,
-                next: gap.start() + len,
-            };
+            out.owner = Owner::Sequential { stream, next: gap.start() + len };
         }
         if let Machine::Primary(primary) = &mut self.machine {
             primary.on_sequential_sent(stream, gap, len);
@@ -159,12 +137,8 @@ impl Session {
     /// Ends the internal stream of sequential writing, if one is open.
     pub(super) fn finish_sequential(&mut self, stream: StreamId) {
         let ours = |owner: Owner| matches!(owner, Owner::Sequential { stream: of, .. } if of == stream);
-        let open: Vec<StreamId> = self
-            .outgoing
-            .iter()
-            .filter(|(_, out)| ours(out.owner))
-            .map(|(&internal, _)| internal)
-            .collect();
+        let open: Vec<StreamId> =
+            self.outgoing.iter().filter(|(_, out)| ours(out.owner)).map(|(&internal, _)| internal).collect();
         for internal in open {
             if let Some(home) = self.links.get_mut(&HOME) {
                 home.quic.finish(internal);
@@ -186,25 +160,10 @@ impl Session {
         let allowance = primary.run_allowance(run).map_err(LeaseWriteError::Ended)?;
         let stream = allowance.stream;
         let owner = Owner::Run { run, stream };
-        let header = StreamHeader::Internal {
-            stream,
-            offset: allowance.offset,
-        };
-        let open = self
-            .outgoing
-            .iter()
-            .find(|(_, out)| out.owner == owner)
-            .map(|(&internal, _)| internal);
+        let header = StreamHeader::Internal { stream, offset: allowance.offset };
+        let open = self.outgoing.iter().find(|(_, out)| out.owner == owner).map(|(&internal, _)| internal);
         let priority = self.priority(stream).unwrap_or_default();
-        let written = self.fill(
-            owner,
-            open,
-            header,
-            priority,
-            chunks,
-            allowance.left,
-            allowance.now,
-        )?;
+        let written = self.fill(owner, open, header, priority, chunks, allowance.left, allowance.now)?;
         if let Machine::Primary(primary) = &mut self.machine
             && primary.on_run_sent(run, written.1.bytes as u64)
             && let Some(home) = self.links.get_mut(&HOME)
@@ -229,22 +188,12 @@ impl Session {
             return Err(LeaseWriteError::Ended(ErrorCode::INVALID_STREAM_ROLE));
         };
         let allowance = secondary.allowance(lease)?;
-        let header = StreamHeader::Secondary {
-            lease,
-            offset: allowance.start,
-        };
+        let header = StreamHeader::Secondary { lease, offset: allowance.start };
         // Lowest offset first: what the reader waits for leaves before what it will want later. Spec: KWIK §5.3.
         let rank = i32::try_from(allowance.start >> 20).unwrap_or(i32::MAX - 1);
         let owner = Owner::Lease(lease);
-        let (internal, written) = self.fill(
-            owner,
-            allowance.internal,
-            header,
-            -rank,
-            chunks,
-            allowance.left,
-            allowance.now,
-        )?;
+        let (internal, written) =
+            self.fill(owner, allowance.internal, header, -rank, chunks, allowance.left, allowance.now)?;
         let Machine::Secondary(secondary) = &mut self.machine else {
             return Ok(written);
         };
@@ -276,9 +225,7 @@ impl Session {
         }
         let internal = match open {
             Some(internal) => internal,
-            None => self
-                .open_internal(owner, header, priority)
-                .ok_or(LeaseWriteError::Blocked)?,
+            None => self.open_internal(owner, header, priority).ok_or(LeaseWriteError::Blocked)?,
         };
         if let (Owner::Lease(lease), Machine::Secondary(secondary)) = (owner, &mut self.machine) {
             secondary.on_opened(lease, internal);
@@ -324,10 +271,7 @@ impl Session {
 
     /// Gives up all internal streams that carry bytes of one of the primary's streams.
     pub(super) fn reset_internals_of(&mut self, stream: StreamId) {
-        let of = self
-            .outgoing
-            .iter()
-            .filter(|(_, out)| out.owner.stream() == Some(stream));
+        let of = self.outgoing.iter().filter(|(_, out)| out.owner.stream() == Some(stream));
         let of: Vec<StreamId> = of.map(|(&internal, _)| internal).collect();
         for internal in of {
             self.reset_internal(internal, ErrorCode::STREAM_CLOSED);
@@ -389,9 +333,7 @@ impl Session {
                 continue;
             }
             let now = self.now;
-            let end = link
-                .quic
-                .read_all(internal, |bytes| client.on_bytes(now, path, internal, bytes));
+            let end = link.quic.read_all(internal, |bytes| client.on_bytes(now, path, internal, bytes));
             let end = match end {
                 ReadEnd::Finished => InternalEnd::Fin,
                 ReadEnd::Reset(code) => InternalEnd::Reset(code),
@@ -429,8 +371,5 @@ fn write_limited(
     let mut head = [first.slice(..limit)];
     let written = quic.write(stream, &mut head)?;
     first.advance(written.bytes);
-    Ok(Written {
-        bytes: written.bytes,
-        chunks: 0,
-    })
+    Ok(Written { bytes: written.bytes, chunks: 0 })
 }

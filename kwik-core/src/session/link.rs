@@ -79,11 +79,7 @@ impl Link {
     /// Opens the control stream: a client's first bidirectional stream, and ahead of all others in priority.
     pub(super) fn open_control(&mut self) {
         let opened = self.quic.open(Dir::Bi);
-        debug_assert_eq!(
-            opened,
-            Some(StreamId::CONTROL),
-            "the first stream of a connection"
-        );
+        debug_assert_eq!(opened, Some(StreamId::CONTROL), "the first stream of a connection");
         self.quic.set_priority(StreamId::CONTROL, i32::MAX);
     }
 
@@ -93,20 +89,13 @@ impl Link {
         encode(frame, &mut out);
         self.backlog_bytes += out.len();
         self.backlog.push_back(out.into());
-        if self.backlog_bytes > limits::CONTROL_BACKLOG_MAX {
-            Err(ErrorCode::EXCESSIVE_LOAD)
-        } else {
-            Ok(())
-        }
+        if self.backlog_bytes > limits::CONTROL_BACKLOG_MAX { Err(ErrorCode::EXCESSIVE_LOAD) } else { Ok(()) }
     }
 
     /// Hands queued frames to QUIC, as far as it takes them.
     pub(super) fn flush(&mut self) {
         while !self.backlog.is_empty() {
-            let written = match self
-                .quic
-                .write_control(StreamId::CONTROL, self.backlog.make_contiguous())
-            {
+            let written = match self.quic.write_control(StreamId::CONTROL, self.backlog.make_contiguous()) {
                 Ok(written) => written,
                 Err(WriteEnd::Blocked) => return,
                 Err(WriteEnd::Closed | WriteEnd::Stopped(_)) => {
@@ -197,15 +186,13 @@ struct FrameBudget {
     refilled: Instant,
 }
 
-/// Unspent frames do not pile up beyond this: two per lease that may live, and the burst.
-const BUDGET_MAX: u32 = limits::CONTROL_BURST + 4 * limits::LEASES_PER_PATH as u32;
+/// Unspent frames do not pile up beyond this: four per lease that may live, and the burst.
+const BUDGET_MAX: u32 = limits::CONTROL_BURST + 4 * 256;
+const _: () = assert!(limits::LEASES_PER_PATH == 256, "the budget counts the leases that may live");
 
 impl FrameBudget {
     fn new(now: Instant) -> Self {
-        Self {
-            left: BUDGET_MAX,
-            refilled: now,
-        }
+        Self { left: BUDGET_MAX, refilled: now }
     }
 
     fn spend(&mut self) {
@@ -223,9 +210,7 @@ impl FrameBudget {
         }
         let each = Duration::from_secs(1) / limits::CONTROL_RATE;
         let earned = now.saturating_duration_since(self.refilled).as_nanos() / each.as_nanos().max(1);
-        let earned = u32::try_from(earned)
-            .unwrap_or(u32::MAX)
-            .min(limits::CONTROL_BURST);
+        let earned = u32::try_from(earned).unwrap_or(u32::MAX).min(limits::CONTROL_BURST);
         self.refilled = now;
         self.left = earned;
         if earned > 0 { None } else { Some(now + each) }

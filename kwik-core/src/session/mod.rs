@@ -6,6 +6,7 @@
 //! per batch, at the next poll.
 
 mod action;
+mod arrivals;
 mod client;
 mod hello;
 mod internal;
@@ -13,6 +14,7 @@ mod link;
 mod primary;
 mod secondary;
 mod servers;
+mod settle;
 mod streams;
 
 use std::{
@@ -29,11 +31,10 @@ use rustls_pki_types::CertificateDer;
 
 pub use self::primary::{NewJob, NewPath};
 use self::{
-    action::Action,
     client::Client,
-    hello::{Greeting, Welcome},
+    hello::Greeting,
     internal::Outgoing,
-    link::{ControlEnd, Link},
+    link::Link,
     primary::Primary,
     secondary::Secondary,
     streams::{RecvHalf, SendHalf},
@@ -42,16 +43,14 @@ pub use crate::quic::Written;
 use crate::{
     action::{Event, Transmit},
     config::{ClientConfig, ServerConfig, TransportConfig},
-    endpoint::{EndpointEvent, EndpointEventInner, SessionEvent, SessionEventInner},
+    endpoint::{EndpointEvent, SessionEvent, SessionEventInner},
     error::{ApiMisuse, ApplicationClose, ConnectionError, ErrorCode},
-    id::{Dir, PathId, Role, SessionId, StreamId},
-    lease::ticket,
+    id::{PathId, Role, SessionId, StreamId},
     limits,
     quic::{self, native_streams},
     rng::Rng,
     stats::SessionStats,
     timer::{Wall, earliest},
-    wire::Frame,
 };
 
 /// What the handshake agreed on.
@@ -288,19 +287,13 @@ impl Session {
         if self.unsettled || !self.events.is_empty() || !self.endpoint_events.is_empty() {
             return Some(self.now);
         }
-        let links = self
-            .links
-            .values_mut()
-            .fold(None, |at, link| earliest(at, link.quic.poll_timeout()));
+        let links = self.links.values_mut().fold(None, |at, link| earliest(at, link.quic.poll_timeout()));
         let machine = match &self.machine {
             Machine::Client(client) => client.deadline(),
             Machine::Greeting(greeting) if self.lost.is_none() => Some(greeting.deadline()),
             Machine::Greeting(_) | Machine::Primary(_) | Machine::Secondary(_) => None,
         };
-        earliest(
-            earliest(links, machine),
-            earliest(self.control_resume, self.keep_alive_at()),
-        )
+        earliest(earliest(links, machine), earliest(self.control_resume, self.keep_alive_at()))
     }
 
     /// Returns whether nothing will ever be wanted again: the session can be dropped.
@@ -344,9 +337,7 @@ impl Session {
 
     /// Returns the address of the peer: on a client, of the primary.
     pub fn remote_address(&self) -> SocketAddr {
-        self.links
-            .get(&HOME)
-            .map_or(self.remote, |home| home.quic.remote_address())
+        self.links.get(&HOME).map_or(self.remote, |home| home.quic.remote_address())
     }
 
     /// Returns the local address the peer sends to, where the platform tells.
@@ -356,19 +347,13 @@ impl Session {
 
     /// Returns the round-trip time to the peer: on a client, to the primary.
     pub fn rtt(&self) -> Duration {
-        self.links
-            .get(&HOME)
-            .map(|home| home.quic.rtt())
-            .unwrap_or_default()
+        self.links.get(&HOME).map(|home| home.quic.rtt()).unwrap_or_default()
     }
 
     /// Returns what the handshake agreed on, once it has.
     pub fn handshake_data(&self) -> Option<HandshakeData> {
         let (_, server_name) = self.links.get(&HOME)?.quic.handshake_data()?;
-        Some(HandshakeData {
-            protocol: self.app_protocol.clone(),
-            server_name,
-        })
+        Some(HandshakeData { protocol: self.app_protocol.clone(), server_name })
     }
 
     /// Returns the peer's certificates, its own first.
@@ -379,11 +364,7 @@ impl Session {
     /// Returns a snapshot of the session's counters.
     pub fn stats(&self) -> SessionStats {
         let mut stats = SessionStats {
-            paths: self
-                .links
-                .iter()
-                .map(|(&path, link)| (path, link.quic.stats()))
-                .collect(),
+            paths: self.links.iter().map(|(&path, link)| (path, link.quic.stats())).collect(),
             ..SessionStats::default()
         };
         match &self.machine {
@@ -427,11 +408,8 @@ impl Session {
         for link in self.links.values_mut() {
             link.quic.close(self.now, code, Bytes::copy_from_slice(reason));
         }
-        let cause = if code.is_reserved() {
-            ConnectionError::Fault(code)
-        } else {
-            ConnectionError::LocallyClosed
-        };
+        let cause =
+            if code.is_reserved() { ConnectionError::Fault(code) } else { ConnectionError::LocallyClosed };
         self.on_lost(cause);
     }
 
@@ -445,411 +423,6 @@ impl Session {
         }
         self.events.push_back(Event::Lost(cause));
         self.unsettled = true;
-    }
-
-    // Working facts off.
-
-    fn touch(&mut self, now: Instant) {
-        self.now = self.now.max(now);
-        self.unsettled = true;
-    }
-
-    /// Works off everything that was noted, once.
-    fn settle(&mut self) {
-        while std::mem::take(&mut self.unsettled) {
-            let paths: smallvec::SmallVec<[PathId; 10]> = self.links.keys().copied().collect();
-            for path in paths {
-                self.drain_link(path);
-            }
-            if let Machine::Client(client) = &mut self.machine {
-                client.settle(self.now);
-            }
-            self.drain_actions();
-            self.flush_control();
-        }
-    }
-
-    /// Hands what one connection reports to the machine.
-    fn drain_link(&mut self, path: PathId) {
-        loop {
-            let Some(link) = self.links.get_mut(&path) else {
-                return;
-            };
-            let Some(event) = link.quic.poll() else {
-                break;
-            };
-            self.on_quic_event(path, event);
-        }
-        self.drain_heard(path);
-        self.drain_control(path);
-        self.drain_internal(path);
-        self.drain_endpoint_events(path);
-    }
-
-    fn drain_endpoint_events(&mut self, path: PathId) {
-        let Some(link) = self.links.get_mut(&path) else {
-            return;
-        };
-        let key = link.quic.key();
-        let mut drained = link.quic.is_drained();
-        while let Some(event) = link.quic.poll_endpoint_event() {
-            drained |= event.is_drained();
-            self.endpoint_events
-                .push_back(EndpointEvent(EndpointEventInner::Quic { path, key, event }));
-        }
-        if drained {
-            self.links.remove(&path);
-        }
-    }
-
-    /// Counts decrypted frames as life, and takes round-trip samples.
-    fn drain_heard(&mut self, path: PathId) {
-        let Some(link) = self.links.get_mut(&path) else {
-            return;
-        };
-        let (frames, acks) = (link.quic.frames_heard(), link.quic.acks_heard());
-        if frames == link.frames_heard {
-            return;
-        }
-        link.frames_heard = frames;
-        let fresh = acks != link.acks_heard;
-        link.acks_heard = acks;
-        let rtt = (fresh && !link.quic.is_handshaking()).then(|| link.quic.rtt());
-        if path == HOME {
-            self.home_heard = self.now;
-        }
-        if let Machine::Client(client) = &mut self.machine {
-            client.on_heard(self.now, path, frames, rtt);
-        }
-    }
-
-    fn on_quic_event(&mut self, path: PathId, event: quic::Event) {
-        match event {
-            quic::Event::Connected => self.on_connected(path),
-            quic::Event::HandshakeDataReady if path == HOME => {
-                self.events.push_back(Event::HandshakeDataReady)
-            }
-            quic::Event::Lost(cause) => self.on_link_lost(path, cause),
-            quic::Event::Opened(dir) => self.on_opened(path, dir),
-            quic::Event::Available(dir) => self.on_available(path, dir),
-            quic::Event::Readable(stream) => self.on_readable(path, stream),
-            quic::Event::Writable(stream) => self.on_writable(path, stream),
-            quic::Event::Finished(stream) => self.on_finished(path, stream),
-            quic::Event::Stopped(stream) => self.on_stopped(path, stream),
-            quic::Event::DatagramReceived if self.serves_streams() => {
-                self.events.push_back(Event::DatagramReceived)
-            }
-            quic::Event::DatagramsUnblocked if path == HOME => {
-                self.events.push_back(Event::DatagramsUnblocked)
-            }
-            quic::Event::HandshakeDataReady
-            | quic::Event::DatagramReceived
-            | quic::Event::DatagramsUnblocked => {}
-        }
-    }
-
-    /// Returns whether the application of this end has streams and datagrams at all.
-    fn serves_streams(&self) -> bool {
-        matches!(self.machine, Machine::Client(_) | Machine::Primary(_))
-    }
-
-    fn on_connected(&mut self, path: PathId) {
-        let Some(link) = self.links.get_mut(&path) else {
-            return;
-        };
-        let protocol = link.quic.handshake_data().and_then(|(protocol, _)| protocol);
-        if protocol.as_deref() != Some(limits::ALPN) {
-            self.fault(path, ErrorCode::VERSION);
-            return;
-        }
-        let Machine::Client(client) = &mut self.machine else {
-            return; // a server waits for the hello
-        };
-        link.open_control();
-        if path == HOME {
-            let sent = link.send(&client.hello());
-            debug_assert_eq!(sent, Ok(()), "the first frame of a connection fits");
-            self.events.push_back(Event::Connected);
-        } else {
-            let identity = link.quic.peer_certificates();
-            let identity = identity
-                .as_ref()
-                .and_then(|chain| chain.first())
-                .and_then(|own| ticket::spki_hash(own));
-            let exporter = link.quic.exporter(EXPORTER_LABEL);
-            client.on_path_handshake(self.now, path, identity, exporter);
-        }
-    }
-
-    fn on_link_lost(&mut self, path: PathId, cause: ConnectionError) {
-        if path == HOME {
-            for (_, link) in self.links.iter_mut().filter(|(path, _)| **path != HOME) {
-                link.quic.close(self.now, ErrorCode::PRIMARY_LOST, Bytes::new());
-            }
-            self.on_lost(cause);
-        } else if let Machine::Client(client) = &mut self.machine {
-            client.on_path_lost(self.now, path, path_code(&cause));
-        }
-    }
-
-    fn on_dialled(&mut self, path: PathId, dialled: Result<quic::Connection, crate::error::ConnectError>) {
-        let Machine::Client(client) = &mut self.machine else {
-            return;
-        };
-        match dialled {
-            Ok(connection) => {
-                let mut link = Link::new(self.now, connection);
-                if !client.is_live(path) {
-                    link.quic.close(self.now, ErrorCode::NO_ERROR, Bytes::new());
-                }
-                self.links.insert(path, link);
-            }
-            Err(_) => client.on_path_lost(self.now, path, ErrorCode::DIAL_REFUSED),
-        }
-    }
-
-    // Control.
-
-    fn drain_control(&mut self, path: PathId) {
-        loop {
-            let Some(link) = self
-                .links
-                .get_mut(&path)
-                .filter(|link| link.control_ready && !link.quic.is_closed())
-            else {
-                return;
-            };
-            match link.next_frame(self.now) {
-                Ok(frame) => self.on_frame(path, frame),
-                Err(ControlEnd::Blocked) => link.control_ready = false,
-                Err(ControlEnd::Paused(at)) => {
-                    link.control_ready = false;
-                    self.control_resume = earliest(self.control_resume, Some(at));
-                }
-                Err(ControlEnd::Bad(error)) => {
-                    link.control_ready = false;
-                    self.fault(path, error.code());
-                }
-                Err(ControlEnd::Closed) => {
-                    link.control_ready = false;
-                    self.fault(path, ErrorCode::METADATA_PROTOCOL_VIOLATION);
-                }
-            }
-        }
-    }
-
-    fn on_frame(&mut self, path: PathId, frame: Frame) {
-        if matches!(
-            frame,
-            Frame::LeaseDone { .. } | Frame::LeaseLost { .. } | Frame::LeaseNotice { .. }
-        ) {
-            // Frames about leases pay for themselves: the primary asked for them. Spec: KWIK §11, control rate.
-            if let Some(link) = self.links.get_mut(&path) {
-                link.earn_frames(limits::CONTROL_PER_LEASE);
-            }
-        }
-        let handled = match &mut self.machine {
-            Machine::Client(client) => {
-                if let (HOME, Frame::ServerHello(hello)) = (path, &frame) {
-                    self.app_protocol.clone_from(&hello.app_protocol);
-                }
-                client.handle_frame(self.now, path, frame);
-                Ok(())
-            }
-            Machine::Primary(primary) => primary.handle_frame(frame),
-            Machine::Secondary(secondary) => secondary.handle_frame(self.now, frame),
-            Machine::Greeting(_) => self.on_hello(frame),
-        };
-        if let Err(code) = handled {
-            self.fault(path, code);
-        }
-        self.drain_actions();
-    }
-
-    fn on_hello(&mut self, frame: Frame) -> Result<(), ErrorCode> {
-        let (Machine::Greeting(greeting), Some(home)) = (&mut self.machine, self.links.get_mut(&HOME)) else {
-            return Ok(());
-        };
-        let Frame::ClientHello(hello) = frame else {
-            return Err(ErrorCode::FRAME_UNEXPECTED);
-        };
-        match greeting.on_hello(self.now, hello, home.quic.exporter(EXPORTER_LABEL)) {
-            Welcome::Refuse(code) => Err(code),
-            Welcome::AskNonce { nonce, expires, now } => {
-                let ask = EndpointEventInner::Nonce { nonce, expires, now };
-                self.endpoint_events.push_back(EndpointEvent(ask));
-                Ok(())
-            }
-            Welcome::Primary(primary, answer) => {
-                self.app_protocol.clone_from(&answer.app_protocol);
-                let start = self
-                    .transport
-                    .streams_start
-                    .unwrap_or(limits::SERVER_STREAMS_START);
-                self.machine = Machine::Primary(primary);
-                self.permit_streams(start);
-                self.greet(Frame::ServerHello(answer))
-            }
-        }
-    }
-
-    fn on_nonce(&mut self, fresh: bool) {
-        let Machine::Greeting(greeting) = &mut self.machine else {
-            return;
-        };
-        let welcomed = greeting.on_nonce(fresh).and_then(|(secondary, answer)| {
-            self.machine = Machine::Secondary(secondary);
-            if let Some(home) = self.links.get_mut(&HOME) {
-                // The client sends nothing here but control.
-                home.quic.set_receive_window(limits::CONTROL_WINDOW);
-            }
-            self.greet(Frame::ServerHello(answer))
-        });
-        if let Err(code) = welcomed {
-            self.fault(HOME, code);
-        }
-    }
-
-    /// Accepts the hello: says so, and lets the client's streams in.
-    fn greet(&mut self, answer: Frame) -> Result<(), ErrorCode> {
-        let home = self.links.get_mut(&HOME).ok_or(ErrorCode::PATH_DEAD)?;
-        home.quic.set_priority(StreamId::CONTROL, i32::MAX);
-        home.send(&answer)?;
-        self.events.push_back(Event::Connected);
-        self.on_opened(HOME, Dir::Bi);
-        self.on_opened(HOME, Dir::Uni);
-        Ok(())
-    }
-
-    /// Writes control ahead of everything else, and lets writers go on that waited for it.
-    fn flush_control(&mut self) {
-        for link in self.links.values_mut() {
-            link.flush();
-        }
-        if self.links.get(&HOME).is_none_or(|home| !home.is_backlogged()) {
-            self.unblock();
-        }
-    }
-
-    /// A peer broke a rule: on a client a secondary loses its path; any other fault ends the session.
-    fn fault(&mut self, path: PathId, code: ErrorCode) {
-        if let (Machine::Client(client), false) = (&mut self.machine, path == HOME) {
-            client.fault(self.now, path, code);
-        } else {
-            tracing::debug!(%code, "closing the session");
-            self.close_with(code, b"");
-        }
-        self.unsettled = true;
-    }
-
-    fn drain_actions(&mut self) {
-        loop {
-            let action = match &mut self.machine {
-                Machine::Client(client) => client.poll_action(),
-                Machine::Primary(primary) => primary.poll_action(),
-                Machine::Secondary(secondary) => secondary.poll_action(),
-                Machine::Greeting(_) => None,
-            };
-            let Some(action) = action else {
-                return;
-            };
-            if !matches!(action, Action::Notify(_)) {
-                tracing::trace!(?action);
-            }
-            self.perform(action);
-        }
-    }
-
-    fn perform(&mut self, action: Action) {
-        match action {
-            Action::Notify(event) => self.notify(event),
-            Action::Send { path, frame } => {
-                if let Some(link) = self.links.get_mut(&path).filter(|link| !link.quic.is_closed())
-                    && let Err(code) = link.send(&frame)
-                {
-                    self.fault(path, code);
-                }
-                self.unsettled = true;
-            }
-            Action::ClosePath { path, code } => {
-                if let Some(link) = self.links.get_mut(&path) {
-                    link.quic.close(self.now, code, Bytes::new());
-                }
-                self.unsettled = true;
-            }
-            Action::CloseSession { code } => self.close_with(code, b""),
-            Action::Dial {
-                path,
-                remote,
-                server_name,
-            } => self.dial(path, remote, server_name),
-            Action::Ping { path } => {
-                if let Some(link) = self.links.get_mut(&path) {
-                    link.quic.ping();
-                }
-            }
-            Action::PermitUni { path, count } => {
-                if let Some(link) = self.links.get_mut(&path) {
-                    link.quic.set_max_concurrent_streams(Dir::Uni, count);
-                }
-            }
-            Action::FinishNative { stream } => self.finish_native(stream),
-            Action::ResetNative { stream, code } => self.reset_native(stream, code),
-            Action::ResetInternal { stream, code } => self.reset_internal(stream, code),
-            Action::ResumeInternal { path, stream } => self.resume_internal(path, stream),
-            Action::StopInternal { path, stream, code } => {
-                if let Some(link) = self.links.get_mut(&path) {
-                    link.quic.stop(stream, code);
-                }
-            }
-            Action::SplitOpened { stream } => self.on_split(stream),
-        }
-    }
-
-    fn dial(&mut self, path: PathId, remote: SocketAddr, server_name: String) {
-        let Some(client) = &self.client else {
-            return;
-        };
-        let dial = quic::Dial {
-            path,
-            remote,
-            server_name,
-            tls: client.tls.clone(),
-            transport: client.transport.clone(),
-        };
-        self.endpoint_events
-            .push_back(EndpointEvent(EndpointEventInner::Dial(dial)));
-    }
-
-    /// Tells the application, and not twice in a row the same.
-    fn notify(&mut self, event: Event) {
-        if self.events.back() != Some(&event) {
-            self.events.push_back(event);
-        }
-    }
-
-    /// Permits the peer `count` streams per direction, and the connection window that goes with them.
-    fn permit_streams(&mut self, count: u64) {
-        let (streams, window) = native_streams(&self.transport, count);
-        if streams <= self.permitted {
-            return;
-        }
-        self.permitted = streams;
-        if let Some(home) = self.links.get_mut(&HOME) {
-            // One bidirectional stream more than the application may use: control.
-            home.quic.set_max_concurrent_streams(Dir::Bi, streams + 1);
-            home.quic.set_max_concurrent_streams(Dir::Uni, streams);
-            home.quic.set_receive_window(window);
-        }
-    }
-
-    /// The primary must be known to be there while leases live. Spec: KWIK §8.
-    fn keep_alive_at(&self) -> Option<Instant> {
-        let Machine::Client(client) = &self.machine else {
-            return None;
-        };
-        let needed = client.needs_primary() && self.lost.is_none();
-        needed.then(|| self.home_heard + self.transport.idle_timeout / 3)
     }
 }
 

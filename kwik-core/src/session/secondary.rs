@@ -114,12 +114,9 @@ impl Secondary {
                 self.close_job(job);
                 Ok(())
             }
-            Frame::LeaseNotice {
-                lease,
-                job,
-                range,
-                credit,
-            } => self.on_notice(now, lease, job, range, credit),
+            Frame::LeaseNotice { lease, job, range, credit } => {
+                self.on_notice(now, lease, job, range, credit)
+            }
             Frame::LeaseRevoke { lease, keep: 0, code } => {
                 self.end_lease(lease, code, true);
                 Ok(())
@@ -188,12 +185,7 @@ impl Secondary {
             self.send(Frame::JobRefused { job: open.job, code });
             return Ok(());
         }
-        let info = JobInfo {
-            id: open.job,
-            stream: open.stream,
-            range: open.range,
-            payload: open.payload,
-        };
+        let info = JobInfo { id: open.job, stream: open.stream, range: open.range, payload: open.payload };
         let job = Job {
             info,
             left: open.total,
@@ -225,12 +217,7 @@ impl Secondary {
     /// A closed job is forgotten once its leases were handed out and the application knows.
     fn tidy_job(&mut self, id: JobId) {
         let seen = !self.arrived.contains(&id);
-        if seen
-            && self
-                .jobs
-                .get(&id)
-                .is_some_and(|job| job.closed.is_some() && job.queue.is_empty())
-        {
+        if seen && self.jobs.get(&id).is_some_and(|job| job.closed.is_some() && job.queue.is_empty()) {
             self.jobs.remove(&id);
         }
     }
@@ -266,18 +253,10 @@ impl Secondary {
                 job.left -= range.len();
                 job.queue.push_back(id);
                 let stream = job.info.stream;
-                let lease = Lease {
-                    stream,
-                    range,
-                    credit,
-                    sent: 0,
-                    internal: None,
-                    ended: None,
-                    forgotten: false,
-                };
+                let lease =
+                    Lease { stream, range, credit, sent: 0, internal: None, ended: None, forgotten: false };
                 self.leases.insert(id, lease);
-                self.actions
-                    .push_back(Action::Notify(Event::LeaseArrived(job_id)));
+                self.actions.push_back(Action::Notify(Event::LeaseArrived(job_id)));
                 None
             }
         };
@@ -303,10 +282,8 @@ impl Secondary {
         }
         let known = self.offsets.entry(stream).or_default();
         *known = offset.max(*known);
-        for (&id, _) in self
-            .leases
-            .iter()
-            .filter(|(_, lease)| lease.stream == stream && lease.ended.is_none())
+        for (&id, _) in
+            self.leases.iter().filter(|(_, lease)| lease.stream == stream && lease.ended.is_none())
         {
             self.actions.push_back(Action::Notify(Event::LeaseWritable(id)));
         }
@@ -376,10 +353,7 @@ impl Secondary {
         while let Some(lease_id) = job.queue.pop_front() {
             match self.leases.get(&lease_id) {
                 Some(lease) if lease.ended.is_none() => {
-                    return Ok(Some(LeaseInfo {
-                        id: lease_id,
-                        range: lease.range,
-                    }));
+                    return Ok(Some(LeaseInfo { id: lease_id, range: lease.range }));
                 }
                 Some(_) => {
                     self.leases.remove(&lease_id); // taken back before anybody saw it
@@ -398,10 +372,7 @@ impl Secondary {
 
     /// What a lease may send now.
     pub(super) fn allowance(&self, id: LeaseId) -> Result<LeaseAllowance, LeaseWriteError> {
-        let lease = self
-            .leases
-            .get(&id)
-            .ok_or(LeaseWriteError::Ended(ErrorCode::LEASE_REVOKED))?;
+        let lease = self.leases.get(&id).ok_or(LeaseWriteError::Ended(ErrorCode::LEASE_REVOKED))?;
         if let Some(code) = lease.ended {
             return Err(LeaseWriteError::Ended(code));
         }
@@ -460,9 +431,6 @@ impl Secondary {
     }
 
     fn send(&mut self, frame: Frame) {
-        self.actions.push_back(Action::Send {
-            path: PathId::PRIMARY,
-            frame,
-        });
+        self.actions.push_back(Action::Send { path: PathId::PRIMARY, frame });
     }
 }

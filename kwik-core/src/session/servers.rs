@@ -40,9 +40,7 @@ impl Session {
         if self.lost.is_some() {
             return Err(AddPathError::SessionClosed);
         }
-        let primary = self
-            .primary_mut(now)
-            .ok_or(AddPathError::Misuse(ApiMisuse::WrongRole))?;
+        let primary = self.primary_mut(now).ok_or(AddPathError::Misuse(ApiMisuse::WrongRole))?;
         primary.add_path(now, path)
     }
 
@@ -51,9 +49,7 @@ impl Session {
     /// # Errors
     /// - [`PathDead`] if there is no such path, or it is gone already.
     pub fn remove_path(&mut self, now: Instant, path: PathId) -> Result<(), PathDead> {
-        let removed = self
-            .primary_mut(now)
-            .is_some_and(|primary| primary.remove_path(path));
+        let removed = self.primary_mut(now).is_some_and(|primary| primary.remove_path(path));
         if removed { Ok(()) } else { Err(PathDead) }
     }
 
@@ -74,18 +70,13 @@ impl Session {
     /// One of [`LeaseError`].
     pub fn open_job(&mut self, now: Instant, stream: StreamId, job: NewJob) -> Result<JobId, LeaseError> {
         let native = self.split_point(stream)?;
-        let primary = self
-            .primary_mut(now)
-            .ok_or(LeaseError::Misuse(ApiMisuse::WrongRole))?;
+        let primary = self.primary_mut(now).ok_or(LeaseError::Misuse(ApiMisuse::WrongRole))?;
         primary.open_job(now, stream, native, job)
     }
 
     /// Returns whether the path's application accepted the job, or with what code it was refused; `None` before.
     pub fn job_answer(&self, job: JobId) -> Option<Result<(), ErrorCode>> {
-        self.primary()
-            .map_or(Some(Err(ErrorCode::INVALID_STREAM_ROLE)), |primary| {
-                primary.job_answer(job)
-            })
+        self.primary().map_or(Some(Err(ErrorCode::INVALID_STREAM_ROLE)), |primary| primary.job_answer(job))
     }
 
     /// Says that no more leases of the job will be granted; those that live go on.
@@ -103,9 +94,7 @@ impl Session {
         if self.lost.is_some() {
             return Err(LeaseError::SessionClosed);
         }
-        let primary = self
-            .primary_mut(now)
-            .ok_or(LeaseError::Misuse(ApiMisuse::WrongRole))?;
+        let primary = self.primary_mut(now).ok_or(LeaseError::Misuse(ApiMisuse::WrongRole))?;
         primary.lease(job, range)
     }
 
@@ -135,9 +124,7 @@ impl Session {
         range: ByteRange,
     ) -> Result<RunId, LeaseError> {
         let native = self.split_point(stream)?;
-        let primary = self
-            .primary_mut(now)
-            .ok_or(LeaseError::Misuse(ApiMisuse::WrongRole))?;
+        let primary = self.primary_mut(now).ok_or(LeaseError::Misuse(ApiMisuse::WrongRole))?;
         primary.write_at(stream, native, range)
     }
 
@@ -178,14 +165,8 @@ impl Session {
         if self.lost.is_some() {
             return Err(LeaseError::SessionClosed);
         }
-        let native = self
-            .send
-            .get(&stream)
-            .map(|half| half.written)
-            .ok_or(LeaseError::ClosedStream)?;
-        let split = self
-            .primary()
-            .is_some_and(|primary| primary.split_stream(stream).is_some());
+        let native = self.send.get(&stream).map(|half| half.written).ok_or(LeaseError::ClosedStream)?;
+        let split = self.primary().is_some_and(|primary| primary.split_stream(stream).is_some());
         let Some(home) = self.links.get_mut(&HOME) else {
             return Err(LeaseError::SessionClosed);
         };

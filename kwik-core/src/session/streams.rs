@@ -6,9 +6,8 @@ use super::{HOME, Machine, Session};
 use crate::{
     action::{Chunk, Event},
     error::{ClosedStream, ConnectionError, ErrorCode, ReadError, SendDatagramError, WriteError},
-    id::{Dir, Side, StreamId},
+    id::{Dir, StreamId},
     quic::{DatagramEnd, ReadEnd, WriteEnd, Written},
-    session::link::HeaderEnd,
     wire::{StreamHeader, encode_header},
 };
 
@@ -18,23 +17,23 @@ use std::time::Instant;
 #[derive(Debug, Default)]
 pub(super) struct RecvHalf {
     /// Length of the header that QUIC's offsets count and the application's do not.
-    header: u64,
+    pub(super) header: u64,
     /// Native bytes the application has read.
-    read: u64,
+    pub(super) read: u64,
     /// The peer gave the stream up, as seen while the application was not reading.
-    reset: Option<ErrorCode>,
+    pub(super) reset: Option<ErrorCode>,
 }
 
 /// The sending half of an application stream.
 #[derive(Debug, Default)]
 pub(super) struct SendHalf {
     /// What of the header QUIC has not taken.
-    header: Bytes,
+    pub(super) header: Bytes,
     /// Native bytes QUIC has taken.
     pub(super) written: u64,
-    finished: bool,
+    pub(super) finished: bool,
     /// FIN waits for the header.
-    finish_pending: bool,
+    pub(super) finish_pending: bool,
 }
 
 impl SendHalf {
@@ -99,11 +98,8 @@ impl Session {
         if let Some(cause) = &self.lost {
             return Err(WriteError::ConnectionLost(cause.clone()));
         }
-        let half = self
-            .send
-            .get_mut(&stream)
-            .filter(|half| !half.finished)
-            .ok_or(WriteError::ClosedStream)?;
+        let half =
+            self.send.get_mut(&stream).filter(|half| !half.finished).ok_or(WriteError::ClosedStream)?;
         let home = self.links.get_mut(&HOME).ok_or(WriteError::ClosedStream)?;
         home.flush();
         if home.is_backlogged() {
@@ -132,11 +128,7 @@ impl Session {
     /// - [`ClosedStream`] if it was finished or reset before, or the peer stopped it.
     pub fn finish(&mut self, now: Instant, stream: StreamId) -> Result<(), ClosedStream> {
         self.touch(now);
-        let half = self
-            .send
-            .get_mut(&stream)
-            .filter(|half| !half.finished)
-            .ok_or(ClosedStream)?;
+        let half = self.send.get_mut(&stream).filter(|half| !half.finished).ok_or(ClosedStream)?;
         half.finished = true;
         let home = self.links.get_mut(&HOME).ok_or(ClosedStream)?;
         if !half.header.is_empty() && flush_header(&mut home.quic, stream, &mut half.header).is_err() {
@@ -155,11 +147,7 @@ impl Session {
             self.finish_sequential(stream);
             return Ok(());
         }
-        if home.quic.finish(stream) {
-            Ok(())
-        } else {
-            Err(ClosedStream)
-        }
+        if home.quic.finish(stream) { Ok(()) } else { Err(ClosedStream) }
     }
 
     /// Gives the stream up; what was not delivered may never be. On a split stream all leases end.
@@ -175,11 +163,7 @@ impl Session {
             self.reset_internals_of(stream);
         }
         let home = self.links.get_mut(&HOME).ok_or(ClosedStream)?;
-        if home.quic.reset(stream, code) {
-            Ok(())
-        } else {
-            Err(ClosedStream)
-        }
+        if home.quic.reset(stream, code) { Ok(()) } else { Err(ClosedStream) }
     }
 
     /// Sets which streams' bytes go first; higher first, 0 by default.
@@ -190,11 +174,7 @@ impl Session {
         self.send.get(&stream).ok_or(ClosedStream)?;
         let home = self.links.get_mut(&HOME).ok_or(ClosedStream)?;
         // Control stays ahead of everything.
-        if home.quic.set_priority(stream, priority.min(i32::MAX - 1)) {
-            Ok(())
-        } else {
-            Err(ClosedStream)
-        }
+        if home.quic.set_priority(stream, priority.min(i32::MAX - 1)) { Ok(()) } else { Err(ClosedStream) }
     }
 
     /// Returns the stream's priority.
@@ -203,10 +183,7 @@ impl Session {
     /// - [`ClosedStream`] if the stream is closed.
     pub fn priority(&mut self, stream: StreamId) -> Result<i32, ClosedStream> {
         self.send.get(&stream).ok_or(ClosedStream)?;
-        self.links
-            .get_mut(&HOME)
-            .and_then(|home| home.quic.priority(stream))
-            .ok_or(ClosedStream)
+        self.links.get_mut(&HOME).and_then(|home| home.quic.priority(stream)).ok_or(ClosedStream)
     }
 
     /// Returns the code the peer stopped the stream with, `None` while it is open.
@@ -218,16 +195,9 @@ impl Session {
         if let Machine::Primary(primary) = &self.machine
             && let Some(split) = primary.split_stream(stream)
         {
-            return if split.is_complete() {
-                Err(ClosedStream)
-            } else {
-                Ok(split.stopped())
-            };
+            return if split.is_complete() { Err(ClosedStream) } else { Ok(split.stopped()) };
         }
-        self.links
-            .get_mut(&HOME)
-            .and_then(|home| home.quic.stopped(stream))
-            .ok_or(ClosedStream)
+        self.links.get_mut(&HOME).and_then(|home| home.quic.stopped(stream)).ok_or(ClosedStream)
     }
 
     /// Reads at most `max_len` bytes: the next ones if `ordered`, else any that are here. `Ok(None)` is the end.
@@ -270,10 +240,7 @@ impl Session {
     ) -> Result<Option<Chunk>, ReadError> {
         let half = self.recv.get_mut(&stream).ok_or(ReadError::ClosedStream)?;
         let Some(home) = self.links.get_mut(&HOME) else {
-            return Err(self
-                .lost
-                .clone()
-                .map_or(ReadError::ClosedStream, ReadError::ConnectionLost));
+            return Err(self.lost.clone().map_or(ReadError::ClosedStream, ReadError::ConnectionLost));
         };
         match home.quic.read(stream, max_len, ordered) {
             Ok(mut chunk) => {
@@ -337,11 +304,7 @@ impl Session {
             let read = self.recv.get(&stream).map_or(0, |half| half.read);
             return Err(match (&self.lost, client.missing_from(stream, read)) {
                 (Some(cause), _) if local => ReadError::ConnectionLost(cause.clone()),
-                (_, Some((missing, code))) => ReadError::Incomplete {
-                    stream,
-                    missing,
-                    code,
-                },
+                (_, Some((missing, code))) => ReadError::Incomplete { stream, missing, code },
                 (_, None) => ReadError::Blocked,
             });
         }
@@ -388,11 +351,8 @@ impl Session {
             return Err(SendDatagramError::ConnectionLost(cause.clone()));
         }
         let serves = self.serves_streams();
-        let home = self
-            .links
-            .get_mut(&HOME)
-            .filter(|_| serves)
-            .ok_or(SendDatagramError::UnsupportedByPeer)?;
+        let home =
+            self.links.get_mut(&HOME).filter(|_| serves).ok_or(SendDatagramError::UnsupportedByPeer)?;
         home.quic.datagram_send(data, drop).map_err(|end| match end {
             DatagramEnd::Blocked(data) => SendDatagramError::Blocked(data),
             DatagramEnd::Disabled => SendDatagramError::Disabled,
@@ -414,292 +374,7 @@ impl Session {
 
     /// Returns how many bytes of datagrams can be queued without older ones giving way.
     pub fn datagram_send_buffer_space(&mut self) -> usize {
-        self.links
-            .get_mut(&HOME)
-            .map_or(0, |home| home.quic.datagram_send_buffer_space())
-    }
-
-    // Facts about streams.
-
-    /// The peer opened streams in `dir`.
-    pub(super) fn on_opened(&mut self, path: super::PathId, dir: Dir) {
-        loop {
-            let before_hello = matches!(self.machine, Machine::Greeting(_));
-            if before_hello && (dir == Dir::Uni || self.seen_bi > 0) {
-                return; // held unaccepted until the hello is accepted
-            }
-            let Some(link) = self.links.get_mut(&path) else {
-                return;
-            };
-            let Some(stream) = link.quic.accept(dir) else {
-                return;
-            };
-            if path == HOME {
-                match dir {
-                    Dir::Bi => self.seen_bi += 1,
-                    Dir::Uni => self.seen_uni += 1,
-                }
-            }
-            if stream == StreamId::CONTROL {
-                link.control_ready = true;
-            } else if dir == Dir::Uni && !matches!(self.machine, Machine::Secondary(_)) {
-                link.expect_header(stream);
-                self.on_header_bytes(path, stream);
-            } else if path == HOME && self.serves_streams() {
-                if !self.early.remove(&stream) {
-                    self.offer(stream, 0);
-                }
-                self.grow_streams();
-            } else {
-                // On a secondary anything but control is a violation. Spec: KWIK §4, "Hello".
-                self.fault(path, ErrorCode::INVALID_STREAM_ROLE);
-                return;
-            }
-        }
-    }
-
-    /// Lets the application accept a stream of the peer.
-    fn offer(&mut self, stream: StreamId, header: u64) {
-        self.recv.insert(
-            stream,
-            RecvHalf {
-                header,
-                ..RecvHalf::default()
-            },
-        );
-        let dir = stream.dir();
-        match dir {
-            Dir::Bi => {
-                self.send.insert(stream, SendHalf::default());
-                self.accepts_bi.push_back(stream);
-            }
-            Dir::Uni => self.accepts_uni.push_back(stream),
-        }
-        self.notify(Event::Opened(dir));
-    }
-
-    /// Permits more streams once most are in use: quinn-proto pays for every permitted one. Spec: KWIK §11.
-    fn grow_streams(&mut self) {
-        let Some(home) = self.links.get_mut(&HOME) else {
-            return;
-        };
-        let open = home
-            .quic
-            .remote_open_streams(Dir::Bi)
-            .max(home.quic.remote_open_streams(Dir::Uni));
-        if open * 2 > self.permitted {
-            self.permit_streams(self.permitted * 2);
-        }
-    }
-
-    /// Bytes of a unidirectional stream arrived whose header is incomplete.
-    fn on_header_bytes(&mut self, path: super::PathId, stream: StreamId) {
-        let Some(link) = self.links.get_mut(&path) else {
-            return;
-        };
-        match link.read_header(stream) {
-            HeaderEnd::Pending | HeaderEnd::Gone => {}
-            HeaderEnd::Bad(error) => self.fault(path, error.code()),
-            HeaderEnd::Header(StreamHeader::Public) if path == HOME => {
-                let header = encode_header(&StreamHeader::Public).len() as u64;
-                self.offer(stream, header);
-                self.grow_streams();
-                // The stream may have been split before its header came.
-                if matches!(&self.machine, Machine::Client(client) if client.is_split(stream)) {
-                    self.notify(Event::Readable(stream));
-                }
-            }
-            HeaderEnd::Header(header) => self.on_internal_header(path, stream, header),
-        }
-    }
-
-    pub(super) fn on_readable(&mut self, path: super::PathId, stream: StreamId) {
-        let Some(link) = self.links.get_mut(&path) else {
-            return;
-        };
-        if stream == StreamId::CONTROL {
-            link.control_ready = true;
-        } else if link.expects_header(stream) {
-            self.on_header_bytes(path, stream);
-        } else if path != HOME || !self.recv.contains_key(&stream) {
-            if self.draining.contains(&stream) {
-                self.drain_native(stream);
-            } else {
-                link.note_readable(stream);
-            }
-        } else {
-            self.check_native_reset(stream);
-            self.notify(Event::Readable(stream));
-        }
-    }
-
-    /// A reset of the native part ends a split stream at once, whether or not the application is reading.
-    fn check_native_reset(&mut self, stream: StreamId) {
-        let Machine::Client(client) = &mut self.machine else {
-            return;
-        };
-        if !client.is_split(stream) {
-            return;
-        }
-        let (Some(home), Some(half)) = (self.links.get_mut(&HOME), self.recv.get_mut(&stream)) else {
-            return;
-        };
-        if let Some(code) = home.quic.received_reset(stream) {
-            half.reset = Some(code);
-            client.on_native_reset(self.now, stream);
-        }
-    }
-
-    /// Reads on to the native FIN of a split stream, so that QUIC frees its slot.
-    fn drain_native(&mut self, stream: StreamId) {
-        let Some(home) = self.links.get_mut(&HOME) else {
-            return;
-        };
-        match home.quic.read(stream, usize::MAX, true) {
-            Ok(_) => self.fault(HOME, ErrorCode::METADATA_PROTOCOL_VIOLATION),
-            Err(ReadEnd::Blocked) => {}
-            Err(ReadEnd::IllegalOrder) => {
-                // The native part was read unordered; so is its end.
-                if !matches!(home.quic.read(stream, usize::MAX, false), Err(ReadEnd::Blocked)) {
-                    self.draining.remove(&stream);
-                }
-            }
-            Err(ReadEnd::Finished | ReadEnd::Reset(_) | ReadEnd::Closed) => {
-                self.draining.remove(&stream);
-            }
-        }
-    }
-
-    /// A `Split` arrived and its machine has taken it.
-    pub(super) fn on_split(&mut self, stream: StreamId) {
-        let Machine::Client(client) = &mut self.machine else {
-            return;
-        };
-        let base = client.split_base(stream).unwrap_or_default();
-        if let Some(half) = self.recv.get(&stream) {
-            if half.read > base {
-                self.fault(HOME, ErrorCode::METADATA_PROTOCOL_VIOLATION);
-            } else {
-                self.check_native_reset(stream);
-                self.notify(Event::Readable(stream));
-            }
-            return;
-        }
-        let Some(home) = self.links.get_mut(&HOME) else {
-            return;
-        };
-        let unseen = match (stream.initiator(), stream.dir()) {
-            (Side::Server, Dir::Bi) => stream.index() >= self.seen_bi,
-            (Side::Server, Dir::Uni) => stream.index() >= self.seen_uni || home.expects_header(stream),
-            (Side::Client, _) => false,
-        };
-        if !unseen {
-            client.split_of_closed(self.now, stream);
-        } else if !home.quic.may_receive(stream) {
-            self.fault(HOME, ErrorCode::METADATA_PROTOCOL_VIOLATION);
-        } else if stream.dir() == Dir::Bi {
-            self.early.insert(stream);
-            self.offer(stream, 0);
-        }
-        // A unidirectional stream is offered once its header is here.
-    }
-
-    pub(super) fn on_writable(&mut self, path: super::PathId, stream: StreamId) {
-        if path != HOME {
-            return;
-        }
-        if let Some(event) = self.outgoing_event(stream) {
-            self.notify(event);
-            return;
-        }
-        let (Some(half), Some(home)) = (self.send.get_mut(&stream), self.links.get_mut(&HOME)) else {
-            return;
-        };
-        if half.finish_pending && flush_header(&mut home.quic, stream, &mut half.header).is_ok() {
-            half.finish_pending = false;
-            half.finished = false;
-            let now = self.now;
-            if self.finish(now, stream).is_err() {
-                tracing::debug!(%stream, "stopped before its end was told");
-            }
-            return;
-        }
-        self.notify(Event::Writable(stream));
-    }
-
-    pub(super) fn on_finished(&mut self, path: super::PathId, stream: StreamId) {
-        if path != HOME || self.on_outgoing_end(stream, None) {
-            return;
-        }
-        if let Machine::Primary(primary) = &mut self.machine {
-            primary.forget_stream(stream);
-        }
-        self.send.remove(&stream);
-        self.notify(Event::Finished(stream));
-    }
-
-    /// The peer wants no more of a stream we send.
-    pub(super) fn on_stopped(&mut self, path: super::PathId, stream: StreamId) {
-        if stream == StreamId::CONTROL {
-            self.fault(path, ErrorCode::METADATA_PROTOCOL_VIOLATION);
-            return;
-        }
-        let Some(code) = self
-            .links
-            .get_mut(&path)
-            .and_then(|link| link.quic.stopped(stream))
-            .flatten()
-        else {
-            return;
-        };
-        if path != HOME || self.on_outgoing_end(stream, Some(code)) {
-            return;
-        }
-        if let Machine::Primary(primary) = &mut self.machine
-            && primary
-                .split_stream(stream)
-                .is_some_and(|split| !split.is_complete())
-        {
-            primary.end_stream(stream, code);
-            self.reset_native(stream, code);
-        }
-        self.notify(Event::Writable(stream));
-        self.notify(Event::Finished(stream));
-    }
-
-    /// Lets the native FIN follow once the client has every byte of a split stream.
-    pub(super) fn finish_native(&mut self, stream: StreamId) {
-        if let Some(home) = self.links.get_mut(&HOME) {
-            home.quic.finish(stream);
-        }
-        self.unsettled = true;
-        self.notify(Event::Finished(stream));
-    }
-
-    /// STOP_SENDING only tells; the reset that frees the stream's slot is ours to send. Spec: KWIK §13.
-    pub(super) fn reset_native(&mut self, stream: StreamId, code: ErrorCode) {
-        if let Some(home) = self.links.get_mut(&HOME) {
-            home.quic.reset(stream, code);
-        }
-        self.reset_internals_of(stream);
-        self.unsettled = true;
-        self.notify(Event::Writable(stream));
-        self.notify(Event::Finished(stream));
-    }
-
-    /// Stream slots became free.
-    pub(super) fn on_available(&mut self, path: super::PathId, dir: Dir) {
-        if path == HOME {
-            self.unblock();
-            self.notify(Event::Available(dir));
-        }
-    }
-
-    /// Wakes writers that found no stream slot, or control ahead of them.
-    pub(super) fn unblock(&mut self) {
-        for event in std::mem::take(&mut self.blocked) {
-            self.notify(event);
-        }
+        self.links.get_mut(&HOME).map_or(0, |home| home.quic.datagram_send_buffer_space())
     }
 }
 

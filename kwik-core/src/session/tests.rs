@@ -12,8 +12,8 @@ use crate::{
     config::SecondaryConfig,
     endpoint::{DatagramEvent, Endpoint, SessionHandle},
     error::{LeaseError, LeaseWriteError, ReadError},
-    id::{ByteRange, JobId, LeaseId, SpkiHash},
-    lease::ticket::SigningKey,
+    id::{ByteRange, Dir, JobId, LeaseId, SpkiHash},
+    lease::ticket::{self, SigningKey},
 };
 
 const ONE_WAY: Duration = Duration::from_millis(10);
@@ -73,9 +73,7 @@ impl Authority {
     fn client(&self) -> rustls::ClientConfig {
         let mut roots = RootCertStore::empty();
         roots.add(self.certificate.der().clone()).unwrap();
-        rustls::ClientConfig::builder()
-            .with_root_certificates(roots)
-            .with_no_client_auth()
+        rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth()
     }
 }
 
@@ -112,30 +110,16 @@ impl World {
             });
         }
         identities.insert(CLIENT, SpkiHash::new([0; 32]));
-        Self {
-            now,
-            nodes,
-            in_flight: VecDeque::new(),
-            identities,
-            tls: authority.client(),
-        }
+        Self { now, nodes, in_flight: VecDeque::new(), identities, tls: authority.client() }
     }
 
     fn connect(&mut self) {
         let config = ClientConfig::new(self.tls.clone()).unwrap();
         let address = self.nodes[PRIMARY].address;
         let node = &mut self.nodes[CLIENT];
-        let (handle, session) = node
-            .endpoint
-            .connect(self.now, config, address, "node1.test")
-            .unwrap();
+        let (handle, session) = node.endpoint.connect(self.now, config, address, "node1.test").unwrap();
         node.sessions.insert(handle, session);
-        self.run(|w| {
-            w.nodes[PRIMARY]
-                .sessions
-                .values()
-                .any(|s| s.role() == Some(Role::Primary))
-        });
+        self.run(|w| w.nodes[PRIMARY].sessions.values().any(|s| s.role() == Some(Role::Primary)));
         self.run(|w| w.session(CLIENT).session_id().is_some());
     }
 
@@ -144,11 +128,7 @@ impl World {
     }
 
     fn add_path(&mut self, node: usize) -> PathId {
-        let new = NewPath::new(
-            self.nodes[node].address,
-            &format!("node{node}.test"),
-            self.identities[node],
-        );
+        let new = NewPath::new(self.nodes[node].address, &format!("node{node}.test"), self.identities[node]);
         let now = self.now;
         self.session(PRIMARY).add_path(now, new).unwrap()
     }
@@ -205,18 +185,11 @@ impl World {
 
     fn deliver(&mut self, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {
         let now = self.now;
-        let Some(node) = self
-            .nodes
-            .iter_mut()
-            .find(|node| node.address == to && !node.dead)
-        else {
+        let Some(node) = self.nodes.iter_mut().find(|node| node.address == to && !node.dead) else {
             return;
         };
         let mut buf = Vec::new();
-        match node
-            .endpoint
-            .handle(now, from, None, None, BytesMut::from(bytes), &mut buf)
-        {
+        match node.endpoint.handle(now, from, None, None, BytesMut::from(bytes), &mut buf) {
             None => {}
             Some(DatagramEvent::Session(handle, event)) => {
                 node.sessions.get_mut(&handle).unwrap().handle_event(now, event);
@@ -244,12 +217,7 @@ impl World {
                 while let Some(transmit) = session.poll_transmit(now, 10, &mut buf) {
                     let segment = transmit.segment_size.unwrap_or(transmit.size);
                     for datagram in buf[..transmit.size].chunks(segment) {
-                        let leg = (
-                            now + ONE_WAY,
-                            node.address,
-                            transmit.destination,
-                            datagram.to_vec(),
-                        );
+                        let leg = (now + ONE_WAY, node.address, transmit.destination, datagram.to_vec());
                         self.in_flight.push_back(leg);
                     }
                     buf.clear();
@@ -337,12 +305,7 @@ fn read_all(
 
 fn check(got: &[Option<u8>], size: u64) {
     assert_eq!(got.len() as u64, size);
-    assert!(
-        got.iter()
-            .zip(0..)
-            .all(|(got, offset)| *got == Some(byte(offset))),
-        "wrong bytes"
-    );
+    assert!(got.iter().zip(0..).all(|(got, offset)| *got == Some(byte(offset))), "wrong bytes");
 }
 
 #[test]
@@ -352,17 +315,9 @@ fn a_plain_stream_is_plain() {
     let now = world.now;
     for dir in [Dir::Bi, Dir::Uni] {
         let stream = world.session(CLIENT).open(dir).unwrap();
-        world
-            .session(CLIENT)
-            .write(now, stream, &mut [object(range(0, 5000))])
-            .unwrap();
+        world.session(CLIENT).write(now, stream, &mut [object(range(0, 5000))]).unwrap();
         world.session(CLIENT).finish(now, stream).unwrap();
-        world.run(|w| {
-            w.session(PRIMARY)
-                .accept(dir)
-                .inspect(|s| assert_eq!(*s, stream))
-                .is_some()
-        });
+        world.run(|w| w.session(PRIMARY).accept(dir).inspect(|s| assert_eq!(*s, stream)).is_some());
         let mut got = Vec::new();
         world.run(|w| {
             let now = w.now;
@@ -385,18 +340,12 @@ fn one_stream_from_three_servers() {
         let stream = primary.open(Dir::Bi).unwrap();
         primary.write(now, stream, &mut [object(range(0, 1000))]).unwrap();
         let whole = range(1000, 20_000_000);
-        let jobs = paths.map(|path| {
-            primary
-                .open_job(now, stream, NewJob::new(path, whole, "object"))
-                .unwrap()
-        });
+        let jobs =
+            paths.map(|path| primary.open_job(now, stream, NewJob::new(path, whole, "object")).unwrap());
         let first = primary.lease(now, jobs[0], range(1000, 6_000_000)).unwrap();
         let second = primary.lease(now, jobs[1], range(6_000_000, 9_000_000)).unwrap();
         let third = primary.lease(now, jobs[1], range(9_000_000, 12_000_000)).unwrap();
-        assert_eq!(
-            primary.lease(now, jobs[1], range(5_999_999, 6_000_001)),
-            Err(LeaseError::Overlap)
-        );
+        assert_eq!(primary.lease(now, jobs[1], range(5_999_999, 6_000_001)), Err(LeaseError::Overlap));
         let run_range = range(12_000_000, 15_000_000);
         let run = primary.write_at(now, stream, run_range).unwrap();
         let (mut run_sent, mut tail_sent) = (0, 0);
@@ -439,10 +388,7 @@ fn one_stream_from_three_servers() {
         check(&got, 16_000_000);
         world.run(|w| w.session(PRIMARY).stopped(stream).is_err());
         for lease in [first, second, third] {
-            assert_eq!(
-                world.session(PRIMARY).lease_outcome(lease),
-                Some(LeaseOutcome::Done)
-            );
+            assert_eq!(world.session(PRIMARY).lease_outcome(lease), Some(LeaseOutcome::Done));
         }
         assert_eq!(world.session(PRIMARY).run_outcome(run), Some(LeaseOutcome::Done));
         let stats = world.session(CLIENT).stats();
@@ -470,21 +416,13 @@ fn a_silent_death_is_noticed_in_a_few_round_trips() {
     let primary = world.session(PRIMARY);
     let stream = primary.open(Dir::Uni).unwrap();
     let whole = range(0, 4_000_000);
-    let jobs = paths.map(|path| {
-        primary
-            .open_job(now, stream, NewJob::new(path, whole, ""))
-            .unwrap()
-    });
+    let jobs = paths.map(|path| primary.open_job(now, stream, NewJob::new(path, whole, "")).unwrap());
     let doomed = primary.lease(now, jobs[0], whole).unwrap();
     let mut fillers = [Filler::default(), Filler::default()];
     let mut got = Vec::new();
     let turn = |w: &mut World, fillers: &mut [Filler; 2], got: &mut Vec<Option<u8>>| {
         let now = w.now;
-        for (filler, node) in fillers
-            .iter_mut()
-            .zip(&mut w.nodes[2..])
-            .filter(|(_, node)| !node.dead)
-        {
+        for (filler, node) in fillers.iter_mut().zip(&mut w.nodes[2..]).filter(|(_, node)| !node.dead) {
             filler.turn(now, node.sessions.values_mut().next().unwrap());
         }
         let client = w.session(CLIENT);
@@ -509,10 +447,7 @@ fn a_silent_death_is_noticed_in_a_few_round_trips() {
         panic!("{outcome:?}");
     };
     assert_eq!(code, ErrorCode::PATH_STALLED);
-    assert_eq!(
-        world.session(PRIMARY).path_state(paths[0]),
-        Some(PathState::Degraded)
-    );
+    assert_eq!(world.session(PRIMARY).path_state(paths[0]), Some(PathState::Degraded));
     assert_eq!(missing.len(), 1);
     assert!(missing[0].start() >= 500_000 && missing[0].end() == 4_000_000);
     let now = world.now;
@@ -533,9 +468,7 @@ fn the_primary_lost_names_the_missing_range() {
     let primary = world.session(PRIMARY);
     let stream = primary.open(Dir::Bi).unwrap();
     primary.write(now, stream, &mut [object(range(0, 1000))]).unwrap();
-    let job = primary
-        .open_job(now, stream, NewJob::new(path, range(1000, 9000), ""))
-        .unwrap();
+    let job = primary.open_job(now, stream, NewJob::new(path, range(1000, 9000), "")).unwrap();
     primary.lease(now, job, range(1000, 5000)).unwrap();
     let mut filler = Filler::default();
     world.run(|w| {
@@ -544,10 +477,7 @@ fn the_primary_lost_names_the_missing_range() {
         w.session(CLIENT).stats().held_bytes == 4000
     });
     let now = world.now;
-    world
-        .session(PRIMARY)
-        .close(now, ErrorCode::from_u32(5), b"bye")
-        .unwrap();
+    world.session(PRIMARY).close(now, ErrorCode::from_u32(5), b"bye").unwrap();
     world.run(|w| w.session(CLIENT).lost().is_some());
     let now = world.now;
     let client = world.session(CLIENT);
@@ -561,14 +491,7 @@ fn the_primary_lost_names_the_missing_range() {
     };
     assert_eq!(got, 5000);
     let missing = range(5000, crate::id::OFFSET_MAX);
-    assert_eq!(
-        error,
-        ReadError::Incomplete {
-            stream,
-            missing,
-            code: ErrorCode::PRIMARY_LOST
-        }
-    );
+    assert_eq!(error, ReadError::Incomplete { stream, missing, code: ErrorCode::PRIMARY_LOST });
     world.run(|w| w.nodes[2].sessions.is_empty());
 }
 
@@ -580,10 +503,7 @@ fn a_path_that_nobody_answers_is_reported_within_three_seconds() {
     let path = world.add_path(2);
     let asked = world.now;
     world.run(|w| matches!(w.session(PRIMARY).path_state(path), Some(PathState::Dead(_))));
-    assert_eq!(
-        world.session(PRIMARY).path_state(path),
-        Some(PathState::Dead(ErrorCode::PATH_DEAD))
-    );
+    assert_eq!(world.session(PRIMARY).path_state(path), Some(PathState::Dead(ErrorCode::PATH_DEAD)));
     assert!(world.now - asked < Duration::from_secs(3));
 }
 
@@ -596,19 +516,13 @@ fn the_wrong_server_is_refused_before_it_sees_the_ticket() {
     let now = world.now;
     let path = world.session(PRIMARY).add_path(now, new).unwrap();
     world.run(|w| matches!(w.session(PRIMARY).path_state(path), Some(PathState::Dead(_))));
-    assert_eq!(
-        world.session(PRIMARY).path_state(path),
-        Some(PathState::Dead(ErrorCode::AUTH_FAILED))
-    );
+    assert_eq!(world.session(PRIMARY).path_state(path), Some(PathState::Dead(ErrorCode::AUTH_FAILED)));
     // A name that the certificate is not valid for.
     let new = NewPath::new(world.nodes[2].address, "node3.test", world.identities[2]);
     let now = world.now;
     let path = world.session(PRIMARY).add_path(now, new).unwrap();
     world.run(|w| matches!(w.session(PRIMARY).path_state(path), Some(PathState::Dead(_))));
-    assert_eq!(
-        world.session(PRIMARY).path_state(path),
-        Some(PathState::Dead(ErrorCode::AUTH_FAILED))
-    );
+    assert_eq!(world.session(PRIMARY).path_state(path), Some(PathState::Dead(ErrorCode::AUTH_FAILED)));
 }
 
 #[test]
@@ -619,9 +533,7 @@ fn a_job_may_be_refused_and_its_leases_with_it() {
     let now = world.now;
     let primary = world.session(PRIMARY);
     let stream = primary.open(Dir::Bi).unwrap();
-    let job = primary
-        .open_job(now, stream, NewJob::new(path, range(0, 100), "?"))
-        .unwrap();
+    let job = primary.open_job(now, stream, NewJob::new(path, range(0, 100), "?")).unwrap();
     let lease = primary.lease(now, job, range(0, 100)).unwrap();
     let code = ErrorCode::from_u32(404);
     world.run(|w| {
@@ -638,16 +550,7 @@ fn a_job_may_be_refused_and_its_leases_with_it() {
         outcome = w.session(PRIMARY).lease_outcome(lease);
         outcome.is_some()
     });
-    assert_eq!(
-        outcome,
-        Some(LeaseOutcome::Lost {
-            code,
-            missing: vec![range(0, 100)]
-        })
-    );
+    assert_eq!(outcome, Some(LeaseOutcome::Lost { code, missing: vec![range(0, 100)] }));
     let now = world.now;
-    assert_eq!(
-        world.session(PRIMARY).lease(now, job, range(0, 100)),
-        Err(LeaseError::JobClosed)
-    );
+    assert_eq!(world.session(PRIMARY).lease(now, job, range(0, 100)), Err(LeaseError::JobClosed));
 }

@@ -66,10 +66,7 @@ pub(crate) struct Assembler {
 impl Assembler {
     /// Returns an empty assembler for a stream split at `base`.
     pub(crate) fn new(base: u64) -> Self {
-        Self {
-            base,
-            ..Self::default()
-        }
+        Self { base, ..Self::default() }
     }
 
     /// Places `bytes` from `source` at `offset`, counted from the start of the stream, and returns how many were new.
@@ -83,10 +80,7 @@ impl Assembler {
         if offset >= self.base && self.received.insert_apart(range) {
             self.held += range.len();
             self.place(range, bytes);
-            return Inserted {
-                new: range.len(),
-                ..Inserted::default()
-            };
+            return Inserted { new: range.len(), ..Inserted::default() };
         }
         self.insert_around(source, range, &bytes)
     }
@@ -116,9 +110,7 @@ impl Assembler {
     /// Returns the end of the delivered prefix: where an ordered reader goes on.
     pub(crate) fn read_position(&self) -> u64 {
         let prefix = self.received.end_of_prefix(self.base);
-        self.runs
-            .first_key_value()
-            .map_or(prefix, |(_, run)| run.start.min(prefix))
+        self.runs.first_key_value().map_or(prefix, |(_, run)| run.start.min(prefix))
     }
 
     /// Returns the offsets delivered or held.
@@ -162,11 +154,7 @@ impl Assembler {
         for hole in self.received.missing(range) {
             opened += 1;
             joined += usize::from(self.run_ending_at(hole.start()).is_some());
-            joined += usize::from(
-                self.runs
-                    .get(&hole.end())
-                    .is_some_and(|run| run.start == hole.end()),
-            );
+            joined += usize::from(self.runs.get(&hole.end()).is_some_and(|run| run.start == hole.end()));
         }
         let raises_held = opened > joined && self.runs.len() + opened - joined > cap;
         let beside = ByteRange::between(range.start().saturating_sub(1), range.end() + 1).unwrap_or(range);
@@ -177,10 +165,7 @@ impl Assembler {
     fn insert_around(&mut self, source: PathId, range: ByteRange, bytes: &Bytes) -> Inserted {
         let start = range.start().max(self.base);
         let Some(wanted) = ByteRange::between(start, range.end()) else {
-            return Inserted {
-                overlap: range.len(),
-                ..Inserted::default()
-            };
+            return Inserted { overlap: range.len(), ..Inserted::default() };
         };
         let holes: SmallVec<[ByteRange; 4]> = self.received.missing(wanted).collect();
         let new = self.received.insert(wanted);
@@ -196,11 +181,7 @@ impl Assembler {
             let to = index(hole.end() - range.start());
             self.place(hole, bytes.slice(from..to));
         }
-        Inserted {
-            new,
-            overlap,
-            differed,
-        }
+        Inserted { new, overlap, differed }
     }
 
     /// Holds `bytes` at `range`, all of which is new, and merges with the runs it touches.
@@ -218,10 +199,7 @@ impl Assembler {
             Entry::Occupied(_) | Entry::Vacant(_) => None,
         };
         let key = self.run_ending_at(start).unwrap_or(start);
-        let run = self
-            .runs
-            .entry(key)
-            .or_insert_with(|| Run::new(start, mem::take(&mut self.spare)));
+        let run = self.runs.entry(key).or_insert_with(|| Run::new(start, mem::take(&mut self.spare)));
         run.append(bytes);
         if let Some(right) = right {
             run.join(right);
@@ -238,10 +216,7 @@ impl Assembler {
     fn differs(&self, range: ByteRange, bytes: &[u8]) -> bool {
         let before = self.runs.range(..range.start()).next_back();
         let within = self.runs.range(range.start()..range.end());
-        before
-            .into_iter()
-            .chain(within)
-            .any(|(_, run)| run.differs(range, bytes))
+        before.into_iter().chain(within).any(|(_, run)| run.differs(range, bytes))
     }
 }
 
@@ -269,12 +244,7 @@ struct Run {
 impl Run {
     /// Returns an empty run at `start` that uses the empty queue `chunks`.
     fn new(start: u64, chunks: VecDeque<Chunk>) -> Self {
-        Self {
-            start,
-            end: start,
-            chunks,
-            tail: BytesMut::new(),
-        }
+        Self { start, end: start, chunks, tail: BytesMut::new() }
     }
 
     /// Adds `bytes` at the end; a sliver is copied.
@@ -336,11 +306,7 @@ impl Run {
                 chunk.at += length(&bytes);
                 bytes
             }
-            Some(_) => self
-                .chunks
-                .pop_front()
-                .map(|chunk| chunk.bytes)
-                .unwrap_or_default(),
+            Some(_) => self.chunks.pop_front().map(|chunk| chunk.bytes).unwrap_or_default(),
             // What stays of the tail goes on gathering, so the part that leaves is a copy.
             None if self.tail.len() > max_len => Bytes::copy_from_slice(&self.tail.split_to(max_len)),
             None => mem::take(&mut self.tail).freeze(),
@@ -353,10 +319,7 @@ impl Run {
     fn close_tail(&mut self) {
         if !self.tail.is_empty() {
             let bytes = mem::take(&mut self.tail).freeze();
-            self.chunks.push_back(Chunk {
-                at: self.end - length(&bytes),
-                bytes,
-            });
+            self.chunks.push_back(Chunk { at: self.end - length(&bytes), bytes });
         }
     }
 
@@ -414,11 +377,7 @@ mod tests {
     const B: PathId = PathId::new(1);
 
     fn inserted(new: u64, overlap: u64, differed: bool) -> Inserted {
-        Inserted {
-            new,
-            overlap,
-            differed,
-        }
+        Inserted { new, overlap, differed }
     }
 
     /// Chunks and tails held, and the bytes of their buffers.
@@ -438,77 +397,37 @@ mod tests {
         let bytes = Bytes::from(vec![7; 1400]);
         assert_eq!(assembler.insert(A, 100, bytes.clone()), inserted(1400, 0, false));
         assert_eq!(assembler.insert(A, 1500, bytes.clone()), inserted(1400, 0, false));
-        assert_eq!(
-            (assembler.held(), assembler.extents(), assembler.read_position()),
-            (2800, 1, 100)
-        );
+        assert_eq!((assembler.held(), assembler.extents(), assembler.read_position()), (2800, 1, 100));
         let (offset, read) = assembler.read(usize::MAX, true).unwrap();
         assert_eq!((offset, read.as_ptr()), (100, bytes.as_ptr()));
-        assert_eq!(
-            assembler.read(400, true).map(|(at, read)| (at, read.len())),
-            Some((1500, 400))
-        );
+        assert_eq!(assembler.read(400, true).map(|(at, read)| (at, read.len())), Some((1500, 400)));
         assert_eq!(assembler.read(0, true), None);
-        assert_eq!(
-            assembler.read(9999, true).map(|(at, read)| (at, read.len())),
-            Some((1900, 1000))
-        );
+        assert_eq!(assembler.read(9999, true).map(|(at, read)| (at, read.len())), Some((1900, 1000)));
         assert_eq!(assembler.read(usize::MAX, true), None);
-        assert_eq!(
-            (assembler.held(), assembler.consumed(), assembler.read_position()),
-            (0, 2800, 2900)
-        );
+        assert_eq!((assembler.held(), assembler.consumed(), assembler.read_position()), (0, 2800, 2900));
     }
 
     #[test]
     fn first_bytes_win_and_differences_show() {
         let mut assembler = Assembler::new(0);
         assembler.insert(A, 2, Bytes::from_static(b"cd"));
-        assert_eq!(
-            assembler.insert(B, 0, Bytes::from_static(b"abcdef")),
-            inserted(4, 2, false)
-        );
-        assert_eq!(
-            assembler.insert(B, 1, Bytes::from_static(b"bXd")),
-            inserted(0, 3, true)
-        );
+        assert_eq!(assembler.insert(B, 0, Bytes::from_static(b"abcdef")), inserted(4, 2, false));
+        assert_eq!(assembler.insert(B, 1, Bytes::from_static(b"bXd")), inserted(0, 3, true));
         assert_eq!(assembler.read(3, true), Some((0, Bytes::from_static(b"abc"))));
-        assert_eq!(
-            assembler.insert(B, 0, Bytes::from_static(b"XXX")),
-            inserted(0, 3, false),
-            "delivered"
-        );
-        assert_eq!(
-            assembler.insert(B, 2, Bytes::from_static(b"XdeX")),
-            inserted(0, 4, true)
-        );
+        assert_eq!(assembler.insert(B, 0, Bytes::from_static(b"XXX")), inserted(0, 3, false), "delivered");
+        assert_eq!(assembler.insert(B, 2, Bytes::from_static(b"XdeX")), inserted(0, 4, true));
         assert_eq!(assembler.read(9, true), Some((3, Bytes::from_static(b"def"))));
     }
 
     #[test]
     fn bytes_outside_the_stream_are_not_placed() {
         let mut assembler = Assembler::new(10);
-        assert_eq!(
-            assembler.insert(A, 0, Bytes::from_static(&[0; 10])),
-            inserted(0, 10, false)
-        );
-        assert_eq!(
-            assembler.insert(A, 8, Bytes::from_static(&[0; 4])),
-            inserted(2, 2, false)
-        );
+        assert_eq!(assembler.insert(A, 0, Bytes::from_static(&[0; 10])), inserted(0, 10, false));
+        assert_eq!(assembler.insert(A, 8, Bytes::from_static(&[0; 4])), inserted(2, 2, false));
         assert_eq!(assembler.insert(A, 50, Bytes::new()), Inserted::default());
-        assert_eq!(
-            assembler.insert(A, OFFSET_MAX, Bytes::from_static(b"x")),
-            Inserted::default()
-        );
-        assert_eq!(
-            assembler.insert(A, u64::MAX, Bytes::from_static(b"x")),
-            Inserted::default()
-        );
-        assert_eq!(
-            assembler.insert(A, OFFSET_MAX - 1, Bytes::from_static(b"x")),
-            inserted(1, 0, false)
-        );
+        assert_eq!(assembler.insert(A, OFFSET_MAX, Bytes::from_static(b"x")), Inserted::default());
+        assert_eq!(assembler.insert(A, u64::MAX, Bytes::from_static(b"x")), Inserted::default());
+        assert_eq!(assembler.insert(A, OFFSET_MAX - 1, Bytes::from_static(b"x")), inserted(1, 0, false));
         assert!(!assembler.would_exceed(OFFSET_MAX - 1, 1, 0));
         assert!(!assembler.would_exceed(u64::MAX, u64::MAX, 0));
         assert_eq!(assembler.received().total(), 3);
@@ -570,12 +489,7 @@ mod tests {
         let mut assembler = Assembler::new(0);
         for at in 0..20_000 {
             assembler.insert(A, at * 2, Bytes::from_static(b"xy"));
-            assert_eq!(
-                assembler
-                    .read(1, true)
-                    .map(|(offset, bytes)| (offset, bytes.len())),
-                Some((at, 1))
-            );
+            assert_eq!(assembler.read(1, true).map(|(offset, bytes)| (offset, bytes.len())), Some((at, 1)));
         }
         assert!(footprint(&assembler).0 < 12);
         assert!(footprint(&assembler).1 < 25_000);
@@ -630,9 +544,7 @@ mod tests {
         }
 
         fn runs(&self, of: impl Fn(usize) -> bool) -> usize {
-            (0..self.bytes.len())
-                .filter(|&at| of(at) && (at == 0 || !of(at - 1)))
-                .count()
+            (0..self.bytes.len()).filter(|&at| of(at) && (at == 0 || !of(at - 1))).count()
         }
 
         fn position(&self) -> usize {
@@ -642,16 +554,8 @@ mod tests {
 
     #[derive(Clone, Debug)]
     enum Op {
-        Insert {
-            source: u32,
-            at: usize,
-            len: usize,
-            fill: u8,
-        },
-        Read {
-            max_len: usize,
-            ordered: bool,
-        },
+        Insert { source: u32, at: usize, len: usize, fill: u8 },
+        Read { max_len: usize, ordered: bool },
     }
 
     fn op(space: usize, len_max: usize) -> impl Strategy<Value = Op> {
@@ -669,14 +573,8 @@ mod tests {
         prop_assert_eq!(assembler.held(), count(&|at| model.held(at)));
         prop_assert_eq!(assembler.consumed(), count(&|at| model.delivered[at]));
         prop_assert_eq!(assembler.extents(), model.runs(|at| model.held(at)));
-        prop_assert_eq!(
-            assembler.received().total(),
-            count(&|at| model.bytes[at].is_some())
-        );
-        prop_assert_eq!(
-            assembler.received().len(),
-            model.runs(|at| model.bytes[at].is_some())
-        );
+        prop_assert_eq!(assembler.received().total(), count(&|at| model.bytes[at].is_some()));
+        prop_assert_eq!(assembler.received().len(), model.runs(|at| model.bytes[at].is_some()));
         prop_assert_eq!(assembler.read_position(), model.position() as u64);
         Ok(())
     }
@@ -729,23 +627,12 @@ mod tests {
         let base = space / 16;
         let size = space + len_max + 1;
         let mut assembler = Assembler::new(base as u64);
-        let mut model = Model {
-            base,
-            bytes: vec![None; size],
-            delivered: vec![false; size],
-        };
+        let mut model = Model { base, bytes: vec![None; size], delivered: vec![false; size] };
         for op in ops {
             match op {
-                Op::Insert {
-                    source,
-                    at,
-                    len,
-                    fill,
-                } => {
+                Op::Insert { source, at, len, fill } => {
                     // Equal fills give equal bytes at equal offsets.
-                    let bytes = (at..at + len)
-                        .map(|at| u8::try_from(at % 251).unwrap() ^ fill)
-                        .collect();
+                    let bytes = (at..at + len).map(|at| u8::try_from(at % 251).unwrap() ^ fill).collect();
                     check_insert(&mut assembler, &mut model, source, at, bytes)?;
                 }
                 Op::Read { max_len, ordered } => {

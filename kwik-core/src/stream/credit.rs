@@ -56,37 +56,24 @@ mod tests {
     use super::*;
 
     fn demand(source: u32, outstanding: u64, lease: u64, uncredited: u64) -> Demand<u32> {
-        let leases = smallvec![Wanting {
-            lease: LeaseId::new(lease),
-            uncredited
-        }];
-        Demand {
-            source,
-            outstanding,
-            leases,
-        }
+        let leases = smallvec![Wanting { lease: LeaseId::new(lease), uncredited }];
+        Demand { source, outstanding, leases }
     }
 
     #[test]
     fn a_slow_server_cannot_hold_the_window() {
         let mut demands = [demand(1, 500, 1, 10_000), demand(2, 0, 2, 10_000)];
         let mut given = Vec::new();
-        share(1_000, 500, 10, &mut demands, |source, _, bytes| {
-            given.push((source, bytes))
-        });
+        share(1_000, 500, 10, &mut demands, |source, _, bytes| given.push((source, bytes)));
         assert_eq!(given, [(2, 500)]);
     }
 
     #[test]
     fn slivers_wait_unless_they_end_the_lease() {
         let mut given = Vec::new();
-        share(1_000, 5, 10, &mut [demand(1, 0, 1, 100)], |_, _, bytes| {
-            given.push(bytes)
-        });
+        share(1_000, 5, 10, &mut [demand(1, 0, 1, 100)], |_, _, bytes| given.push(bytes));
         assert!(given.is_empty());
-        share(1_000, 5, 10, &mut [demand(1, 0, 1, 3)], |_, _, bytes| {
-            given.push(bytes)
-        });
+        share(1_000, 5, 10, &mut [demand(1, 0, 1, 3)], |_, _, bytes| given.push(bytes));
         assert_eq!(given, [3]);
     }
 

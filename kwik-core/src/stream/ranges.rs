@@ -21,10 +21,7 @@ impl RangeSet {
     /// Returns an empty set.
     #[cfg(test)]
     pub(crate) const fn new() -> Self {
-        Self {
-            extents: BTreeMap::new(),
-            total: 0,
-        }
+        Self { extents: BTreeMap::new(), total: 0 }
     }
 
     /// Adds `range` and returns how many of its bytes were not in the set before.
@@ -92,27 +89,25 @@ impl RangeSet {
 
     /// Returns whether some byte of `range` is in the set.
     pub(crate) fn overlaps(&self, range: ByteRange) -> bool {
-        self.last_before(range.end())
-            .is_some_and(|(_, end)| end > range.start())
+        self.last_before(range.end()).is_some_and(|(_, end)| end > range.start())
     }
 
     /// Returns the parts of `within` that are not in the set, in rising order.
     pub(crate) fn missing(&self, within: ByteRange) -> impl Iterator<Item = ByteRange> {
         let mut from = within.start();
-        self.present_bounds(within)
-            .chain(iter::once((within.end(), within.end())))
-            .filter_map(move |(start, end)| {
+        self.present_bounds(within).chain(iter::once((within.end(), within.end()))).filter_map(
+            move |(start, end)| {
                 let hole = ByteRange::between(from, start);
                 from = end;
                 hole
-            })
+            },
+        )
     }
 
     /// Returns the parts of `within` that are in the set, in rising order.
     #[cfg(test)]
     pub(crate) fn present(&self, within: ByteRange) -> impl Iterator<Item = ByteRange> {
-        self.present_bounds(within)
-            .filter_map(|(start, end)| ByteRange::between(start, end))
+        self.present_bounds(within).filter_map(|(start, end)| ByteRange::between(start, end))
     }
 
     /// Returns how many bytes are in the set.
@@ -128,17 +123,12 @@ impl RangeSet {
     /// Returns the extents in rising order.
     #[cfg(test)]
     pub(crate) fn iter(&self) -> impl Iterator<Item = ByteRange> {
-        self.extents
-            .iter()
-            .filter_map(|(&start, &end)| ByteRange::between(start, end))
+        self.extents.iter().filter_map(|(&start, &end)| ByteRange::between(start, end))
     }
 
     /// Returns the end of the contiguous run that `from` lies in, or `from` if it is not in the set.
     pub(crate) fn end_of_prefix(&self, from: u64) -> u64 {
-        self.extents
-            .range(..=from)
-            .next_back()
-            .map_or(from, |(_, &end)| end.max(from))
+        self.extents.range(..=from).next_back().map_or(from, |(_, &end)| end.max(from))
     }
 
     /// Returns one past the highest offset in the set.
@@ -149,10 +139,7 @@ impl RangeSet {
 
     /// Returns the last extent that starts below `bound`.
     fn last_before(&self, bound: u64) -> Option<(u64, u64)> {
-        self.extents
-            .range(..bound)
-            .next_back()
-            .map(|(&start, &end)| (start, end))
+        self.extents.range(..bound).next_back().map(|(&start, &end)| (start, end))
     }
 
     /// Returns the bounds of the extents that share a byte with `within`, cut to it.

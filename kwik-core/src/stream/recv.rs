@@ -111,9 +111,7 @@ impl SplitRecv {
 
     /// How many of `len` bytes at `offset` need credit by amount.
     pub(crate) fn above(&self, offset: u64, len: u64) -> u64 {
-        offset
-            .saturating_add(len)
-            .saturating_sub(self.max_offset.max(offset))
+        offset.saturating_add(len).saturating_sub(self.max_offset.max(offset))
     }
 
     /// Returns whether the primary's own runs may bring `len` bytes at `offset`.
@@ -129,9 +127,7 @@ impl SplitRecv {
             // One insert on each side of the line keeps the count of new bytes beyond it exact.
             let head = bytes.split_to(below);
             let tail_offset = offset.saturating_add(head.len() as u64);
-            return self
-                .place(source, offset, head, run)
-                .plus(self.place(source, tail_offset, bytes, run));
+            return self.place(source, offset, head, run).plus(self.place(source, tail_offset, bytes, run));
         }
         if run {
             self.run_above = self.run_above.saturating_add(above);
@@ -185,7 +181,7 @@ impl SplitRecv {
             if left > 0 {
                 return Some(next);
             }
-            let end = all.by_ref().last().map_or(next.end(), ByteRange::end);
+            let end = all.by_ref().last().map_or_else(|| next.end(), ByteRange::end);
             ByteRange::between(next.start(), end)
         })
     }
@@ -203,11 +199,7 @@ impl SplitRecv {
         let below =
             (self.max_offset - self.base).saturating_sub(received.saturating_sub(self.received_above));
         let run = self.run_credit - self.run_above.min(self.run_credit);
-        self.assembler
-            .held()
-            .saturating_add(below)
-            .saturating_add(run)
-            .saturating_add(leased)
+        self.assembler.held().saturating_add(below).saturating_add(run).saturating_add(leased)
     }
 
     /// What of the window could be promised now.
@@ -217,11 +209,7 @@ impl SplitRecv {
 
     /// Raises credit by offset as far as the reader allows; returns it if that is worth telling. Ordered reading.
     pub(crate) fn raise_offset(&mut self) -> Option<u64> {
-        let target = self
-            .assembler
-            .read_position()
-            .saturating_add(self.window)
-            .min(OFFSET_MAX);
+        let target = self.assembler.read_position().saturating_add(self.window).min(OFFSET_MAX);
         if self.unordered || target < self.max_offset.saturating_add((self.window / 8).max(1)) {
             return None;
         }

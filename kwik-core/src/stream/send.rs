@@ -98,9 +98,7 @@ impl SplitSend {
 
     /// Counts `len` bytes sent at `offset` against credit.
     pub(crate) fn on_sent(&mut self, offset: u64, len: u64) {
-        let above = offset
-            .saturating_add(len)
-            .saturating_sub(self.max_offset.max(offset));
+        let above = offset.saturating_add(len).saturating_sub(self.max_offset.max(offset));
         self.run_above = self.run_above.saturating_add(above);
     }
 

@@ -53,7 +53,6 @@ pub(crate) fn header() -> impl Strategy<Value = StreamHeader> {
 }
 
 /// One frame of each kind, as large as its bounds permit.
-#[expect(clippy::too_many_lines, reason = "one entry per kind")]
 pub(crate) fn largest() -> Vec<Frame> {
     let path = PathId::new(u32::MAX);
     let job = JobId::new(u64::MAX);
@@ -89,10 +88,7 @@ pub(crate) fn largest() -> Vec<Frame> {
             session: SessionId::new([2; 16]),
             app_protocol: Some(Bytes::from(vec![b'a'; APP_ALPN_LEN_MAX])),
         }),
-        Frame::Refuse {
-            code,
-            reason: reason.clone(),
-        },
+        Frame::Refuse { code, reason: reason.clone() },
         Frame::AddPath(AddPath {
             path,
             addresses: [SocketAddr::from((Ipv6Addr::LOCALHOST, u16::MAX)); PATH_ADDRESSES_MAX]
@@ -103,18 +99,9 @@ pub(crate) fn largest() -> Vec<Frame> {
             ticket,
             ticket_expiry: u64::MAX,
         }),
-        Frame::PathReport {
-            path,
-            status: PathStatus::Dead(code),
-        },
-        Frame::RemovePath {
-            path,
-            code,
-            deadline_ms: u64::MAX,
-        },
-        Frame::Drain {
-            deadline_ms: u64::MAX,
-        },
+        Frame::PathReport { path, status: PathStatus::Dead(code) },
+        Frame::RemovePath { path, code, deadline_ms: u64::MAX },
+        Frame::Drain { deadline_ms: u64::MAX },
         Frame::JobOpen(JobOpen {
             job,
             path,
@@ -136,54 +123,20 @@ pub(crate) fn largest() -> Vec<Frame> {
             deadline_ms: Some(u64::MAX),
             hedge_of: Some(lease),
         }),
-        Frame::LeaseNotice {
-            lease,
-            job,
-            range,
-            credit,
-        },
+        Frame::LeaseNotice { lease, job, range, credit },
         Frame::LeaseRefused { lease, code },
-        Frame::LeaseRevoke {
-            lease,
-            keep: OFFSET_MAX,
-            code,
-        },
+        Frame::LeaseRevoke { lease, keep: OFFSET_MAX, code },
         Frame::LeaseDone { lease },
-        Frame::LeaseLost {
-            lease,
-            code,
-            missing: gaps.clone(),
-        },
-        Frame::Split {
-            stream,
-            offset: OFFSET_MAX,
-        },
+        Frame::LeaseLost { lease, code, missing: gaps.clone() },
+        Frame::Split { stream, offset: OFFSET_MAX },
         Frame::SplitAck { stream, credit },
-        Frame::StreamFinal {
-            stream,
-            size: OFFSET_MAX,
-        },
+        Frame::StreamFinal { stream, size: OFFSET_MAX },
         Frame::StreamComplete { stream },
         Frame::StreamStopped { stream, code },
-        Frame::Credit(Credit::Lease {
-            lease,
-            bytes: OFFSET_MAX,
-        }),
-        Frame::OffsetSyncRequest {
-            stream,
-            from: OFFSET_MAX,
-        },
-        Frame::OffsetSyncResponse {
-            stream,
-            received: gaps,
-            more: true,
-        },
-        Frame::StreamMappingUpdate {
-            operation,
-            stream,
-            lease,
-            range,
-        },
+        Frame::Credit(Credit::Lease { lease, bytes: OFFSET_MAX }),
+        Frame::OffsetSyncRequest { stream, from: OFFSET_MAX },
+        Frame::OffsetSyncResponse { stream, received: gaps, more: true },
+        Frame::StreamMappingUpdate { operation, stream, lease, range },
         Frame::SessionClose { code, reason },
     ]
 }
@@ -192,29 +145,19 @@ pub(crate) fn largest() -> Vec<Frame> {
 pub(crate) fn largest_headers() -> Vec<StreamHeader> {
     vec![
         StreamHeader::Public,
-        StreamHeader::Secondary {
-            lease: LeaseId::new(u64::MAX),
-            offset: OFFSET_MAX,
-        },
+        StreamHeader::Secondary { lease: LeaseId::new(u64::MAX), offset: OFFSET_MAX },
         StreamHeader::Internal {
             stream: StreamId::from_u64(OFFSET_MAX).expect("the largest"),
             offset: OFFSET_MAX,
         },
-        StreamHeader::Relay {
-            path: PathId::new(u32::MAX),
-            id: u64::MAX,
-            length: u32::MAX,
-        },
+        StreamHeader::Relay { path: PathId::new(u32::MAX), id: u64::MAX, length: u32::MAX },
     ]
 }
 
 /// Hellos, refusals, paths, the end of a session.
 fn sessions() -> BoxedStrategy<Frame> {
-    let status = prop_oneof![
-        Just(PathStatus::Active),
-        Just(PathStatus::Degraded),
-        code().prop_map(PathStatus::Dead)
-    ];
+    let status =
+        prop_oneof![Just(PathStatus::Active), Just(PathStatus::Degraded), code().prop_map(PathStatus::Dead)];
     prop_oneof![
         client_hello().prop_map(Frame::ClientHello),
         server_hello().prop_map(Frame::ServerHello),
@@ -284,12 +227,7 @@ fn streams() -> BoxedStrategy<Frame> {
             more
         }),
         (operation, stream(), lease(), lease_range()).prop_map(|(operation, stream, lease, range)| {
-            Frame::StreamMappingUpdate {
-                operation,
-                stream,
-                lease,
-                range,
-            }
+            Frame::StreamMappingUpdate { operation, stream, lease, range }
         }),
     ]
     .boxed()
@@ -343,8 +281,7 @@ fn ranges() -> BoxedStrategy<Ranges> {
         .prop_map(|offsets: BTreeSet<u64>| {
             let offsets: Vec<u64> = offsets.into_iter().collect();
             let ends = offsets.chunks_exact(2);
-            ends.map(|ends| ByteRange::between(ends[0], ends[1]).expect("rising"))
-                .collect()
+            ends.map(|ends| ByteRange::between(ends[0], ends[1]).expect("rising")).collect()
         })
         .boxed()
 }
@@ -367,45 +304,24 @@ fn reason() -> impl Strategy<Value = String> {
 }
 
 fn client_hello() -> BoxedStrategy<ClientHello> {
-    let attach =
-        (session(), path(), filled(TICKET_MAX), signature()).prop_map(|(session, path, ticket, proof)| {
-            Attach {
-                session,
-                path,
-                ticket,
-                proof,
-            }
-        });
+    let attach = (session(), path(), filled(TICKET_MAX), signature())
+        .prop_map(|(session, path, ticket, proof)| Attach { session, path, ticket, proof });
     let app_protocols = vec(filled(APP_ALPN_TOTAL_MAX / APP_ALPN_MAX), 0..=APP_ALPN_MAX);
     let key = uniform32(any::<u8>()).prop_map(PublicKey::new);
-    (
-        any::<u32>(),
-        number(),
-        key,
-        any::<u32>(),
-        app_protocols,
-        option::of(attach),
-    )
-        .prop_map(
-            |(version, features, client_key, split_streams_max, app_protocols, attach)| ClientHello {
-                version,
-                features: Features(features),
-                client_key,
-                split_streams_max,
-                app_protocols,
-                attach,
-            },
-        )
+    (any::<u32>(), number(), key, any::<u32>(), app_protocols, option::of(attach))
+        .prop_map(|(version, features, client_key, split_streams_max, app_protocols, attach)| ClientHello {
+            version,
+            features: Features(features),
+            client_key,
+            split_streams_max,
+            app_protocols,
+            attach,
+        })
         .boxed()
 }
 
 fn server_hello() -> BoxedStrategy<ServerHello> {
-    (
-        any::<u32>(),
-        number(),
-        session(),
-        option::of(filled(APP_ALPN_LEN_MAX)),
-    )
+    (any::<u32>(), number(), session(), option::of(filled(APP_ALPN_LEN_MAX)))
         .prop_map(|(version, features, session, app_protocol)| ServerHello {
             version,
             features: Features(features),
@@ -416,10 +332,7 @@ fn server_hello() -> BoxedStrategy<ServerHello> {
 }
 
 fn add_path() -> BoxedStrategy<AddPath> {
-    let ip = prop_oneof![
-        any::<[u8; 4]>().prop_map(IpAddr::from),
-        any::<[u8; 16]>().prop_map(IpAddr::from)
-    ];
+    let ip = prop_oneof![any::<[u8; 4]>().prop_map(IpAddr::from), any::<[u8; 16]>().prop_map(IpAddr::from)];
     let address = (ip, 1..=u16::MAX).prop_map(SocketAddr::from);
     let pin = uniform32(any::<u8>()).prop_map(SpkiHash::new);
     let name = vec(any::<char>(), 1..=SERVER_NAME_MAX / 4).prop_map(String::from_iter);
@@ -431,56 +344,36 @@ fn add_path() -> BoxedStrategy<AddPath> {
         filled(TICKET_MAX),
         number(),
     )
-        .prop_map(
-            |(path, addresses, server_name, pins, ticket, ticket_expiry)| AddPath {
-                path,
-                addresses: addresses.into(),
-                server_name,
-                pins: pins.into(),
-                ticket,
-                ticket_expiry,
-            },
-        )
+        .prop_map(|(path, addresses, server_name, pins, ticket, ticket_expiry)| AddPath {
+            path,
+            addresses: addresses.into(),
+            server_name,
+            pins: pins.into(),
+            ticket,
+            ticket_expiry,
+        })
         .boxed()
 }
 
 fn job_open() -> BoxedStrategy<JobOpen> {
     let payload = vec(any::<u8>(), 0..=JOB_PAYLOAD_MAX).prop_map(Bytes::from);
-    (
-        job(),
-        path(),
-        stream(),
-        range(),
-        count(),
-        number(),
-        payload,
-        signature(),
-    )
-        .prop_map(
-            |(job, path, stream, range, total, expiry, payload, seal)| JobOpen {
-                job,
-                path,
-                stream,
-                range,
-                total,
-                expiry,
-                payload,
-                seal,
-            },
-        )
+    (job(), path(), stream(), range(), count(), number(), payload, signature())
+        .prop_map(|(job, path, stream, range, total, expiry, payload, seal)| JobOpen {
+            job,
+            path,
+            stream,
+            range,
+            total,
+            expiry,
+            payload,
+            seal,
+        })
         .boxed()
 }
 
 fn lease_grant() -> BoxedStrategy<LeaseGrant> {
     let digest = option::of(uniform32(any::<u8>()));
-    (
-        lease(),
-        job(),
-        lease_range(),
-        digest,
-        option::of(number()),
-        option::of(lease()),
-    )
+    (lease(), job(), lease_range(), digest, option::of(number()), option::of(lease()))
         .prop_map(|(lease, job, range, digest, deadline_ms, hedge_of)| LeaseGrant {
             lease,
             job,

@@ -38,10 +38,7 @@ impl Decoder {
         if self.failed.is_some() {
             return;
         }
-        debug_assert!(
-            self.held() < HEAD_MAX + CONTROL_FRAME_MAX,
-            "frames wait that nobody took"
-        );
+        debug_assert!(self.held() < HEAD_MAX + CONTROL_FRAME_MAX, "frames wait that nobody took");
         self.buffer.drain(..self.at);
         self.at = 0;
         self.buffer.extend_from_slice(bytes);
@@ -106,10 +103,7 @@ impl Decoder {
 
 /// Returns what kind of frame a type number stands for; `None` if it is unknown and may be skipped.
 fn known(kind: u64) -> Result<Option<FrameType>, FrameError> {
-    match i32::try_from(kind)
-        .ok()
-        .and_then(|kind| FrameType::try_from(kind).ok())
-    {
+    match i32::try_from(kind).ok().and_then(|kind| FrameType::try_from(kind).ok()) {
         Some(FrameType::Unspecified) => Err(FrameError::Field),
         Some(kind) => Ok(Some(kind)),
         None if kind % 2 == 0 => Ok(None),
@@ -137,21 +131,12 @@ impl Head {
             // One more for the type that follows.
             Err(missing) => return Ok(Self::Partial { missing: missing + 1 }),
         };
-        let Some(length) = usize::try_from(length)
-            .ok()
-            .filter(|&length| length <= length_max)
-        else {
+        let Some(length) = usize::try_from(length).ok().filter(|&length| length <= length_max) else {
             return Err(FrameError::TooLarge);
         };
         Ok(match varint::read(bytes.get(length_size..).unwrap_or_default()) {
-            Ok((kind, kind_size)) => Self::Whole {
-                length,
-                kind,
-                size: length_size + kind_size,
-            },
-            Err(missing) => Self::Partial {
-                missing: missing + length,
-            },
+            Ok((kind, kind_size)) => Self::Whole { length, kind, size: length_size + kind_size },
+            Err(missing) => Self::Partial { missing: missing + length },
         })
     }
 }

@@ -25,10 +25,7 @@ const HEADER_ROOM: usize = 32;
 pub(crate) fn encode(frame: &Frame, out: &mut Vec<u8>) {
     let start = out.len();
     put_frame(frame, out);
-    debug_assert!(
-        out.get(start..).is_some_and(decodes),
-        "a frame that its receiver would refuse: {frame:?}"
-    );
+    debug_assert!(out.get(start..).is_some_and(decodes), "a frame that its receiver would refuse: {frame:?}");
 }
 
 /// Returns the header as it starts a unidirectional stream.
@@ -57,27 +54,16 @@ fn put_frame(frame: &Frame, out: &mut Vec<u8>) {
         Frame::ClientHello(hello) => put_body(Type::ClientHello, &pb::ClientHello::from(hello), out),
         Frame::ServerHello(hello) => put_body(Type::ServerHello, &pb::ServerHello::from(hello), out),
         Frame::Refuse { code, reason } => {
-            let body = pb::Refuse {
-                code: Some(code.into_inner()),
-                reason: Some(cut(reason)),
-            };
+            let body = pb::Refuse { code: Some(code.into_inner()), reason: Some(cut(reason)) };
             put_body(Type::Refuse, &body, out);
         }
         Frame::AddPath(path) => put_body(Type::AddPath, &pb::AddPath::from(path), out),
         Frame::PathReport { path, status } => {
             let (state, code) = state(*status);
-            let body = pb::PathReport {
-                path: Some(path.into_inner()),
-                state: Some(state.into()),
-                code,
-            };
+            let body = pb::PathReport { path: Some(path.into_inner()), state: Some(state.into()), code };
             put_body(Type::PathReport, &body, out);
         }
-        Frame::RemovePath {
-            path,
-            code,
-            deadline_ms,
-        } => {
+        Frame::RemovePath { path, code, deadline_ms } => {
             let body = pb::RemovePath {
                 path: Some(path.into_inner()),
                 code: Some(code.into_inner()),
@@ -86,47 +72,21 @@ fn put_frame(frame: &Frame, out: &mut Vec<u8>) {
             put_body(Type::RemovePath, &body, out);
         }
         Frame::Drain { deadline_ms } => {
-            put_body(
-                Type::Drain,
-                &pb::Drain {
-                    deadline_ms: Some(*deadline_ms),
-                },
-                out,
-            );
+            put_body(Type::Drain, &pb::Drain { deadline_ms: Some(*deadline_ms) }, out);
         }
         Frame::JobOpen(job) => put_body(Type::JobOpen, &pb::JobOpen::from(job), out),
         Frame::JobAccepted { job } => {
-            put_body(
-                Type::JobAccepted,
-                &pb::JobAccepted {
-                    job: Some(job.into_inner()),
-                },
-                out,
-            );
+            put_body(Type::JobAccepted, &pb::JobAccepted { job: Some(job.into_inner()) }, out);
         }
         Frame::JobRefused { job, code } => {
-            let body = pb::JobRefused {
-                job: Some(job.into_inner()),
-                code: Some(code.into_inner()),
-            };
+            let body = pb::JobRefused { job: Some(job.into_inner()), code: Some(code.into_inner()) };
             put_body(Type::JobRefused, &body, out);
         }
         Frame::JobClose { job } => {
-            put_body(
-                Type::JobClose,
-                &pb::JobClose {
-                    job: Some(job.into_inner()),
-                },
-                out,
-            );
+            put_body(Type::JobClose, &pb::JobClose { job: Some(job.into_inner()) }, out);
         }
         Frame::LeaseGrant(grant) => put_body(Type::LeaseGrant, &pb::LeaseGrant::from(grant), out),
-        Frame::LeaseNotice {
-            lease,
-            job,
-            range,
-            credit,
-        } => {
+        Frame::LeaseNotice { lease, job, range, credit } => {
             let body = pb::LeaseNotice {
                 lease: Some(lease.into_inner()),
                 job: Some(job.into_inner()),
@@ -136,10 +96,7 @@ fn put_frame(frame: &Frame, out: &mut Vec<u8>) {
             put_body(Type::LeaseNotice, &body, out);
         }
         Frame::LeaseRefused { lease, code } => {
-            let body = pb::LeaseRefused {
-                lease: Some(lease.into_inner()),
-                code: Some(code.into_inner()),
-            };
+            let body = pb::LeaseRefused { lease: Some(lease.into_inner()), code: Some(code.into_inner()) };
             put_body(Type::LeaseRefused, &body, out);
         }
         Frame::LeaseRevoke { lease, keep, code } => {
@@ -151,13 +108,7 @@ fn put_frame(frame: &Frame, out: &mut Vec<u8>) {
             put_body(Type::LeaseRevoke, &body, out);
         }
         Frame::LeaseDone { lease } => {
-            put_body(
-                Type::LeaseDone,
-                &pb::LeaseDone {
-                    lease: Some(lease.into_inner()),
-                },
-                out,
-            );
+            put_body(Type::LeaseDone, &pb::LeaseDone { lease: Some(lease.into_inner()) }, out);
         }
         Frame::LeaseLost { lease, code, missing } => {
             let body = pb::LeaseLost {
@@ -168,55 +119,30 @@ fn put_frame(frame: &Frame, out: &mut Vec<u8>) {
             put_body(Type::LeaseLost, &body, out);
         }
         Frame::Split { stream, offset } => {
-            let body = pb::Split {
-                stream: Some(stream.into_inner()),
-                offset: Some(*offset),
-            };
+            let body = pb::Split { stream: Some(stream.into_inner()), offset: Some(*offset) };
             put_body(Type::Split, &body, out);
         }
         Frame::SplitAck { stream, credit } => {
-            let body = pb::SplitAck {
-                stream: Some(stream.into_inner()),
-                credit: Some(*credit),
-            };
+            let body = pb::SplitAck { stream: Some(stream.into_inner()), credit: Some(*credit) };
             put_body(Type::SplitAck, &body, out);
         }
         Frame::StreamFinal { stream, size } => {
-            let body = pb::StreamFinal {
-                stream: Some(stream.into_inner()),
-                size: Some(*size),
-            };
+            let body = pb::StreamFinal { stream: Some(stream.into_inner()), size: Some(*size) };
             put_body(Type::StreamFinal, &body, out);
         }
         Frame::StreamComplete { stream } => {
-            put_body(
-                Type::StreamComplete,
-                &pb::StreamComplete {
-                    stream: Some(stream.into_inner()),
-                },
-                out,
-            );
+            put_body(Type::StreamComplete, &pb::StreamComplete { stream: Some(stream.into_inner()) }, out);
         }
         Frame::StreamStopped { stream, code } => {
-            let body = pb::StreamStopped {
-                stream: Some(stream.into_inner()),
-                code: Some(code.into_inner()),
-            };
+            let body = pb::StreamStopped { stream: Some(stream.into_inner()), code: Some(code.into_inner()) };
             put_body(Type::StreamStopped, &body, out);
         }
         Frame::Credit(credit) => put_body(Type::Credit, &pb::Credit::from(credit), out),
         Frame::OffsetSyncRequest { stream, from } => {
-            let body = pb::OffsetSyncRequest {
-                stream: Some(stream.into_inner()),
-                from: Some(*from),
-            };
+            let body = pb::OffsetSyncRequest { stream: Some(stream.into_inner()), from: Some(*from) };
             put_body(Type::OffsetSyncRequest, &body, out);
         }
-        Frame::OffsetSyncResponse {
-            stream,
-            received,
-            more,
-        } => {
+        Frame::OffsetSyncResponse { stream, received, more } => {
             let body = pb::OffsetSyncResponse {
                 stream: Some(stream.into_inner()),
                 received: received.iter().copied().map(byte_range).collect(),
@@ -224,12 +150,7 @@ fn put_frame(frame: &Frame, out: &mut Vec<u8>) {
             };
             put_body(Type::OffsetSyncResponse, &body, out);
         }
-        Frame::StreamMappingUpdate {
-            operation,
-            stream,
-            lease,
-            range,
-        } => {
+        Frame::StreamMappingUpdate { operation, stream, lease, range } => {
             let body = pb::StreamMappingUpdate {
                 operation: Some(mapping_operation(*operation).into()),
                 stream: Some(stream.into_inner()),
@@ -239,10 +160,7 @@ fn put_frame(frame: &Frame, out: &mut Vec<u8>) {
             put_body(Type::StreamMappingUpdate, &body, out);
         }
         Frame::SessionClose { code, reason } => {
-            let body = pb::SessionClose {
-                code: Some(code.into_inner()),
-                reason: Some(cut(reason)),
-            };
+            let body = pb::SessionClose { code: Some(code.into_inner()), reason: Some(cut(reason)) };
             put_body(Type::SessionClose, &body, out);
         }
     }
@@ -254,25 +172,15 @@ fn put_header(header: &StreamHeader, out: &mut impl BufMut) {
     match *header {
         StreamHeader::Public => put_body(Type::PublicStream, &pb::PublicStream {}, out),
         StreamHeader::Secondary { lease, offset } => {
-            let body = pb::SecondaryStreamOpen {
-                lease: Some(lease.into_inner()),
-                offset: Some(offset),
-            };
+            let body = pb::SecondaryStreamOpen { lease: Some(lease.into_inner()), offset: Some(offset) };
             put_body(Type::SecondaryStreamOpen, &body, out);
         }
         StreamHeader::Internal { stream, offset } => {
-            let body = pb::InternalOpen {
-                stream: Some(stream.into_inner()),
-                offset: Some(offset),
-            };
+            let body = pb::InternalOpen { stream: Some(stream.into_inner()), offset: Some(offset) };
             put_body(Type::InternalOpen, &body, out);
         }
         StreamHeader::Relay { path, id, length } => {
-            let body = pb::RelayOpen {
-                path: Some(path.into_inner()),
-                id: Some(id),
-                length: Some(length),
-            };
+            let body = pb::RelayOpen { path: Some(path.into_inner()), id: Some(id), length: Some(length) };
             put_body(Type::RelayOpen, &body, out);
         }
     }
@@ -345,16 +253,8 @@ mod tests {
         let mut out = Vec::new();
         // 255 bytes, then a character of three.
         let reason = format!("{}€uro", "x".repeat(255));
-        encode(
-            &Frame::Refuse {
-                code: ErrorCode::VERSION,
-                reason,
-            },
-            &mut out,
-        );
-        let Frame::Refuse { reason, .. } = decode_one(&out) else {
-            panic!("not a refusal")
-        };
+        encode(&Frame::Refuse { code: ErrorCode::VERSION, reason }, &mut out);
+        let Frame::Refuse { reason, .. } = decode_one(&out) else { panic!("not a refusal") };
         assert_eq!(reason, "x".repeat(255));
     }
 
@@ -375,13 +275,7 @@ mod tests {
     #[should_panic(expected = "a frame that its receiver would refuse")]
     #[cfg(debug_assertions)]
     fn frame_outside_its_bounds_is_noticed() {
-        encode(
-            &Frame::Split {
-                stream: crate::id::StreamId::CONTROL,
-                offset: u64::MAX,
-            },
-            &mut Vec::new(),
-        );
+        encode(&Frame::Split { stream: crate::id::StreamId::CONTROL, offset: u64::MAX }, &mut Vec::new());
     }
 
     proptest! {

@@ -18,10 +18,7 @@ use crate::{
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Features(pub(crate) u64);
 
-#[expect(
-    dead_code,
-    reason = "parts of kwik/1 that no role offers yet; their frames are decoded and refused"
-)]
+#[expect(dead_code, reason = "parts of kwik/1 that no role offers yet; their frames are decoded and refused")]
 impl Features {
     /// Frames about relays.
     pub(crate) const RELAY: Self = Self(1);
@@ -59,11 +56,7 @@ pub(crate) enum Frame {
     /// The client tells the primary about a path.
     PathReport { path: PathId, status: PathStatus },
     /// The primary takes a path away; its leases have `deadline_ms` to finish, zero closes at once.
-    RemovePath {
-        path: PathId,
-        code: ErrorCode,
-        deadline_ms: u64,
-    },
+    RemovePath { path: PathId, code: ErrorCode, deadline_ms: u64 },
     /// The client tells a secondary that no more work will come.
     Drain { deadline_ms: u64 },
     /// The primary offers a job; passed on to the path it names.
@@ -78,28 +71,15 @@ pub(crate) enum Frame {
     LeaseGrant(LeaseGrant),
     /// The client tells a secondary what to fill; `credit` counts bytes from the front of `range`, which is at most
     /// `limits::LEASE_MAX` long.
-    LeaseNotice {
-        lease: LeaseId,
-        job: JobId,
-        range: ByteRange,
-        credit: u64,
-    },
+    LeaseNotice { lease: LeaseId, job: JobId, range: ByteRange, credit: u64 },
     /// Nothing of the lease will be filled.
     LeaseRefused { lease: LeaseId, code: ErrorCode },
     /// `keep` counts the bytes at the front of the lease that stay valid; zero takes all of it back.
-    LeaseRevoke {
-        lease: LeaseId,
-        keep: u64,
-        code: ErrorCode,
-    },
+    LeaseRevoke { lease: LeaseId, keep: u64, code: ErrorCode },
     /// Every byte of the lease is placed.
     LeaseDone { lease: LeaseId },
     /// The lease ended early; `missing` is what the client does not have of it.
-    LeaseLost {
-        lease: LeaseId,
-        code: ErrorCode,
-        missing: Ranges,
-    },
+    LeaseLost { lease: LeaseId, code: ErrorCode, missing: Ranges },
     /// From `offset` on the stream is filled by leases and runs instead of its own QUIC stream.
     Split { stream: StreamId, offset: u64 },
     /// The client knows of the split; every byte below offset `credit` may be sent.
@@ -115,18 +95,9 @@ pub(crate) enum Frame {
     /// The primary asks what the client has of a stream, from offset `from` on.
     OffsetSyncRequest { stream: StreamId, from: u64 },
     /// One page of what the client has; `more` says that another follows.
-    OffsetSyncResponse {
-        stream: StreamId,
-        received: Ranges,
-        more: bool,
-    },
+    OffsetSyncResponse { stream: StreamId, received: Ranges, more: bool },
     /// The client tells the primary about a mapping; `range` is at most `limits::LEASE_MAX` long.
-    StreamMappingUpdate {
-        operation: MappingOperation,
-        stream: StreamId,
-        lease: LeaseId,
-        range: ByteRange,
-    },
+    StreamMappingUpdate { operation: MappingOperation, stream: StreamId, lease: LeaseId, range: ByteRange },
     /// The session ends, with every path.
     SessionClose { code: ErrorCode, reason: Reason },
 }

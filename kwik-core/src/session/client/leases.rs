@@ -28,12 +28,7 @@ impl Client {
         if self.jobs.values().filter(|job| job.path == open.path).count() >= limits::JOBS_PER_PATH {
             return self.refuse_job(&open, ErrorCode::LIMIT_EXCEEDED);
         }
-        let job = Job {
-            path: open.path,
-            stream: open.stream,
-            range: open.range,
-            closed: None,
-        };
+        let job = Job { path: open.path, stream: open.stream, range: open.range, closed: None };
         self.jobs.insert(open.job, job);
         if path.state.is_attaching() {
             path.held_jobs.push(open);
@@ -85,12 +80,8 @@ impl Client {
         };
         job.closed = Some(code);
         self.tell_primary(Frame::JobRefused { job: id, code });
-        let leases: Vec<LeaseId> = self
-            .leases
-            .iter()
-            .filter(|(_, lease)| lease.job == id)
-            .map(|(&lease, _)| lease)
-            .collect();
+        let leases: Vec<LeaseId> =
+            self.leases.iter().filter(|(_, lease)| lease.job == id).map(|(&lease, _)| lease).collect();
         for lease in leases {
             self.lose_lease(now, lease, code, false);
         }
@@ -114,10 +105,7 @@ impl Client {
                 self.notice(now, grant.lease);
             }
             Err(Answer::Done) => self.tell_primary(Frame::LeaseDone { lease: grant.lease }),
-            Err(Answer::Refused(code)) => self.tell_primary(Frame::LeaseRefused {
-                lease: grant.lease,
-                code,
-            }),
+            Err(Answer::Refused(code)) => self.tell_primary(Frame::LeaseRefused { lease: grant.lease, code }),
         }
         Ok(())
     }
@@ -140,9 +128,7 @@ impl Client {
         if grant.range.start() < stream.base() {
             return Err(ErrorCode::LEASE_VIOLATION);
         }
-        stream
-            .claim(grant.range.end())
-            .map_err(|_| ErrorCode::FINAL_SIZE)?;
+        stream.claim(grant.range.end()).map_err(|_| ErrorCode::FINAL_SIZE)?;
         if stream.missing(grant.range, 1).next().is_none() {
             return Ok(Err(Answer::Done));
         }
@@ -186,11 +172,7 @@ impl Client {
         let Some(lease) = self.leases.get_mut(&id) else {
             return;
         };
-        let Some(path) = self
-            .paths
-            .get_mut(&lease.path)
-            .filter(|path| path.state == State::Active)
-        else {
+        let Some(path) = self.paths.get_mut(&lease.path).filter(|path| path.state == State::Active) else {
             return; // noticed once the path is active
         };
         let Some(stream) = self.streams.get(&lease.stream) else {
@@ -203,18 +185,10 @@ impl Client {
         if wanted > path.permitted_uni {
             // Doubled, so that a growing queue costs few frames; bounded by the cap on live leases.
             path.permitted_uni = (wanted * 2).min(limits::LEASES_PER_PATH as u64 + limits::UNI_SLACK);
-            self.actions.push_back(Action::PermitUni {
-                path: lease.path,
-                count: path.permitted_uni,
-            });
+            self.actions.push_back(Action::PermitUni { path: lease.path, count: path.permitted_uni });
         }
         let credit = lease.allowed(stream.max_offset());
-        let notice = Frame::LeaseNotice {
-            lease: id,
-            job: lease.job,
-            range: lease.range,
-            credit,
-        };
+        let notice = Frame::LeaseNotice { lease: id, job: lease.job, range: lease.range, credit };
         let (path, stream) = (lease.path, lease.stream);
         self.send(path, notice);
         self.replenish(now, stream);
@@ -267,21 +241,10 @@ impl Client {
         if let Some(path) = self.paths.get_mut(&lease.path) {
             if let Some(internal) = lease.internal {
                 path.internal.remove(&internal);
-                self.actions.push_back(Action::StopInternal {
-                    path: lease.path,
-                    stream: internal,
-                    code,
-                });
+                self.actions.push_back(Action::StopInternal { path: lease.path, stream: internal, code });
             }
             if tell_path && lease.noticed {
-                self.send(
-                    lease.path,
-                    Frame::LeaseRevoke {
-                        lease: id,
-                        keep: 0,
-                        code,
-                    },
-                );
+                self.send(lease.path, Frame::LeaseRevoke { lease: id, keep: 0, code });
             }
         }
         let missing = self
@@ -289,11 +252,7 @@ impl Client {
             .get(&lease.stream)
             .map(|stream| stream.missing(lease.range, limits::REPEATED_MAX).collect())
             .unwrap_or_default();
-        self.tell_primary(Frame::LeaseLost {
-            lease: id,
-            code,
-            missing,
-        });
+        self.tell_primary(Frame::LeaseLost { lease: id, code, missing });
         self.replenish(now, lease.stream);
     }
 

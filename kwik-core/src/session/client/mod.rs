@@ -3,6 +3,7 @@
 //! Owns paths, jobs, leases and split streams. Never trusts a secondary outside its leases, never trusts the primary
 //! for where to dial. Called by `Session` with facts; answers with actions. Spec: KWIK §4 to §9.
 
+mod credit;
 mod leases;
 mod paths;
 mod streams;
@@ -133,18 +134,13 @@ struct Lease {
 impl Lease {
     /// Bytes it may send from its start on, under either kind of credit.
     fn allowed(&self, max_offset: u64) -> u64 {
-        self.credit
-            .max(max_offset.saturating_sub(self.range.start()))
-            .min(self.range.len())
+        self.credit.max(max_offset.saturating_sub(self.range.start())).min(self.range.len())
     }
 
     /// What it may still bring at or beyond `max_offset`.
     fn outstanding_above(&self, max_offset: u64) -> u64 {
         let next = self.range.start().saturating_add(self.placed).max(max_offset);
-        self.range
-            .start()
-            .saturating_add(self.credit)
-            .saturating_sub(next)
+        self.range.start().saturating_add(self.credit).saturating_sub(next)
     }
 }
 
@@ -157,10 +153,7 @@ struct DialBudget {
 
 impl DialBudget {
     fn new(now: Instant) -> Self {
-        Self {
-            left: limits::DIALS_PER_MINUTE,
-            refilled: now,
-        }
+        Self { left: limits::DIALS_PER_MINUTE, refilled: now }
     }
 
     fn take(&mut self, now: Instant) -> bool {
@@ -260,11 +253,7 @@ impl Client {
         match frame {
             Frame::ServerHello(hello) if self.session.is_none() => {
                 self.session = Some(hello.session);
-                if hello.version == limits::VERSION {
-                    Ok(())
-                } else {
-                    Err(ErrorCode::VERSION)
-                }
+                if hello.version == limits::VERSION { Ok(()) } else { Err(ErrorCode::VERSION) }
             }
             Frame::Refuse { code, .. } if self.session.is_none() => Err(code),
             Frame::AddPath(add) => self.add_path(now, add),
@@ -357,10 +346,7 @@ impl Client {
         self.lost = Some(code);
         for (&path, state) in &mut self.paths {
             if state.state.on_end(ErrorCode::PRIMARY_LOST).is_ok() {
-                self.actions.push_back(Action::ClosePath {
-                    path,
-                    code: ErrorCode::PRIMARY_LOST,
-                });
+                self.actions.push_back(Action::ClosePath { path, code: ErrorCode::PRIMARY_LOST });
             }
             state.leases.clear();
         }
@@ -400,9 +386,8 @@ impl Client {
             let due = path.state == State::Active
                 && path.leases.iter().any(|id| {
                     let lease = leases.get(id);
-                    let max_offset = lease
-                        .and_then(|lease| streams.get(&lease.stream))
-                        .map(SplitRecv::max_offset);
+                    let max_offset =
+                        lease.and_then(|lease| streams.get(&lease.stream)).map(SplitRecv::max_offset);
                     lease
                         .zip(max_offset)
                         .is_some_and(|(lease, max)| lease.noticed && lease.placed < lease.allowed(max))
@@ -413,9 +398,7 @@ impl Client {
 
     pub(super) fn deadline(&self) -> Option<Instant> {
         let paths = self.paths.values().filter(|path| path.state.is_live());
-        paths.fold(None, |at, path| {
-            earliest(earliest(at, path.deadline), path.health.deadline())
-        })
+        paths.fold(None, |at, path| earliest(earliest(at, path.deadline), path.health.deadline()))
     }
 
     /// Returns whether leases live, and so the primary must be known to be there. Spec: KWIK §8.
@@ -438,11 +421,7 @@ impl Client {
             features: Features::default(),
             client_key: self.key.public_key(),
             split_streams_max: self.config.split_streams_max(),
-            app_protocols: if attach.is_none() {
-                self.app_protocols.clone()
-            } else {
-                Vec::new()
-            },
+            app_protocols: if attach.is_none() { self.app_protocols.clone() } else { Vec::new() },
             attach,
         })
     }

@@ -28,11 +28,8 @@ impl Client {
         }
         self.last_path = add.path;
         let live = self.paths.values().filter(|path| path.state.is_live()).count();
-        let allowed = add
-            .addresses
-            .iter()
-            .copied()
-            .find(|&address| self.policy.allows(self.primary, address));
+        let allowed =
+            add.addresses.iter().copied().find(|&address| self.policy.allows(self.primary, address));
         let expired = add.ticket_expiry.saturating_add(limits::CLOCK_SKEW.as_secs()) < self.wall.secs(now);
         let refusal = match allowed {
             _ if live >= self.config.secondary_paths_max => Err(ErrorCode::LIMIT_EXCEEDED),
@@ -71,21 +68,15 @@ impl Client {
 
     /// Starts as many waiting dials as may be under way at once.
     fn dial_next(&mut self, now: Instant) {
-        let under_way = self
-            .paths
-            .values()
-            .filter(|path| path.state.is_attaching() && path.deadline.is_some());
+        let under_way =
+            self.paths.values().filter(|path| path.state.is_attaching() && path.deadline.is_some());
         let mut free = limits::DIALS_AT_ONCE.saturating_sub(under_way.count());
         while free > 0 {
             let Some(id) = self.undialled.pop_front() else {
                 return;
             };
             // The path may have been removed while it waited.
-            let Some(path) = self
-                .paths
-                .get_mut(&id)
-                .filter(|path| path.state == State::Connecting)
-            else {
+            let Some(path) = self.paths.get_mut(&id).filter(|path| path.state == State::Connecting) else {
                 continue;
             };
             path.deadline = Some(now + self.config.attach_timeout);
@@ -122,12 +113,7 @@ impl Client {
             return;
         };
         let proof = self.key.sign(&ticket::attach_message(&exporter));
-        let hello = self.client_hello(Some(Attach {
-            session,
-            path: id,
-            ticket,
-            proof,
-        }));
+        let hello = self.client_hello(Some(Attach { session, path: id, ticket, proof }));
         self.send(id, hello);
     }
 

@@ -1,10 +1,9 @@
 //! Split streams at the client: internal streams are mapped, their bytes placed, read and paid for with credit.
 //! Spec: KWIK §4, §6.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
-use smallvec::SmallVec;
 
 use super::{Client, ENDED_REMEMBERED, Filling, Run};
 use crate::{
@@ -13,15 +12,9 @@ use crate::{
     id::{ByteRange, LeaseId, OFFSET_MAX, PathId, StreamId},
     limits,
     session::action::{Action, InternalEnd, Opened},
-    stream::{
-        credit::{self, Demand, Wanting},
-        recv::SplitRecv,
-    },
-    wire::{Credit, Frame, StreamHeader},
+    stream::recv::SplitRecv,
+    wire::{Frame, StreamHeader},
 };
-
-/// The smallest credit worth a frame of its own, as a part of the stream's window.
-const QUANTUM_PART: u64 = 32;
 
 impl Client {
     pub(in crate::session) fn is_split(&self, stream: StreamId) -> bool {
@@ -52,11 +45,8 @@ impl Client {
             return Err(ErrorCode::NO_CREDIT);
         }
         // Every stream has its guaranteed part; beyond it the first ones take what is free.
-        let extra = self
-            .config
-            .stream_window
-            .saturating_sub(limits::GUARANTEED_CREDIT)
-            .min(self.extra_window_free());
+        let extra =
+            self.config.stream_window.saturating_sub(limits::GUARANTEED_CREDIT).min(self.extra_window_free());
         self.extra_window += extra;
         let split = SplitRecv::new(offset, limits::GUARANTEED_CREDIT + extra);
         let credit = split.max_offset();
@@ -64,19 +54,12 @@ impl Client {
         self.ended.remove(&stream);
         self.tell_primary(Frame::SplitAck { stream, credit });
         self.actions.push_back(Action::SplitOpened { stream });
-        let waiting: Vec<StreamId> = self
-            .waiting
-            .iter()
-            .filter(|(_, (owner, _))| *owner == stream)
-            .map(|(&run, _)| run)
-            .collect();
+        let waiting: Vec<StreamId> =
+            self.waiting.iter().filter(|(_, (owner, _))| *owner == stream).map(|(&run, _)| run).collect();
         for run in waiting {
             if let Some((_, offset)) = self.waiting.remove(&run) {
                 self.runs.insert(run, Run { stream, next: offset });
-                self.actions.push_back(Action::ResumeInternal {
-                    path: PathId::PRIMARY,
-                    stream: run,
-                });
+                self.actions.push_back(Action::ResumeInternal { path: PathId::PRIMARY, stream: run });
             }
         }
         self.replenish(now, stream);
@@ -86,18 +69,12 @@ impl Client {
     /// The glue found that the stream of a `Split` is closed already: says so, as every `Split` is answered.
     pub(in crate::session) fn split_of_closed(&mut self, now: Instant, stream: StreamId) {
         self.end_stream(now, stream, ErrorCode::STREAM_CLOSED);
-        self.tell_primary(Frame::StreamStopped {
-            stream,
-            code: ErrorCode::STREAM_CLOSED,
-        });
+        self.tell_primary(Frame::StreamStopped { stream, code: ErrorCode::STREAM_CLOSED });
     }
 
-    fn extra_window_free(&self) -> u64 {
+    pub(super) fn extra_window_free(&self) -> u64 {
         let guaranteed = u64::from(self.config.split_streams_max()) * limits::GUARANTEED_CREDIT;
-        self.config
-            .session_window
-            .saturating_sub(guaranteed)
-            .saturating_sub(self.extra_window)
+        self.config.session_window.saturating_sub(guaranteed).saturating_sub(self.extra_window)
     }
 
     /// The primary says where the stream ends.
@@ -177,13 +154,7 @@ impl Client {
             Some(lease) => {
                 lease.internal = Some(internal);
                 if let Some(path) = self.paths.get_mut(&path) {
-                    path.internal.insert(
-                        internal,
-                        Filling {
-                            lease: id,
-                            next: offset,
-                        },
-                    );
+                    path.internal.insert(internal, Filling { lease: id, next: offset });
                 }
                 return Opened::Read;
             }
@@ -254,17 +225,11 @@ impl Client {
             return Ok(false);
         };
         // A lease filled to its end is gone; an honest server has nothing more to say there but FIN.
-        let lease = self
-            .leases
-            .get_mut(&filling.lease)
-            .ok_or(ErrorCode::LEASE_VIOLATION)?;
+        let lease = self.leases.get_mut(&filling.lease).ok_or(ErrorCode::LEASE_VIOLATION)?;
         let Some(stream) = self.streams.get_mut(&lease.stream) else {
             return Ok(false);
         };
-        let end = filling
-            .next
-            .checked_add(len)
-            .filter(|&end| end <= lease.range.end());
+        let end = filling.next.checked_add(len).filter(|&end| end <= lease.range.end());
         let end = end.ok_or(ErrorCode::LEASE_VIOLATION)?;
         if end - lease.range.start() > lease.allowed(stream.max_offset()) {
             return Err(ErrorCode::SECONDARY_STREAM_OVERFLOW);
@@ -291,11 +256,8 @@ impl Client {
         let Some(stream) = self.streams.get_mut(&run.stream) else {
             return Ok(false);
         };
-        let end = run
-            .next
-            .checked_add(len)
-            .filter(|&end| end <= OFFSET_MAX)
-            .ok_or(ErrorCode::OFFSET_OVERFLOW)?;
+        let end =
+            run.next.checked_add(len).filter(|&end| end <= OFFSET_MAX).ok_or(ErrorCode::OFFSET_OVERFLOW)?;
         stream.claim(end).map_err(|_| ErrorCode::FINAL_SIZE)?;
         if !stream.run_has_credit(run.next, len) {
             return Err(ErrorCode::FLOW_CONTROL);
@@ -371,11 +333,7 @@ impl Client {
             }
             return;
         }
-        let Some(filling) = self
-            .paths
-            .get_mut(&path)
-            .and_then(|path| path.internal.remove(&internal))
-        else {
+        let Some(filling) = self.paths.get_mut(&path).and_then(|path| path.internal.remove(&internal)) else {
             return;
         };
         let code = match end {
@@ -416,157 +374,8 @@ impl Client {
         }
         let missing = stream.first_missing();
         match self.lost.zip(missing) {
-            Some((code, missing)) => Err(ReadError::Incomplete {
-                stream: id,
-                missing,
-                code,
-            }),
+            Some((code, missing)) => Err(ReadError::Incomplete { stream: id, missing, code }),
             None => Err(ReadError::Blocked),
-        }
-    }
-
-    /// The application took bytes: widens the window if that is what holds the servers back, and gives credit.
-    fn on_consumed(&mut self, now: Instant, id: StreamId) {
-        let slowest = self
-            .paths
-            .values()
-            .map(|path| path.health.smoothed_rtt())
-            .max()
-            .unwrap_or_default();
-        let rtt = slowest.max(self.primary_rtt).max(GROWTH_RTT_MIN);
-        let free = self.extra_window_free();
-        let Some(stream) = self.streams.get_mut(&id) else {
-            return;
-        };
-        if stream.wants_growth(now, rtt) {
-            let growth = stream.window().min(free);
-            stream.grow(growth);
-            self.extra_window += growth;
-        }
-        if !stream.is_unordered() || stream.take_quantum(QUANTUM_PART) {
-            self.replenish(now, id);
-        }
-    }
-
-    /// Gives what credit the window has room for. Cheap when there is none.
-    pub(super) fn replenish(&mut self, _now: Instant, id: StreamId) {
-        if self.lost.is_some() {
-            return;
-        }
-        let Some(stream) = self.streams.get_mut(&id) else {
-            return;
-        };
-        if stream.is_unordered() {
-            self.share_credit(id);
-            return;
-        }
-        let Some(offset) = stream.raise_offset() else {
-            return;
-        };
-        self.credit(PathId::PRIMARY, Credit::Offset { stream: id, offset });
-        let mut told: SmallVec<[PathId; 8]> = SmallVec::new();
-        for lease in self
-            .leases
-            .values()
-            .filter(|lease| lease.stream == id && lease.noticed)
-        {
-            // A lease that had all its credit needs no more.
-            if !told.contains(&lease.path) && lease.credit < lease.range.len() {
-                told.push(lease.path);
-            }
-        }
-        for path in told {
-            if let Some(state) = self.paths.get_mut(&path) {
-                state.touched = true;
-            }
-            self.credit(path, Credit::Offset { stream: id, offset });
-        }
-    }
-
-    /// Shares the window of an unordered reader among the servers. Spec: KWIK §6, "Credit".
-    fn share_credit(&mut self, id: StreamId) {
-        let Some(stream) = self.streams.get(&id) else {
-            return;
-        };
-        let max_offset = stream.max_offset();
-        let mut demands: SmallVec<[Demand<PathId>; 8]> = SmallVec::new();
-        let mut leased = 0;
-        for (&lease_id, lease) in self
-            .leases
-            .iter()
-            .filter(|(_, lease)| lease.stream == id && lease.noticed)
-        {
-            let outstanding = lease.outstanding_above(max_offset);
-            leased += outstanding;
-            let uncredited = lease.range.len() - lease.allowed(max_offset);
-            let position = demands.iter().position(|demand| demand.source == lease.path);
-            let index = position.unwrap_or_else(|| {
-                demands.push(Demand {
-                    source: lease.path,
-                    outstanding: 0,
-                    leases: SmallVec::new(),
-                });
-                demands.len() - 1
-            });
-            if let Some(demand) = demands.get_mut(index) {
-                demand.outstanding += outstanding;
-                if uncredited > 0 {
-                    demand.leases.push(Wanting {
-                        lease: lease_id,
-                        uncredited,
-                    });
-                }
-            }
-        }
-        let room = stream.room(leased);
-        let quantum = (stream.window() / QUANTUM_PART).max(1);
-        let runs = self.runs.values().any(|run| run.stream == id);
-        // The primary's runs are no leases: a writing primary counts as one more server, a resting one keeps a little.
-        let run_part = if runs {
-            stream.window() / (demands.len() as u64 + 1)
-        } else {
-            limits::GUARANTEED_CREDIT.min(stream.window())
-        };
-        let run_room = run_part.saturating_sub(stream.run_outstanding()).min(room);
-        let run_grant = if run_room >= quantum.min(limits::GUARANTEED_CREDIT / 2) {
-            run_room
-        } else {
-            0
-        };
-        let window = if runs {
-            stream.window() - run_part
-        } else {
-            stream.window()
-        };
-        let mut granted: SmallVec<[(PathId, LeaseId, u64); 8]> = SmallVec::new();
-        credit::share(
-            window,
-            room - run_grant,
-            quantum,
-            &mut demands,
-            |path, lease, bytes| {
-                granted.push((path, lease, bytes));
-            },
-        );
-        if run_grant > 0
-            && let Some(stream) = self.streams.get_mut(&id)
-        {
-            let bytes = stream.raise_run_credit(run_grant);
-            self.credit(PathId::PRIMARY, Credit::Run { stream: id, bytes });
-        }
-        for (path, lease_id, bytes) in granted {
-            let Some(lease) = self.leases.get_mut(&lease_id) else {
-                continue;
-            };
-            lease.credit = lease.allowed(max_offset) + bytes;
-            let credit = Credit::Lease {
-                lease: lease_id,
-                bytes: lease.credit,
-            };
-            if let Some(state) = self.paths.get_mut(&path) {
-                state.touched = true;
-            }
-            self.credit(path, credit);
         }
     }
 
@@ -592,20 +401,12 @@ impl Client {
         self.held -= stream.held();
         self.lose_leases_on(now, id, code);
         self.streams.remove(&id);
-        let runs: Vec<StreamId> = self
-            .runs
-            .iter()
-            .filter(|(_, run)| run.stream == id)
-            .map(|(&internal, _)| internal)
-            .collect();
+        let runs: Vec<StreamId> =
+            self.runs.iter().filter(|(_, run)| run.stream == id).map(|(&internal, _)| internal).collect();
         for run in runs {
             self.runs.remove(&run);
             let code = ErrorCode::STREAM_CLOSED;
-            self.actions.push_back(Action::StopInternal {
-                path: PathId::PRIMARY,
-                stream: run,
-                code,
-            });
+            self.actions.push_back(Action::StopInternal { path: PathId::PRIMARY, stream: run, code });
         }
         self.ended.insert(id);
         if self.ended.len() > ENDED_REMEMBERED {
@@ -614,12 +415,8 @@ impl Client {
     }
 
     fn lose_leases_on(&mut self, now: Instant, id: StreamId, code: ErrorCode) {
-        let leases: Vec<LeaseId> = self
-            .leases
-            .iter()
-            .filter(|(_, lease)| lease.stream == id)
-            .map(|(&lease, _)| lease)
-            .collect();
+        let leases: Vec<LeaseId> =
+            self.leases.iter().filter(|(_, lease)| lease.stream == id).map(|(&lease, _)| lease).collect();
         for lease in leases {
             self.lose_lease(now, lease, code, true);
         }
@@ -634,11 +431,6 @@ impl Client {
         let split = self.streams.get(&stream)?;
         let code = self.lost?;
         let native = ByteRange::between(read, split.base());
-        native
-            .or_else(|| split.first_missing())
-            .map(|missing| (missing, code))
+        native.or_else(|| split.first_missing()).map(|missing| (missing, code))
     }
 }
-
-/// Round-trip times below this say nothing about how much should be under way: scheduling is slower.
-const GROWTH_RTT_MIN: Duration = Duration::from_millis(2);

@@ -142,11 +142,8 @@ impl TryFrom<pb::ClientHello> for ClientHello {
 
     fn try_from(m: pb::ClientHello) -> Result<Self, FrameError> {
         at_most(APP_ALPN_MAX, &m.app_protocols)?;
-        let app_protocols: Vec<_> = m
-            .app_protocols
-            .into_iter()
-            .map(app_protocol)
-            .collect::<Result<_, _>>()?;
+        let app_protocols: Vec<_> =
+            m.app_protocols.into_iter().map(app_protocol).collect::<Result<_, _>>()?;
         if app_protocols.iter().map(bytes::Bytes::len).sum::<usize>() > APP_ALPN_TOTAL_MAX {
             return Err(FrameError::TooLarge);
         }
@@ -204,11 +201,7 @@ impl TryFrom<pb::AddPath> for AddPath {
             path: path(m.path)?,
             addresses: m.addresses.into_iter().map(address).collect::<Result<_, _>>()?,
             server_name,
-            pins: m
-                .pins
-                .iter()
-                .map(|pin| array(pin).map(SpkiHash::new))
-                .collect::<Result<_, _>>()?,
+            pins: m.pins.iter().map(|pin| array(pin).map(SpkiHash::new)).collect::<Result<_, _>>()?,
             ticket: ticket(m.ticket)?,
             ticket_expiry: required(m.ticket_expiry)?,
         })
@@ -254,18 +247,9 @@ impl TryFrom<pb::Credit> for Credit {
         use pb::credit::Grant;
 
         Ok(match required(m.grant)? {
-            Grant::Offset(m) => Self::Offset {
-                stream: stream(m.stream)?,
-                offset: count(m.offset)?,
-            },
-            Grant::Lease(m) => Self::Lease {
-                lease: lease(m.lease)?,
-                bytes: count(m.bytes)?,
-            },
-            Grant::Run(m) => Self::Run {
-                stream: stream(m.stream)?,
-                bytes: count(m.bytes)?,
-            },
+            Grant::Offset(m) => Self::Offset { stream: stream(m.stream)?, offset: count(m.offset)? },
+            Grant::Lease(m) => Self::Lease { lease: lease(m.lease)?, bytes: count(m.bytes)? },
+            Grant::Run(m) => Self::Run { stream: stream(m.stream)?, bytes: count(m.bytes)? },
         })
     }
 }

@@ -20,11 +20,7 @@ pub(super) fn required<T>(field: Option<T>) -> Result<T, FrameError> {
 /// A mandatory offset or byte count.
 pub(super) fn count(field: Option<u64>) -> Result<u64, FrameError> {
     let value = required(field)?;
-    if value <= OFFSET_MAX {
-        Ok(value)
-    } else {
-        Err(FrameError::Range)
-    }
+    if value <= OFFSET_MAX { Ok(value) } else { Err(FrameError::Range) }
 }
 
 /// A mandatory path id.
@@ -54,20 +50,12 @@ pub(super) fn key<const N: usize>(field: Option<Bytes>) -> Result<[u8; N], Frame
 
 /// `bytes` if they are at most `max` long.
 pub(super) fn capped(bytes: Bytes, max: usize) -> Result<Bytes, FrameError> {
-    if bytes.len() <= max {
-        Ok(bytes)
-    } else {
-        Err(FrameError::TooLarge)
-    }
+    if bytes.len() <= max { Ok(bytes) } else { Err(FrameError::TooLarge) }
 }
 
 /// `bytes` if they are 1 to `max` long.
 pub(super) fn filled(bytes: Bytes, max: usize) -> Result<Bytes, FrameError> {
-    if bytes.is_empty() {
-        Err(FrameError::Field)
-    } else {
-        capped(bytes, max)
-    }
+    if bytes.is_empty() { Err(FrameError::Field) } else { capped(bytes, max) }
 }
 
 /// A mandatory ticket.
@@ -83,11 +71,7 @@ pub(super) fn app_protocol(name: Bytes) -> Result<Bytes, FrameError> {
 /// A mandatory text for humans; may be empty.
 pub(super) fn reason(field: Option<String>) -> Result<Reason, FrameError> {
     let text = required(field)?;
-    if text.len() <= REASON_MAX {
-        Ok(text)
-    } else {
-        Err(FrameError::TooLarge)
-    }
+    if text.len() <= REASON_MAX { Ok(text) } else { Err(FrameError::TooLarge) }
 }
 
 /// A mandatory range of a stream.
@@ -99,11 +83,7 @@ pub(super) fn range(field: Option<pb::ByteRange>) -> Result<ByteRange, FrameErro
 /// A mandatory range that one lease may have.
 pub(super) fn lease_range(field: Option<pb::ByteRange>) -> Result<ByteRange, FrameError> {
     let range = range(field)?;
-    if range.len() <= LEASE_MAX {
-        Ok(range)
-    } else {
-        Err(FrameError::Field)
-    }
+    if range.len() <= LEASE_MAX { Ok(range) } else { Err(FrameError::Field) }
 }
 
 /// Rising ranges with a gap between each two, at most 64.
@@ -136,9 +116,5 @@ pub(super) fn address(message: pb::SocketAddress) -> Result<SocketAddr, FrameErr
 
 /// Refuses more than `max` entries.
 pub(super) fn at_most<T>(max: usize, field: &[T]) -> Result<(), FrameError> {
-    if field.len() <= max {
-        Ok(())
-    } else {
-        Err(FrameError::TooMany)
-    }
+    if field.len() <= max { Ok(()) } else { Err(FrameError::TooMany) }
 }

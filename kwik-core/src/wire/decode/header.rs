@@ -25,11 +25,7 @@ impl HeaderDecoder {
     /// Returns a decoder at the start of a stream.
     pub(crate) fn new() -> Self {
         // A header has at least a length and a type.
-        Self {
-            held: SmallVec::new(),
-            wanted: 2,
-            failed: None,
-        }
+        Self { held: SmallVec::new(), wanted: 2, failed: None }
     }
 
     /// Returns how many bytes certainly still belong to the header: 0 once it is complete or wrong, never 0 before.
@@ -73,19 +69,12 @@ impl HeaderDecoder {
         };
         let body = self.held.get(size..).unwrap_or_default();
         self.wanted = length.saturating_sub(body.len());
-        if self.wanted == 0 {
-            decode(kind, body).map(Some)
-        } else {
-            Ok(None)
-        }
+        if self.wanted == 0 { decode(kind, body).map(Some) } else { Ok(None) }
     }
 }
 
 fn known(kind: u64) -> Result<pb::StreamHeaderType, FrameError> {
-    match i32::try_from(kind)
-        .ok()
-        .and_then(|kind| pb::StreamHeaderType::try_from(kind).ok())
-    {
+    match i32::try_from(kind).ok().and_then(|kind| pb::StreamHeaderType::try_from(kind).ok()) {
         Some(pb::StreamHeaderType::Unspecified) => Err(FrameError::Field),
         Some(kind) => Ok(kind),
         // Even types too: without its header the rest of the stream means nothing.
@@ -99,9 +88,7 @@ fn decode(kind: pb::StreamHeaderType, body: &[u8]) -> Result<StreamHeader, Frame
     let malformed = |_| FrameError::Malformed;
     match kind {
         Type::Unspecified => Err(FrameError::Field),
-        Type::PublicStream => pb::PublicStream::decode(body)
-            .map_err(malformed)
-            .map(|_| StreamHeader::Public),
+        Type::PublicStream => pb::PublicStream::decode(body).map_err(malformed).map(|_| StreamHeader::Public),
         Type::SecondaryStreamOpen => {
             let open = pb::SecondaryStreamOpen::decode(body).map_err(malformed)?;
             Ok(StreamHeader::Secondary {
@@ -111,10 +98,7 @@ fn decode(kind: pb::StreamHeaderType, body: &[u8]) -> Result<StreamHeader, Frame
         }
         Type::InternalOpen => {
             let open = pb::InternalOpen::decode(body).map_err(malformed)?;
-            Ok(StreamHeader::Internal {
-                stream: stream(open.stream)?,
-                offset: count(open.offset)?,
-            })
+            Ok(StreamHeader::Internal { stream: stream(open.stream)?, offset: count(open.offset)? })
         }
         Type::RelayOpen => {
             let open = pb::RelayOpen::decode(body).map_err(malformed)?;

@@ -65,9 +65,7 @@ fn message<M: Message + Default>(kind: FrameType) -> M {
     let found = arbitrary::largest().into_iter().find_map(|frame| {
         let mut bytes = Vec::new();
         encode(&frame, &mut bytes);
-        let Head::Whole {
-            kind: found, size, ..
-        } = Head::read(&bytes, CONTROL_FRAME_MAX).expect("valid")
+        let Head::Whole { kind: found, size, .. } = Head::read(&bytes, CONTROL_FRAME_MAX).expect("valid")
         else {
             panic!("an encoded frame is whole");
         };
@@ -124,10 +122,7 @@ fn unknown_even_types_are_skipped_and_odd_ones_refused() {
 
     // Known before the body is there.
     assert_eq!(whole(&[1, 55]), (vec![], Some(FrameError::UnknownMandatory)));
-    assert_eq!(
-        whole(&framed((1 << 62) - 1, b"")),
-        (vec![], Some(FrameError::UnknownMandatory))
-    );
+    assert_eq!(whole(&framed((1 << 62) - 1, b"")), (vec![], Some(FrameError::UnknownMandatory)));
 }
 
 #[test]
@@ -159,27 +154,13 @@ fn zero_is_refused_as_type_and_as_enum_value() {
     assert_eq!(header(&[0, 0]), Err(FrameError::Field), "KWIK §4");
 
     for state in [0, 4, -1, i32::MAX] {
-        let report = pb::PathReport {
-            path: Some(1),
-            state: Some(state),
-            code: None,
-        };
-        assert_eq!(
-            one(FrameType::PathReport, &report),
-            Err(FrameError::Field),
-            "{state}"
-        );
+        let report = pb::PathReport { path: Some(1), state: Some(state), code: None };
+        assert_eq!(one(FrameType::PathReport, &report), Err(FrameError::Field), "{state}");
     }
     for operation in [0, 6, -1, i32::MIN] {
-        let update = pb::StreamMappingUpdate {
-            operation: Some(operation),
-            ..message(FrameType::StreamMappingUpdate)
-        };
-        assert_eq!(
-            one(FrameType::StreamMappingUpdate, &update),
-            Err(FrameError::Field),
-            "{operation}"
-        );
+        let update =
+            pb::StreamMappingUpdate { operation: Some(operation), ..message(FrameType::StreamMappingUpdate) };
+        assert_eq!(one(FrameType::StreamMappingUpdate, &update), Err(FrameError::Field), "{operation}");
     }
 }
 
@@ -204,17 +185,8 @@ fn empty_bodies_lack_their_fields() {
 #[test]
 fn every_missing_field_is_noticed() {
     // (type, field) that may be left out: lists, what a feature adds, and a choice's only alternative is the choice.
-    let optional: &[(u64, u32)] = &[
-        (1, 5),
-        (1, 6),
-        (3, 4),
-        (7, 4),
-        (23, 4),
-        (23, 5),
-        (23, 6),
-        (33, 3),
-        (49, 2),
-    ];
+    let optional: &[(u64, u32)] =
+        &[(1, 5), (1, 6), (3, 4), (7, 4), (23, 4), (23, 5), (23, 6), (33, 3), (49, 2)];
     for frame in arbitrary::largest() {
         let mut bytes = Vec::new();
         encode(&frame, &mut bytes);
@@ -230,11 +202,7 @@ fn every_missing_field_is_noticed() {
             if optional.contains(&(kind, number)) {
                 assert_eq!((frames.len(), error), (1, None), "type {kind} field {number}");
             } else {
-                assert_eq!(
-                    (frames.len(), error),
-                    (0, Some(FrameError::Field)),
-                    "type {kind} field {number}"
-                );
+                assert_eq!((frames.len(), error), (0, Some(FrameError::Field)), "type {kind} field {number}");
             }
         }
     }
@@ -250,10 +218,7 @@ fn split_fields(mut body: &[u8]) -> Vec<(u32, Vec<u8>)> {
         if key & 7 == 2 {
             rest = &rest[usize::try_from(value).expect("small")..];
         }
-        fields.push((
-            u32::try_from(key >> 3).expect("small"),
-            body[..body.len() - rest.len()].to_vec(),
-        ));
+        fields.push((u32::try_from(key >> 3).expect("small"), body[..body.len() - rest.len()].to_vec()));
         body = rest;
     }
     fields
@@ -262,11 +227,7 @@ fn split_fields(mut body: &[u8]) -> Vec<(u32, Vec<u8>)> {
 #[test]
 fn code_belongs_to_dead_paths_alone() {
     let report = |state: pb::PathState, code| {
-        let body = pb::PathReport {
-            path: Some(1),
-            state: Some(state.into()),
-            code,
-        };
+        let body = pb::PathReport { path: Some(1), state: Some(state.into()), code };
         one(FrameType::PathReport, &body)
     };
     assert!(report(pb::PathState::Active, None).is_ok());
@@ -281,14 +242,7 @@ fn hello_caps() {
     let hello = message::<pb::ClientHello>(FrameType::ClientHello);
     let with = |names: &[usize]| {
         let app_protocols = names.iter().map(|&len| Bytes::from(vec![b'a'; len])).collect();
-        one(
-            FrameType::ClientHello,
-            &pb::ClientHello {
-                app_protocols,
-                ..hello.clone()
-            },
-        )
-        .map(|_| ())
+        one(FrameType::ClientHello, &pb::ClientHello { app_protocols, ..hello.clone() }).map(|_| ())
     };
     assert_eq!(with(&[255]), Ok(()));
     assert_eq!(with(&[256]), Err(FrameError::TooLarge));
@@ -303,22 +257,13 @@ fn hello_caps() {
         one(FrameType::ClientHello, &hello).map(|_| ())
     };
     assert_eq!(with(|attach| attach.path = Some(0)), Ok(()));
-    assert_eq!(
-        with(|attach| attach.ticket = Some(Bytes::new())),
-        Err(FrameError::Field)
-    );
+    assert_eq!(with(|attach| attach.ticket = Some(Bytes::new())), Err(FrameError::Field));
     assert_eq!(
         with(|attach| attach.ticket = Some(vec![0; TICKET_MAX + 1].into())),
         Err(FrameError::TooLarge)
     );
-    assert_eq!(
-        with(|attach| attach.session = Some(vec![0; 15].into())),
-        Err(FrameError::Field)
-    );
-    assert_eq!(
-        with(|attach| attach.proof = Some(vec![0; 65].into())),
-        Err(FrameError::Field)
-    );
+    assert_eq!(with(|attach| attach.session = Some(vec![0; 15].into())), Err(FrameError::Field));
+    assert_eq!(with(|attach| attach.proof = Some(vec![0; 65].into())), Err(FrameError::Field));
     assert_eq!(with(|attach| attach.path = None), Err(FrameError::Field));
 
     let mut hello = message::<pb::ServerHello>(FrameType::ServerHello);
@@ -335,34 +280,13 @@ fn add_path_caps() {
     };
     assert_eq!(with(|_| ()), Ok(()));
     assert_eq!(with(|path| path.addresses.clear()), Err(FrameError::Field));
-    assert_eq!(
-        with(|path| path.addresses.push(path.addresses[0].clone())),
-        Err(FrameError::TooMany)
-    );
-    assert_eq!(
-        with(|path| path.pins.push(path.pins[0].clone())),
-        Err(FrameError::TooMany)
-    );
-    assert_eq!(
-        with(|path| path.pins[3] = vec![0; 31].into()),
-        Err(FrameError::Field)
-    );
-    assert_eq!(
-        with(|path| path.server_name = Some(String::new())),
-        Err(FrameError::Field)
-    );
-    assert_eq!(
-        with(|path| path.server_name = Some("n".repeat(254))),
-        Err(FrameError::TooLarge)
-    );
-    assert_eq!(
-        with(|path| path.ticket = Some(Bytes::new())),
-        Err(FrameError::Field)
-    );
-    assert_eq!(
-        with(|path| path.ticket = Some(vec![0; TICKET_MAX + 1].into())),
-        Err(FrameError::TooLarge)
-    );
+    assert_eq!(with(|path| path.addresses.push(path.addresses[0].clone())), Err(FrameError::TooMany));
+    assert_eq!(with(|path| path.pins.push(path.pins[0].clone())), Err(FrameError::TooMany));
+    assert_eq!(with(|path| path.pins[3] = vec![0; 31].into()), Err(FrameError::Field));
+    assert_eq!(with(|path| path.server_name = Some(String::new())), Err(FrameError::Field));
+    assert_eq!(with(|path| path.server_name = Some("n".repeat(254))), Err(FrameError::TooLarge));
+    assert_eq!(with(|path| path.ticket = Some(Bytes::new())), Err(FrameError::Field));
+    assert_eq!(with(|path| path.ticket = Some(vec![0; TICKET_MAX + 1].into())), Err(FrameError::TooLarge));
     for port in [None, Some(0), Some(65_536)] {
         let mut path = message::<pb::AddPath>(FrameType::AddPath);
         path.addresses[1].port = port;
@@ -378,22 +302,12 @@ fn add_path_caps() {
 #[test]
 fn text_and_payload_caps() {
     let close = |reason: String| {
-        one(
-            FrameType::SessionClose,
-            &pb::SessionClose {
-                code: Some(0),
-                reason: Some(reason),
-            },
-        )
-        .map(|_| ())
+        one(FrameType::SessionClose, &pb::SessionClose { code: Some(0), reason: Some(reason) }).map(|_| ())
     };
     assert_eq!(close("r".repeat(REASON_MAX)), Ok(()));
     assert_eq!(close("r".repeat(REASON_MAX + 1)), Err(FrameError::TooLarge));
     // Field 2, one byte that is no UTF-8.
-    assert_eq!(
-        whole(&framed(53, &[0x08, 0, 0x12, 1, 0xff])).1,
-        Some(FrameError::Malformed)
-    );
+    assert_eq!(whole(&framed(53, &[0x08, 0, 0x12, 1, 0xff])).1, Some(FrameError::Malformed));
 
     let mut job = message::<pb::JobOpen>(FrameType::JobOpen);
     job.payload = Some(Bytes::new());
@@ -404,33 +318,15 @@ fn text_and_payload_caps() {
 
 #[test]
 fn offsets_end_at_the_largest_quic_can_name() {
-    let split = |offset| {
-        one(
-            FrameType::Split,
-            &pb::Split {
-                stream: Some(0),
-                offset: Some(offset),
-            },
-        )
-    };
+    let split = |offset| one(FrameType::Split, &pb::Split { stream: Some(0), offset: Some(offset) });
     assert!(split((1 << 62) - 1).is_ok());
     assert_eq!(split(1 << 62), Err(FrameError::Range));
-    let stream = pb::Split {
-        stream: Some(1 << 62),
-        offset: Some(0),
-    };
+    let stream = pb::Split { stream: Some(1 << 62), offset: Some(0) };
     assert_eq!(one(FrameType::Split, &stream), Err(FrameError::Field));
 
     let lease = |start, length| {
         let range = Some(pb::ByteRange { start, length });
-        one(
-            FrameType::LeaseGrant,
-            &pb::LeaseGrant {
-                range,
-                ..message(FrameType::LeaseGrant)
-            },
-        )
-        .map(|_| ())
+        one(FrameType::LeaseGrant, &pb::LeaseGrant { range, ..message(FrameType::LeaseGrant) }).map(|_| ())
     };
     assert_eq!(lease(Some(0), Some(1)), Ok(()));
     assert_eq!(lease(Some(0), Some(0)), Err(FrameError::Range));
@@ -448,16 +344,9 @@ fn ranges_rise_with_gaps() {
     let sync = |ranges: &[(u64, u64)]| {
         let received = ranges
             .iter()
-            .map(|&(start, length)| pb::ByteRange {
-                start: Some(start),
-                length: Some(length),
-            })
+            .map(|&(start, length)| pb::ByteRange { start: Some(start), length: Some(length) })
             .collect();
-        let body = pb::OffsetSyncResponse {
-            stream: Some(0),
-            received,
-            more: Some(false),
-        };
+        let body = pb::OffsetSyncResponse { stream: Some(0), received, more: Some(false) };
         one(FrameType::OffsetSyncResponse, &body).map(|_| ())
     };
     assert_eq!(sync(&[]), Ok(()));
@@ -473,17 +362,9 @@ fn ranges_rise_with_gaps() {
 
 #[test]
 fn credit_names_what_it_is_for() {
-    assert_eq!(
-        one(FrameType::Credit, &pb::Credit { grant: None }),
-        Err(FrameError::Field)
-    );
-    let lease = pb::LeaseCredit {
-        lease: None,
-        bytes: Some(1),
-    };
-    let credit = pb::Credit {
-        grant: Some(pb::credit::Grant::Lease(lease)),
-    };
+    assert_eq!(one(FrameType::Credit, &pb::Credit { grant: None }), Err(FrameError::Field));
+    let lease = pb::LeaseCredit { lease: None, bytes: Some(1) };
+    let credit = pb::Credit { grant: Some(pb::credit::Grant::Lease(lease)) };
     assert_eq!(one(FrameType::Credit, &credit), Err(FrameError::Field));
 }
 
@@ -492,10 +373,7 @@ fn unknown_fields_are_ignored() {
     let mut body = pb::Drain { deadline_ms: Some(9) }.encode_to_vec();
     // Field 100, length-delimited, two bytes.
     body.extend([0xa2, 0x06, 2, 0xff, 0xff]);
-    assert_eq!(
-        whole(&framed(13, &body)),
-        (vec![Frame::Drain { deadline_ms: 9 }], None)
-    );
+    assert_eq!(whole(&framed(13, &body)), (vec![Frame::Drain { deadline_ms: 9 }], None));
 }
 
 #[test]
@@ -513,14 +391,8 @@ fn header_caps() {
         assert_eq!(header(&[60, kind]), Err(FrameError::UnknownMandatory), "{kind}");
     }
     assert_eq!(header(&[1, 2, 0xff]), Err(FrameError::Malformed));
-    let offset = pb::SecondaryStreamOpen {
-        lease: Some(1),
-        offset: Some(1 << 62),
-    };
-    assert_eq!(
-        header(&framed(2, &offset.encode_to_vec())),
-        Err(FrameError::Range)
-    );
+    let offset = pb::SecondaryStreamOpen { lease: Some(1), offset: Some(1 << 62) };
+    assert_eq!(header(&framed(2, &offset.encode_to_vec())), Err(FrameError::Range));
 }
 
 #[test]

@@ -11,10 +11,7 @@ use crate::{
 };
 
 pub(super) fn byte_range(range: ByteRange) -> pb::ByteRange {
-    pb::ByteRange {
-        start: Some(range.start()),
-        length: Some(range.len()),
-    }
+    pb::ByteRange { start: Some(range.start()), length: Some(range.len()) }
 }
 
 fn socket_address(address: &SocketAddr) -> pb::SocketAddress {
@@ -22,10 +19,7 @@ fn socket_address(address: &SocketAddr) -> pb::SocketAddress {
         IpAddr::V4(ip) => Bytes::copy_from_slice(&ip.octets()),
         IpAddr::V6(ip) => Bytes::copy_from_slice(&ip.octets()),
     };
-    pb::SocketAddress {
-        ip: Some(ip),
-        port: Some(address.port().into()),
-    }
+    pb::SocketAddress { ip: Some(ip), port: Some(address.port().into()) }
 }
 
 impl From<&ClientHello> for pb::ClientHello {
@@ -69,11 +63,7 @@ impl From<&AddPath> for pb::AddPath {
             path: Some(path.path.into_inner()),
             addresses: path.addresses.iter().map(socket_address).collect(),
             server_name: Some(path.server_name.clone()),
-            pins: path
-                .pins
-                .iter()
-                .map(|pin| Bytes::copy_from_slice(pin.as_bytes()))
-                .collect(),
+            pins: path.pins.iter().map(|pin| Bytes::copy_from_slice(pin.as_bytes())).collect(),
             ticket: Some(path.ticket.clone()),
             ticket_expiry: Some(path.ticket_expiry),
         }
@@ -113,18 +103,15 @@ impl From<&Credit> for pb::Credit {
         use pb::credit::Grant;
 
         let grant = match *credit {
-            Credit::Offset { stream, offset } => Grant::Offset(pb::OffsetCredit {
-                stream: Some(stream.into_inner()),
-                offset: Some(offset),
-            }),
-            Credit::Lease { lease, bytes } => Grant::Lease(pb::LeaseCredit {
-                lease: Some(lease.into_inner()),
-                bytes: Some(bytes),
-            }),
-            Credit::Run { stream, bytes } => Grant::Run(pb::RunCredit {
-                stream: Some(stream.into_inner()),
-                bytes: Some(bytes),
-            }),
+            Credit::Offset { stream, offset } => {
+                Grant::Offset(pb::OffsetCredit { stream: Some(stream.into_inner()), offset: Some(offset) })
+            }
+            Credit::Lease { lease, bytes } => {
+                Grant::Lease(pb::LeaseCredit { lease: Some(lease.into_inner()), bytes: Some(bytes) })
+            }
+            Credit::Run { stream, bytes } => {
+                Grant::Run(pb::RunCredit { stream: Some(stream.into_inner()), bytes: Some(bytes) })
+            }
         };
         Self { grant: Some(grant) }
     }

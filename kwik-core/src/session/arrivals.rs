@@ -1,0 +1,283 @@
+//! What happens to streams without the application's doing: opened, readable, finished, stopped, split.
+//! Spec: KWIK §4.
+
+use super::{
+    HOME, Machine, Session,
+    link::HeaderEnd,
+    streams::{RecvHalf, SendHalf, flush_header},
+};
+use crate::{
+    action::Event,
+    error::ErrorCode,
+    id::{Dir, PathId, Side, StreamId},
+    quic::ReadEnd,
+    wire::{StreamHeader, encode_header},
+};
+
+impl Session {
+    /// The peer opened streams in `dir`.
+    pub(super) fn on_opened(&mut self, path: PathId, dir: Dir) {
+        loop {
+            let before_hello = matches!(self.machine, Machine::Greeting(_));
+            if before_hello && (dir == Dir::Uni || self.seen_bi > 0) {
+                return; // held unaccepted until the hello is accepted
+            }
+            let Some(link) = self.links.get_mut(&path) else {
+                return;
+            };
+            let Some(stream) = link.quic.accept(dir) else {
+                return;
+            };
+            if path == HOME {
+                match dir {
+                    Dir::Bi => self.seen_bi += 1,
+                    Dir::Uni => self.seen_uni += 1,
+                }
+            }
+            if stream == StreamId::CONTROL {
+                link.control_ready = true;
+            } else if dir == Dir::Uni && !matches!(self.machine, Machine::Secondary(_)) {
+                link.expect_header(stream);
+                self.on_header_bytes(path, stream);
+            } else if path == HOME && self.serves_streams() {
+                if !self.early.remove(&stream) {
+                    self.offer(stream, 0);
+                }
+                self.grow_streams();
+            } else {
+                // On a secondary anything but control is a violation. Spec: KWIK §4, "Hello".
+                self.fault(path, ErrorCode::INVALID_STREAM_ROLE);
+                return;
+            }
+        }
+    }
+
+    /// Lets the application accept a stream of the peer.
+    fn offer(&mut self, stream: StreamId, header: u64) {
+        self.recv.insert(stream, RecvHalf { header, ..RecvHalf::default() });
+        let dir = stream.dir();
+        match dir {
+            Dir::Bi => {
+                self.send.insert(stream, SendHalf::default());
+                self.accepts_bi.push_back(stream);
+            }
+            Dir::Uni => self.accepts_uni.push_back(stream),
+        }
+        self.notify(Event::Opened(dir));
+    }
+
+    /// Permits more streams once most are in use: quinn-proto pays for every permitted one. Spec: KWIK §11.
+    fn grow_streams(&mut self) {
+        let Some(home) = self.links.get_mut(&HOME) else {
+            return;
+        };
+        let open = home.quic.remote_open_streams(Dir::Bi).max(home.quic.remote_open_streams(Dir::Uni));
+        if open * 2 > self.permitted {
+            self.permit_streams(self.permitted * 2);
+        }
+    }
+
+    /// Bytes of a unidirectional stream arrived whose header is incomplete.
+    fn on_header_bytes(&mut self, path: PathId, stream: StreamId) {
+        let Some(link) = self.links.get_mut(&path) else {
+            return;
+        };
+        match link.read_header(stream) {
+            HeaderEnd::Pending | HeaderEnd::Gone => {}
+            HeaderEnd::Bad(error) => self.fault(path, error.code()),
+            HeaderEnd::Header(StreamHeader::Public) if path == HOME => {
+                let header = encode_header(&StreamHeader::Public).len() as u64;
+                self.offer(stream, header);
+                self.grow_streams();
+                // The stream may have been split before its header came.
+                if matches!(&self.machine, Machine::Client(client) if client.is_split(stream)) {
+                    self.notify(Event::Readable(stream));
+                }
+            }
+            HeaderEnd::Header(header) => self.on_internal_header(path, stream, header),
+        }
+    }
+
+    pub(super) fn on_readable(&mut self, path: PathId, stream: StreamId) {
+        let Some(link) = self.links.get_mut(&path) else {
+            return;
+        };
+        if stream == StreamId::CONTROL {
+            link.control_ready = true;
+        } else if link.expects_header(stream) {
+            self.on_header_bytes(path, stream);
+        } else if path != HOME || !self.recv.contains_key(&stream) {
+            if self.draining.contains(&stream) {
+                self.drain_native(stream);
+            } else {
+                link.note_readable(stream);
+            }
+        } else {
+            self.check_native_reset(stream);
+            self.notify(Event::Readable(stream));
+        }
+    }
+
+    /// A reset of the native part ends a split stream at once, whether or not the application is reading.
+    fn check_native_reset(&mut self, stream: StreamId) {
+        let Machine::Client(client) = &mut self.machine else {
+            return;
+        };
+        if !client.is_split(stream) {
+            return;
+        }
+        let (Some(home), Some(half)) = (self.links.get_mut(&HOME), self.recv.get_mut(&stream)) else {
+            return;
+        };
+        if let Some(code) = home.quic.received_reset(stream) {
+            half.reset = Some(code);
+            client.on_native_reset(self.now, stream);
+        }
+    }
+
+    /// Reads on to the native FIN of a split stream, so that QUIC frees its slot.
+    pub(super) fn drain_native(&mut self, stream: StreamId) {
+        let Some(home) = self.links.get_mut(&HOME) else {
+            return;
+        };
+        match home.quic.read(stream, usize::MAX, true) {
+            Ok(_) => self.fault(HOME, ErrorCode::METADATA_PROTOCOL_VIOLATION),
+            Err(ReadEnd::Blocked) => {}
+            Err(ReadEnd::IllegalOrder) => {
+                // The native part was read unordered; so is its end.
+                if !matches!(home.quic.read(stream, usize::MAX, false), Err(ReadEnd::Blocked)) {
+                    self.draining.remove(&stream);
+                }
+            }
+            Err(ReadEnd::Finished | ReadEnd::Reset(_) | ReadEnd::Closed) => {
+                self.draining.remove(&stream);
+            }
+        }
+    }
+
+    /// A `Split` arrived and its machine has taken it.
+    pub(super) fn on_split(&mut self, stream: StreamId) {
+        let Machine::Client(client) = &mut self.machine else {
+            return;
+        };
+        let base = client.split_base(stream).unwrap_or_default();
+        if let Some(half) = self.recv.get(&stream) {
+            if half.read > base {
+                self.fault(HOME, ErrorCode::METADATA_PROTOCOL_VIOLATION);
+            } else {
+                self.check_native_reset(stream);
+                self.notify(Event::Readable(stream));
+            }
+            return;
+        }
+        let Some(home) = self.links.get_mut(&HOME) else {
+            return;
+        };
+        let unseen = match (stream.initiator(), stream.dir()) {
+            (Side::Server, Dir::Bi) => stream.index() >= self.seen_bi,
+            (Side::Server, Dir::Uni) => stream.index() >= self.seen_uni || home.expects_header(stream),
+            (Side::Client, _) => false,
+        };
+        if !unseen {
+            client.split_of_closed(self.now, stream);
+        } else if !home.quic.may_receive(stream) {
+            self.fault(HOME, ErrorCode::METADATA_PROTOCOL_VIOLATION);
+        } else if stream.dir() == Dir::Bi {
+            self.early.insert(stream);
+            self.offer(stream, 0);
+        }
+        // A unidirectional stream is offered once its header is here.
+    }
+
+    pub(super) fn on_writable(&mut self, path: PathId, stream: StreamId) {
+        if path != HOME {
+            return;
+        }
+        if let Some(event) = self.outgoing_event(stream) {
+            self.notify(event);
+            return;
+        }
+        let (Some(half), Some(home)) = (self.send.get_mut(&stream), self.links.get_mut(&HOME)) else {
+            return;
+        };
+        if half.finish_pending && flush_header(&mut home.quic, stream, &mut half.header).is_ok() {
+            half.finish_pending = false;
+            half.finished = false;
+            let now = self.now;
+            if self.finish(now, stream).is_err() {
+                tracing::debug!(%stream, "stopped before its end was told");
+            }
+            return;
+        }
+        self.notify(Event::Writable(stream));
+    }
+
+    pub(super) fn on_finished(&mut self, path: PathId, stream: StreamId) {
+        if path != HOME || self.on_outgoing_end(stream, None) {
+            return;
+        }
+        if let Machine::Primary(primary) = &mut self.machine {
+            primary.forget_stream(stream);
+        }
+        self.send.remove(&stream);
+        self.notify(Event::Finished(stream));
+    }
+
+    /// The peer wants no more of a stream we send.
+    pub(super) fn on_stopped(&mut self, path: PathId, stream: StreamId) {
+        if stream == StreamId::CONTROL {
+            self.fault(path, ErrorCode::METADATA_PROTOCOL_VIOLATION);
+            return;
+        }
+        let Some(code) = self.links.get_mut(&path).and_then(|link| link.quic.stopped(stream)).flatten()
+        else {
+            return;
+        };
+        if path != HOME || self.on_outgoing_end(stream, Some(code)) {
+            return;
+        }
+        if let Machine::Primary(primary) = &mut self.machine
+            && primary.split_stream(stream).is_some_and(|split| !split.is_complete())
+        {
+            primary.end_stream(stream, code);
+            self.reset_native(stream, code);
+        }
+        self.notify(Event::Writable(stream));
+        self.notify(Event::Finished(stream));
+    }
+
+    /// Lets the native FIN follow once the client has every byte of a split stream.
+    pub(super) fn finish_native(&mut self, stream: StreamId) {
+        if let Some(home) = self.links.get_mut(&HOME) {
+            home.quic.finish(stream);
+        }
+        self.unsettled = true;
+        self.notify(Event::Finished(stream));
+    }
+
+    /// `STOP_SENDING` only tells; the reset that frees the stream's slot is ours to send. Spec: KWIK §13.
+    pub(super) fn reset_native(&mut self, stream: StreamId, code: ErrorCode) {
+        if let Some(home) = self.links.get_mut(&HOME) {
+            home.quic.reset(stream, code);
+        }
+        self.reset_internals_of(stream);
+        self.unsettled = true;
+        self.notify(Event::Writable(stream));
+        self.notify(Event::Finished(stream));
+    }
+
+    /// Stream slots became free.
+    pub(super) fn on_available(&mut self, path: PathId, dir: Dir) {
+        if path == HOME {
+            self.unblock();
+            self.notify(Event::Available(dir));
+        }
+    }
+
+    /// Wakes writers that found no stream slot, or control ahead of them.
+    pub(super) fn unblock(&mut self) {
+        for event in std::mem::take(&mut self.blocked) {
+            self.notify(event);
+        }
+    }
+}

@@ -1,0 +1,436 @@
+//! The primary: owns the session, adds paths, hands out ranges, and learns what became of them.
+//!
+//! Owns paths, jobs, leases, split streams and its own runs, as far as a server can know them. Called by `Session`
+//! with facts and with the application's commands; answers with actions. Spec: KWIK §4, §5, §8.
+
+mod work;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use super::action::Action;
+use crate::{
+    action::{Event, LeaseOutcome, PathInfo, PathState, RunId},
+    error::{AddPathError, ErrorCode},
+    id::{ByteRange, JobId, LeaseId, PathId, PublicKey, SessionId, SpkiHash, StreamId},
+    lease::ticket::{Signer, Ticket},
+    limits,
+    rng::Rng,
+    stream::send::SplitSend,
+    timer::Wall,
+    wire::{AddPath, Credit, Frame, PathStatus, Ranges},
+};
+
+/// One more server for a session: where it is and who it must be.
+#[derive(Clone, Debug)]
+pub struct NewPath {
+    addresses: SmallVec<[SocketAddr; 2]>,
+    server_name: String,
+    identity: SpkiHash,
+}
+
+impl NewPath {
+    /// Names a secondary. Its certificate must be valid for `server_name` and carry the key that `identity` names.
+    pub fn new(address: SocketAddr, server_name: &str, identity: SpkiHash) -> Self {
+        Self { addresses: SmallVec::from_slice(&[address]), server_name: server_name.to_owned(), identity }
+    }
+
+    /// Adds an address of the same server; the client takes the first that its dial policy allows.
+    #[must_use]
+    pub fn address(mut self, address: SocketAddr) -> Self {
+        self.addresses.push(address);
+        self
+    }
+}
+
+/// Work for one path: which bytes it may be asked for, and what its application needs to know to supply them.
+#[derive(Clone, Debug)]
+pub struct NewJob {
+    path: PathId,
+    range: ByteRange,
+    payload: Bytes,
+    total: Option<u64>,
+    lifetime: Duration,
+}
+
+impl NewJob {
+    /// Lets leases name `range` of the stream; `payload` (at most 2 KiB) is the application's own.
+    pub fn new(path: PathId, range: ByteRange, payload: impl Into<Bytes>) -> Self {
+        Self { path, range, payload: payload.into(), total: None, lifetime: limits::JOB_LIFETIME }
+    }
+
+    /// The most bytes that leases of the job may add up to, retries included; four times its range by default.
+    #[must_use]
+    pub fn total(mut self, bytes: u64) -> Self {
+        self.total = Some(bytes);
+        self
+    }
+
+    /// How long the path accepts leases of the job; a day by default.
+    #[must_use]
+    pub fn lifetime(mut self, value: Duration) -> Self {
+        self.lifetime = value;
+        self
+    }
+}
+
+/// The primary's machine.
+#[derive(Debug)]
+pub(super) struct Primary {
+    signer: Arc<dyn Signer>,
+    wall: Wall,
+    rng: Rng,
+    session: SessionId,
+    client_key: PublicKey,
+    paths_max: usize,
+    /// Split streams the client guarantees credit for.
+    split_max: usize,
+    paths: BTreeMap<PathId, Path>,
+    last_path: PathId,
+    jobs: BTreeMap<JobId, Job>,
+    next_job: u64,
+    leases: BTreeMap<LeaseId, Lease>,
+    next_lease: u64,
+    outcomes: BTreeMap<LeaseId, LeaseOutcome>,
+    streams: BTreeMap<StreamId, SplitSend>,
+    runs: BTreeMap<RunId, Run>,
+    next_run: u64,
+    late_frames: u64,
+    actions: VecDeque<Action>,
+}
+
+#[derive(Debug)]
+struct Path {
+    state: PathState,
+    server_name: String,
+    identity: SpkiHash,
+    leases: usize,
+    done: u64,
+    lost: u64,
+}
+
+#[derive(Debug)]
+struct Job {
+    stream: StreamId,
+    path: PathId,
+    range: ByteRange,
+    /// Bytes that leases may still be granted.
+    left: u64,
+    answer: Option<Result<(), ErrorCode>>,
+}
+
+#[derive(Debug)]
+struct Lease {
+    stream: StreamId,
+    path: PathId,
+    range: ByteRange,
+    /// The application does not want to know what becomes of it.
+    forgotten: bool,
+}
+
+/// Bytes that the primary writes itself at an offset.
+#[derive(Debug)]
+struct Run {
+    stream: StreamId,
+    range: ByteRange,
+    sent: u64,
+    outcome: Option<LeaseOutcome>,
+    /// The application has let go of it before its outcome.
+    forgotten: bool,
+}
+
+/// By how much the total of a job exceeds its range by default: a few lost leases, not endless ones.
+const RETRIES: u64 = 4;
+
+impl Primary {
+    pub(super) fn new(
+        signer: Arc<dyn Signer>,
+        wall: Wall,
+        mut rng: Rng,
+        client_key: PublicKey,
+        split_max: u32,
+        paths_max: usize,
+    ) -> Self {
+        let session = SessionId::new(rng.bytes::<16>());
+        Self {
+            signer,
+            wall,
+            rng,
+            session,
+            client_key,
+            paths_max,
+            split_max: usize::try_from(split_max).unwrap_or(usize::MAX).min(limits::SPLIT_STREAMS_MAX),
+            paths: BTreeMap::new(),
+            last_path: PathId::PRIMARY,
+            jobs: BTreeMap::new(),
+            next_job: 0,
+            leases: BTreeMap::new(),
+            next_lease: 0,
+            outcomes: BTreeMap::new(),
+            streams: BTreeMap::new(),
+            runs: BTreeMap::new(),
+            next_run: 0,
+            late_frames: 0,
+            actions: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn session(&self) -> SessionId {
+        self.session
+    }
+
+    pub(super) fn late_frames(&self) -> u64 {
+        self.late_frames
+    }
+
+    pub(super) fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    // Paths.
+
+    pub(super) fn add_path(&mut self, now: Instant, new: NewPath) -> Result<PathId, AddPathError> {
+        let named = !new.server_name.is_empty() && new.server_name.len() <= limits::SERVER_NAME_MAX;
+        let addressed = !new.addresses.is_empty()
+            && new.addresses.len() <= limits::PATH_ADDRESSES_MAX
+            && new.addresses.iter().all(|address| address.port() != 0 && !address.ip().is_unspecified());
+        if !named || !addressed {
+            return Err(AddPathError::InvalidAddress);
+        }
+        let live = self.paths.values().filter(|path| !matches!(path.state, PathState::Dead(_))).count();
+        let next = self.last_path.into_inner().checked_add(1);
+        let Some(next) = next.filter(|_| live < self.paths_max) else {
+            return Err(AddPathError::LimitExceeded(self.paths_max));
+        };
+        let id = PathId::new(next);
+        self.last_path = id;
+        let issued = self.wall.secs(now);
+        let expires = issued + limits::TICKET_LIFETIME.as_secs();
+        let ticket = Ticket {
+            session: self.session,
+            path: id,
+            audience: new.identity,
+            client_key: self.client_key,
+            issued,
+            expires,
+            nonce: self.rng.bytes::<16>(),
+        };
+        self.paths.insert(
+            id,
+            Path {
+                state: PathState::Connecting,
+                server_name: new.server_name.clone(),
+                identity: new.identity,
+                leases: 0,
+                done: 0,
+                lost: 0,
+            },
+        );
+        self.forget_dead();
+        self.tell(Frame::AddPath(AddPath {
+            path: id,
+            addresses: new.addresses,
+            server_name: new.server_name,
+            pins: SmallVec::from_slice(&[new.identity]),
+            ticket: ticket.seal(&*self.signer),
+            ticket_expiry: expires,
+        }));
+        Ok(id)
+    }
+
+    /// Dead paths stay listed, but not without end.
+    fn forget_dead(&mut self) {
+        let dead = |path: &Path| matches!(path.state, PathState::Dead(_)) && path.leases == 0;
+        while self.paths.values().filter(|path| dead(path)).count() > limits::DEAD_PATHS_LISTED {
+            let oldest = self.paths.iter().find(|(_, path)| dead(path)).map(|(&id, _)| id);
+            if let Some(oldest) = oldest {
+                self.paths.remove(&oldest);
+            }
+        }
+    }
+
+    /// Returns whether the path was there to remove.
+    pub(super) fn remove_path(&mut self, id: PathId) -> bool {
+        let Some(path) = self.paths.get(&id) else {
+            return false;
+        };
+        if matches!(path.state, PathState::Dead(_)) {
+            return false;
+        }
+        self.tell(Frame::RemovePath { path: id, code: ErrorCode::NO_ERROR, deadline_ms: 0 });
+        true
+    }
+
+    pub(super) fn path_state(&self, id: PathId) -> Option<PathState> {
+        self.paths.get(&id).map(|path| path.state)
+    }
+
+    /// Whom the certificate of a path must belong to.
+    pub(super) fn paths(&self) -> Vec<PathInfo> {
+        let info = |(&id, path): (&PathId, &Path)| PathInfo {
+            id,
+            state: path.state,
+            server_name: path.server_name.clone(),
+            identity: path.identity,
+            leases: path.leases,
+            leases_done: path.done,
+            leases_lost: path.lost,
+        };
+        self.paths.iter().map(info).collect()
+    }
+
+    // Control frames.
+
+    /// A control frame of the client arrived. An error is the client's fault and ends the session.
+    pub(super) fn handle_frame(&mut self, frame: Frame) -> Result<(), ErrorCode> {
+        match frame {
+            Frame::PathReport { path, status } => self.on_path_report(path, status),
+            Frame::JobAccepted { job } => self.on_job_answer(job, Ok(())),
+            Frame::JobRefused { job, code } => self.on_job_answer(job, Err(code)),
+            Frame::LeaseDone { lease } => self.check_lease(lease, None)?,
+            Frame::LeaseRefused { lease, code } => {
+                let range = self.leases.get(&lease).map(|lease| lease.range);
+                self.check_lease(lease, Some((code, range.into_iter().collect())))?;
+            }
+            Frame::LeaseLost { lease, code, missing } => self.check_lease(lease, Some((code, missing)))?,
+            Frame::SplitAck { stream, credit } => {
+                self.on_credit(Credit::Offset { stream, offset: credit })?
+            }
+            Frame::Credit(credit) => self.on_credit(credit)?,
+            Frame::StreamComplete { stream } => self.on_complete(stream)?,
+            Frame::StreamStopped { stream, code } => self.on_stream_stopped(stream, code),
+            Frame::SessionClose { code, .. } => return Err(code),
+            Frame::ClientHello(_)
+            | Frame::ServerHello(_)
+            | Frame::Refuse { .. }
+            | Frame::AddPath(_)
+            | Frame::RemovePath { .. }
+            | Frame::Drain { .. }
+            | Frame::JobOpen(_)
+            | Frame::JobClose { .. }
+            | Frame::LeaseGrant(_)
+            | Frame::LeaseNotice { .. }
+            | Frame::LeaseRevoke { .. }
+            | Frame::Split { .. }
+            | Frame::StreamFinal { .. }
+            | Frame::OffsetSyncRequest { .. }
+            | Frame::OffsetSyncResponse { .. }
+            | Frame::StreamMappingUpdate { .. } => return Err(ErrorCode::FRAME_UNEXPECTED),
+        }
+        Ok(())
+    }
+
+    fn on_path_report(&mut self, id: PathId, status: PathStatus) {
+        let Some(path) = self.paths.get_mut(&id) else {
+            self.late_frames += 1;
+            return;
+        };
+        if matches!(path.state, PathState::Dead(_)) {
+            self.late_frames += 1;
+            return;
+        }
+        path.state = match status {
+            PathStatus::Active => PathState::Active,
+            PathStatus::Degraded => PathState::Degraded,
+            PathStatus::Dead(code) => PathState::Dead(code),
+        };
+        if let PathState::Dead(code) = path.state {
+            let jobs: Vec<JobId> =
+                self.jobs.iter().filter(|(_, job)| job.path == id).map(|(&job, _)| job).collect();
+            for job in jobs {
+                self.on_job_answer(job, Err(code));
+                self.close_job(job);
+            }
+        }
+        self.actions.push_back(Action::Notify(Event::PathChanged(id)));
+    }
+
+    fn on_job_answer(&mut self, id: JobId, answer: Result<(), ErrorCode>) {
+        let Some(job) = self.jobs.get_mut(&id) else {
+            self.late_frames += 1;
+            return;
+        };
+        // A refusal may follow an acceptance, never the other way round.
+        if !matches!(job.answer, Some(Err(_))) {
+            job.answer = Some(answer);
+            self.actions.push_back(Action::Notify(Event::JobAnswered(id)));
+        }
+    }
+
+    /// An answer to a lease must name one that was granted; one that ended here first is late.
+    fn check_lease(&mut self, id: LeaseId, lost: Option<(ErrorCode, Ranges)>) -> Result<(), ErrorCode> {
+        if id.into_inner() >= self.next_lease {
+            return Err(ErrorCode::METADATA_PROTOCOL_VIOLATION);
+        }
+        self.end_lease(id, lost);
+        Ok(())
+    }
+
+    fn on_credit(&mut self, credit: Credit) -> Result<(), ErrorCode> {
+        let (stream, run) = match credit {
+            Credit::Offset { stream, offset } => (stream, Err(offset)),
+            Credit::Run { stream, bytes } => (stream, Ok(bytes)),
+            Credit::Lease { .. } => return Err(ErrorCode::FRAME_UNEXPECTED),
+        };
+        let Some(split) = self.streams.get_mut(&stream) else {
+            self.late_frames += 1;
+            return Ok(());
+        };
+        match run {
+            Ok(bytes) => split.on_run_credit(bytes),
+            Err(offset) => split.on_offset_credit(offset),
+        }
+        self.actions.push_back(Action::Notify(Event::Writable(stream)));
+        for (&id, _) in self.runs.iter().filter(|(_, run)| run.stream == stream && run.outcome.is_none()) {
+            self.actions.push_back(Action::Notify(Event::RunWritable(id)));
+        }
+        Ok(())
+    }
+
+    fn on_complete(&mut self, stream: StreamId) -> Result<(), ErrorCode> {
+        let Some(split) = self.streams.get_mut(&stream) else {
+            self.late_frames += 1;
+            return Ok(());
+        };
+        if split.stopped().is_some() {
+            return Ok(());
+        }
+        if !split.on_complete() {
+            return Err(ErrorCode::FRAME_UNEXPECTED);
+        }
+        // Every byte is at the client; what QUIC has not been told yet does not matter any more.
+        let runs: Vec<RunId> =
+            self.runs.iter().filter(|(_, run)| run.stream == stream).map(|(&id, _)| id).collect();
+        for run in runs {
+            self.on_run_end(run, None);
+        }
+        let leases: Vec<LeaseId> =
+            self.leases.iter().filter(|(_, lease)| lease.stream == stream).map(|(&id, _)| id).collect();
+        for lease in leases {
+            self.end_lease(lease, None);
+        }
+        self.end_work(stream, ErrorCode::STREAM_CLOSED);
+        self.actions.push_back(Action::FinishNative { stream });
+        Ok(())
+    }
+
+    fn on_stream_stopped(&mut self, stream: StreamId, code: ErrorCode) {
+        if self.streams.get(&stream).is_none_or(|split| !split.is_open()) {
+            self.late_frames += 1;
+            return;
+        }
+        self.end_stream(stream, code);
+        self.actions.push_back(Action::ResetNative { stream, code });
+    }
+
+    fn tell(&mut self, frame: Frame) {
+        self.actions.push_back(Action::Send { path: PathId::PRIMARY, frame });
+    }
+}

@@ -1,0 +1,348 @@
+//! What a primary has others do, and does itself, for a split stream: jobs, leases, runs. Spec: KWIK §5.
+
+use std::time::Instant;
+
+use smallvec::SmallVec;
+
+use super::{Job, Lease, NewJob, Primary, RETRIES, Run};
+use crate::{
+    action::{Event, LeaseOutcome, PathState, RunId},
+    error::{ApiMisuse, ErrorCode, LeaseError},
+    id::{ByteRange, JobId, LeaseId, OFFSET_MAX, StreamId},
+    lease::ticket::JobClaims,
+    limits,
+    session::action::Action,
+    stream::send::SplitSend,
+    wire::{Frame, JobOpen, LeaseGrant, Ranges},
+};
+
+impl Primary {
+    pub(in crate::session) fn open_job(
+        &mut self,
+        now: Instant,
+        stream: StreamId,
+        native: u64,
+        new: NewJob,
+    ) -> Result<JobId, LeaseError> {
+        if new.payload.len() > limits::JOB_PAYLOAD_MAX {
+            return Err(ApiMisuse::TooLong.into());
+        }
+        let path = self.paths.get(&new.path).ok_or(LeaseError::PathDead)?;
+        if matches!(path.state, PathState::Dead(_)) {
+            return Err(LeaseError::PathDead);
+        }
+        let open = |job: &&Job| job.path == new.path && !matches!(job.answer, Some(Err(_)));
+        if self.jobs.values().filter(open).count() >= limits::JOBS_PER_PATH {
+            return Err(LeaseError::LimitExceeded);
+        }
+        self.split(stream, native)?;
+        let id = JobId::new(self.next_job);
+        self.next_job += 1;
+        let total = new.total.unwrap_or_else(|| new.range.len().saturating_mul(RETRIES)).min(OFFSET_MAX);
+        let expiry = self.wall.secs(now).saturating_add(new.lifetime.as_secs());
+        let claims = JobClaims {
+            session: self.session,
+            path: new.path,
+            job: id,
+            stream,
+            range: new.range,
+            total,
+            expiry,
+            payload: &new.payload,
+        };
+        let seal = claims.seal(&*self.signer);
+        self.jobs.insert(id, Job { stream, path: new.path, range: new.range, left: total, answer: None });
+        self.tell(Frame::JobOpen(JobOpen {
+            job: id,
+            path: new.path,
+            stream,
+            range: new.range,
+            total,
+            expiry,
+            payload: new.payload,
+            seal,
+        }));
+        Ok(id)
+    }
+
+    pub(in crate::session) fn job_answer(&self, job: JobId) -> Option<Result<(), ErrorCode>> {
+        match self.jobs.get(&job) {
+            Some(job) => job.answer,
+            None => Some(Err(ErrorCode::STREAM_CLOSED)),
+        }
+    }
+
+    /// Leases that live go on; the path learns that no more will come.
+    pub(in crate::session) fn close_job(&mut self, id: JobId) {
+        if self.jobs.remove(&id).is_some() {
+            self.tell(Frame::JobClose { job: id });
+        }
+    }
+
+    pub(in crate::session) fn lease(
+        &mut self,
+        job_id: JobId,
+        range: ByteRange,
+    ) -> Result<LeaseId, LeaseError> {
+        let job = self.jobs.get_mut(&job_id).ok_or(LeaseError::JobClosed)?;
+        if matches!(job.answer, Some(Err(_))) {
+            return Err(LeaseError::JobClosed);
+        }
+        if !job.range.contains(range) || range.len() > job.left || range.len() > limits::LEASE_MAX {
+            return Err(LeaseError::OutsideJob);
+        }
+        let path = self.paths.get_mut(&job.path).ok_or(LeaseError::PathDead)?;
+        if matches!(path.state, PathState::Dead(_) | PathState::Degraded) {
+            return Err(LeaseError::PathDead);
+        }
+        let on_stream = self.leases.values().filter(|lease| lease.stream == job.stream).count();
+        let full = on_stream >= limits::LEASES_PER_STREAM
+            || path.leases >= limits::LEASES_PER_PATH
+            || self.leases.len() >= limits::LEASES_PER_SESSION;
+        if full {
+            return Err(LeaseError::LimitExceeded);
+        }
+        let stream = self.streams.get_mut(&job.stream).filter(|stream| stream.is_open());
+        let stream = stream.ok_or(LeaseError::ClosedStream)?;
+        stream.claim(range).map_err(|_| LeaseError::Overlap)?;
+        job.left -= range.len();
+        path.leases += 1;
+        let id = LeaseId::new(self.next_lease);
+        self.next_lease += 1;
+        self.leases.insert(id, Lease { stream: job.stream, path: job.path, range, forgotten: false });
+        self.tell(Frame::LeaseGrant(LeaseGrant {
+            lease: id,
+            job: job_id,
+            range,
+            digest: None,
+            deadline_ms: None,
+            hedge_of: None,
+        }));
+        Ok(id)
+    }
+
+    /// Takes the outcome of a lease, once it is known.
+    pub(in crate::session) fn lease_outcome(&mut self, id: LeaseId) -> Option<LeaseOutcome> {
+        self.outcomes.remove(&id)
+    }
+
+    pub(super) fn end_lease(&mut self, id: LeaseId, lost: Option<(ErrorCode, Ranges)>) {
+        let Some(lease) = self.leases.remove(&id) else {
+            self.late_frames += 1;
+            return;
+        };
+        let outcome = match lost {
+            None => LeaseOutcome::Done,
+            Some((code, missing)) => LeaseOutcome::Lost { code, missing: missing.to_vec() },
+        };
+        if let (LeaseOutcome::Lost { missing, .. }, Some(stream)) =
+            (&outcome, self.streams.get_mut(&lease.stream))
+        {
+            missing
+                .iter()
+                .filter(|range| lease.range.contains(**range))
+                .for_each(|range| stream.release(*range));
+        }
+        if let Some(path) = self.paths.get_mut(&lease.path) {
+            path.leases -= 1;
+            match outcome {
+                LeaseOutcome::Done => path.done += 1,
+                LeaseOutcome::Lost { .. } => path.lost += 1,
+            }
+        }
+        if !lease.forgotten {
+            self.outcomes.insert(id, outcome);
+            self.actions.push_back(Action::Notify(Event::LeaseEnded(id)));
+        }
+    }
+
+    /// The application does not want to know what becomes of a lease.
+    pub(in crate::session) fn forget_lease(&mut self, id: LeaseId) {
+        self.outcomes.remove(&id);
+        if let Some(lease) = self.leases.get_mut(&id) {
+            lease.forgotten = true;
+        }
+    }
+
+    // Split streams and runs.
+
+    pub(in crate::session) fn split_stream(&self, stream: StreamId) -> Option<&SplitSend> {
+        self.streams.get(&stream)
+    }
+
+    /// Makes a stream split, of which `native` bytes have been written, unless it is already.
+    fn split(&mut self, stream: StreamId, native: u64) -> Result<(), LeaseError> {
+        if let Some(split) = self.streams.get(&stream) {
+            return if split.is_open() { Ok(()) } else { Err(LeaseError::ClosedStream) };
+        }
+        if self.streams.len() >= self.split_max {
+            return Err(LeaseError::NoCredit);
+        }
+        self.streams.insert(stream, SplitSend::new(native));
+        self.tell(Frame::Split { stream, offset: native });
+        Ok(())
+    }
+
+    pub(in crate::session) fn write_at(
+        &mut self,
+        stream: StreamId,
+        native: u64,
+        range: ByteRange,
+    ) -> Result<RunId, LeaseError> {
+        if self.runs.len() >= limits::RUNS_MAX {
+            return Err(LeaseError::LimitExceeded);
+        }
+        self.split(stream, native)?;
+        let split = self.streams.get_mut(&stream).ok_or(LeaseError::ClosedStream)?;
+        split.claim(range).map_err(|_| LeaseError::Overlap)?;
+        let id = RunId(self.next_run);
+        self.next_run += 1;
+        self.runs.insert(id, Run { stream, range, sent: 0, outcome: None, forgotten: false });
+        Ok(id)
+    }
+
+    /// What a run may send now.
+    pub(in crate::session) fn run_allowance(&self, id: RunId) -> Result<RunAllowance, ErrorCode> {
+        let run = self.runs.get(&id).ok_or(ErrorCode::STREAM_CLOSED)?;
+        if let Some(LeaseOutcome::Lost { code, .. }) = &run.outcome {
+            return Err(*code);
+        }
+        let split = self.streams.get(&run.stream).ok_or(ErrorCode::STREAM_CLOSED)?;
+        let offset = run.range.start() + run.sent;
+        let left = run.range.len() - run.sent;
+        Ok(RunAllowance { stream: run.stream, offset, left, now: split.allowance(offset, left) })
+    }
+
+    /// `len` bytes of a run were handed to QUIC. Returns whether it is all of the run.
+    pub(in crate::session) fn on_run_sent(&mut self, id: RunId, len: u64) -> bool {
+        let Some(run) = self.runs.get_mut(&id) else {
+            return false;
+        };
+        let offset = run.range.start() + run.sent;
+        run.sent += len;
+        if let Some(split) = self.streams.get_mut(&run.stream) {
+            split.on_sent(offset, len);
+        }
+        run.sent == run.range.len()
+    }
+
+    /// The run's internal stream arrived whole, or ended with a code before.
+    pub(in crate::session) fn on_run_end(&mut self, id: RunId, lost: Option<ErrorCode>) {
+        let Some(run) = self.runs.get_mut(&id) else {
+            return;
+        };
+        if run.outcome.is_some() {
+            return;
+        }
+        run.outcome = Some(match lost {
+            None => LeaseOutcome::Done,
+            Some(code) => {
+                // What arrived before is unknown here; all of it is given back, and duplicates do no harm.
+                if let Some(split) = self.streams.get_mut(&run.stream) {
+                    split.release(run.range);
+                }
+                LeaseOutcome::Lost { code, missing: vec![run.range] }
+            }
+        });
+        if run.forgotten {
+            self.runs.remove(&id);
+        } else {
+            self.actions.push_back(Action::Notify(Event::RunWritable(id)));
+        }
+    }
+
+    pub(in crate::session) fn run_outcome(&mut self, id: RunId) -> Option<LeaseOutcome> {
+        let outcome = self.runs.get(&id)?.outcome.clone()?;
+        self.runs.remove(&id);
+        Some(outcome)
+    }
+
+    /// The application lets go of a run. Returns whether it was incomplete and has to be given up.
+    pub(in crate::session) fn forget_run(&mut self, id: RunId) -> bool {
+        let Some(run) = self.runs.get_mut(&id) else {
+            return false;
+        };
+        if run.outcome.is_some() {
+            self.runs.remove(&id);
+            return false;
+        }
+        run.forgotten = true;
+        run.sent < run.range.len()
+    }
+
+    /// Where sequential writing goes on in a split stream, and how much may be sent now.
+    pub(in crate::session) fn sequential_allowance(&self, stream: StreamId) -> Option<(ByteRange, u64)> {
+        let split = self.streams.get(&stream)?;
+        let gap = split.next_gap()?;
+        Some((gap, split.allowance(gap.start(), gap.len())))
+    }
+
+    pub(in crate::session) fn on_sequential_sent(&mut self, stream: StreamId, gap: ByteRange, len: u64) {
+        if let Some(split) = self.streams.get_mut(&stream) {
+            split.advance(gap, len);
+            split.on_sent(gap.start(), len);
+        }
+    }
+
+    /// Fixes the size of a split stream. Returns whether it was open.
+    pub(in crate::session) fn finish(&mut self, stream: StreamId) -> bool {
+        let Some(split) = self.streams.get_mut(&stream) else {
+            return false;
+        };
+        let Some(size) = split.finish() else {
+            return false;
+        };
+        self.tell(Frame::StreamFinal { stream, size });
+        true
+    }
+
+    /// A split stream is over before its end: by the application's reset, or because the client wants no more.
+    pub(in crate::session) fn end_stream(&mut self, stream: StreamId, code: ErrorCode) {
+        let Some(split) = self.streams.get_mut(&stream) else {
+            return;
+        };
+        split.on_stopped(code);
+        self.end_work(stream, ErrorCode::STREAM_CLOSED);
+    }
+
+    /// Ends what is still going on for a stream: leases, jobs, runs.
+    pub(super) fn end_work(&mut self, stream: StreamId, code: ErrorCode) {
+        let leases: Vec<(LeaseId, ByteRange)> = self
+            .leases
+            .iter()
+            .filter(|(_, lease)| lease.stream == stream)
+            .map(|(&id, lease)| (id, lease.range))
+            .collect();
+        for (lease, range) in leases {
+            self.end_lease(lease, Some((code, SmallVec::from_slice(&[range]))));
+        }
+        let runs: Vec<RunId> =
+            self.runs.iter().filter(|(_, run)| run.stream == stream).map(|(&id, _)| id).collect();
+        for run in runs {
+            self.on_run_end(run, Some(code));
+        }
+        let jobs: Vec<JobId> =
+            self.jobs.iter().filter(|(_, job)| job.stream == stream).map(|(&id, _)| id).collect();
+        for job in jobs {
+            self.close_job(job);
+            self.actions.push_back(Action::Notify(Event::JobAnswered(job)));
+        }
+    }
+
+    /// The native stream is closed on our side: nothing of the split stream is needed any more.
+    pub(in crate::session) fn forget_stream(&mut self, stream: StreamId) {
+        self.streams.remove(&stream);
+    }
+}
+
+/// What a run may send now.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::session) struct RunAllowance {
+    pub(in crate::session) stream: StreamId,
+    /// Stream offset of the next byte.
+    pub(in crate::session) offset: u64,
+    /// Bytes of the run that were not sent yet.
+    pub(in crate::session) left: u64,
+    /// How many of them have credit.
+    pub(in crate::session) now: u64,
+}

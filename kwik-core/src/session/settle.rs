@@ -1,0 +1,416 @@
+//! How facts become decisions: what QUIC reports goes to the machine, what the machine answers is carried out.
+//!
+//! Called with nothing but the session itself; everything it works on was noted before.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::{
+    EXPORTER_LABEL, HOME, Machine, Session,
+    action::Action,
+    hello::Welcome,
+    link::{ControlEnd, Link},
+    path_code,
+};
+use crate::{
+    action::Event,
+    endpoint::{EndpointEvent, EndpointEventInner},
+    error::{ConnectError, ConnectionError, ErrorCode},
+    id::{Dir, PathId, StreamId},
+    lease::ticket,
+    limits,
+    quic::{self, native_streams},
+    timer::earliest,
+    wire::Frame,
+};
+use std::net::SocketAddr;
+
+impl Session {
+    pub(super) fn touch(&mut self, now: Instant) {
+        self.now = self.now.max(now);
+        self.unsettled = true;
+    }
+
+    /// Works off everything that was noted, once.
+    pub(super) fn settle(&mut self) {
+        while std::mem::take(&mut self.unsettled) {
+            let paths: smallvec::SmallVec<[PathId; 10]> = self.links.keys().copied().collect();
+            for path in paths {
+                self.drain_link(path);
+            }
+            if let Machine::Client(client) = &mut self.machine {
+                client.settle(self.now);
+            }
+            self.drain_actions();
+            self.flush_control();
+        }
+    }
+
+    /// Hands what one connection reports to the machine.
+    pub(super) fn drain_link(&mut self, path: PathId) {
+        loop {
+            let Some(link) = self.links.get_mut(&path) else {
+                return;
+            };
+            let Some(event) = link.quic.poll() else {
+                break;
+            };
+            self.on_quic_event(path, event);
+        }
+        self.drain_heard(path);
+        self.drain_control(path);
+        self.drain_internal(path);
+        self.drain_endpoint_events(path);
+    }
+
+    pub(super) fn drain_endpoint_events(&mut self, path: PathId) {
+        let Some(link) = self.links.get_mut(&path) else {
+            return;
+        };
+        let key = link.quic.key();
+        let mut drained = link.quic.is_drained();
+        while let Some(event) = link.quic.poll_endpoint_event() {
+            drained |= event.is_drained();
+            self.endpoint_events.push_back(EndpointEvent(EndpointEventInner::Quic { path, key, event }));
+        }
+        if drained {
+            self.links.remove(&path);
+        }
+    }
+
+    /// Counts decrypted frames as life, and takes round-trip samples.
+    pub(super) fn drain_heard(&mut self, path: PathId) {
+        let Some(link) = self.links.get_mut(&path) else {
+            return;
+        };
+        let (frames, acks) = (link.quic.frames_heard(), link.quic.acks_heard());
+        if frames == link.frames_heard {
+            return;
+        }
+        link.frames_heard = frames;
+        let fresh = acks != link.acks_heard;
+        link.acks_heard = acks;
+        let rtt = (fresh && !link.quic.is_handshaking()).then(|| link.quic.rtt());
+        if path == HOME {
+            self.home_heard = self.now;
+        }
+        if let Machine::Client(client) = &mut self.machine {
+            client.on_heard(self.now, path, frames, rtt);
+        }
+    }
+
+    pub(super) fn on_quic_event(&mut self, path: PathId, event: quic::Event) {
+        match event {
+            quic::Event::Connected => self.on_connected(path),
+            quic::Event::HandshakeDataReady if path == HOME => {
+                self.events.push_back(Event::HandshakeDataReady)
+            }
+            quic::Event::Lost(cause) => self.on_link_lost(path, cause),
+            quic::Event::Opened(dir) => self.on_opened(path, dir),
+            quic::Event::Available(dir) => self.on_available(path, dir),
+            quic::Event::Readable(stream) => self.on_readable(path, stream),
+            quic::Event::Writable(stream) => self.on_writable(path, stream),
+            quic::Event::Finished(stream) => self.on_finished(path, stream),
+            quic::Event::Stopped(stream) => self.on_stopped(path, stream),
+            quic::Event::DatagramReceived if self.serves_streams() => {
+                self.events.push_back(Event::DatagramReceived)
+            }
+            quic::Event::DatagramsUnblocked if path == HOME => {
+                self.events.push_back(Event::DatagramsUnblocked)
+            }
+            quic::Event::HandshakeDataReady
+            | quic::Event::DatagramReceived
+            | quic::Event::DatagramsUnblocked => {}
+        }
+    }
+
+    /// Returns whether the application of this end has streams and datagrams at all.
+    pub(super) fn serves_streams(&self) -> bool {
+        matches!(self.machine, Machine::Client(_) | Machine::Primary(_))
+    }
+
+    pub(super) fn on_connected(&mut self, path: PathId) {
+        let Some(link) = self.links.get_mut(&path) else {
+            return;
+        };
+        let protocol = link.quic.handshake_data().and_then(|(protocol, _)| protocol);
+        if protocol.as_deref() != Some(limits::ALPN) {
+            self.fault(path, ErrorCode::VERSION);
+            return;
+        }
+        let Machine::Client(client) = &mut self.machine else {
+            return; // a server waits for the hello
+        };
+        link.open_control();
+        if path == HOME {
+            let sent = link.send(&client.hello());
+            debug_assert_eq!(sent, Ok(()), "the first frame of a connection fits");
+            self.events.push_back(Event::Connected);
+        } else {
+            let identity = link.quic.peer_certificates();
+            let identity =
+                identity.as_ref().and_then(|chain| chain.first()).and_then(|own| ticket::spki_hash(own));
+            let exporter = link.quic.exporter(EXPORTER_LABEL);
+            client.on_path_handshake(self.now, path, identity, exporter);
+        }
+    }
+
+    pub(super) fn on_link_lost(&mut self, path: PathId, cause: ConnectionError) {
+        if path == HOME {
+            for (_, link) in self.links.iter_mut().filter(|(path, _)| **path != HOME) {
+                link.quic.close(self.now, ErrorCode::PRIMARY_LOST, Bytes::new());
+            }
+            self.on_lost(cause);
+        } else if let Machine::Client(client) = &mut self.machine {
+            client.on_path_lost(self.now, path, path_code(&cause));
+        }
+    }
+
+    pub(super) fn on_dialled(&mut self, path: PathId, dialled: Result<quic::Connection, ConnectError>) {
+        let Machine::Client(client) = &mut self.machine else {
+            return;
+        };
+        match dialled {
+            Ok(connection) => {
+                let mut link = Link::new(self.now, connection);
+                if !client.is_live(path) {
+                    link.quic.close(self.now, ErrorCode::NO_ERROR, Bytes::new());
+                }
+                self.links.insert(path, link);
+            }
+            Err(_) => client.on_path_lost(self.now, path, ErrorCode::DIAL_REFUSED),
+        }
+    }
+
+    // Control.
+
+    pub(super) fn drain_control(&mut self, path: PathId) {
+        loop {
+            let Some(link) =
+                self.links.get_mut(&path).filter(|link| link.control_ready && !link.quic.is_closed())
+            else {
+                return;
+            };
+            match link.next_frame(self.now) {
+                Ok(frame) => self.on_frame(path, frame),
+                Err(ControlEnd::Blocked) => link.control_ready = false,
+                Err(ControlEnd::Paused(at)) => {
+                    link.control_ready = false;
+                    self.control_resume = earliest(self.control_resume, Some(at));
+                }
+                Err(ControlEnd::Bad(error)) => {
+                    link.control_ready = false;
+                    self.fault(path, error.code());
+                }
+                Err(ControlEnd::Closed) => {
+                    link.control_ready = false;
+                    self.fault(path, ErrorCode::METADATA_PROTOCOL_VIOLATION);
+                }
+            }
+        }
+    }
+
+    pub(super) fn on_frame(&mut self, path: PathId, frame: Frame) {
+        if matches!(frame, Frame::LeaseDone { .. } | Frame::LeaseLost { .. } | Frame::LeaseNotice { .. }) {
+            // Frames about leases pay for themselves: the primary asked for them. Spec: KWIK §11, control rate.
+            if let Some(link) = self.links.get_mut(&path) {
+                link.earn_frames(limits::CONTROL_PER_LEASE);
+            }
+        }
+        let handled = match &mut self.machine {
+            Machine::Client(client) => {
+                if let (HOME, Frame::ServerHello(hello)) = (path, &frame) {
+                    self.app_protocol.clone_from(&hello.app_protocol);
+                }
+                client.handle_frame(self.now, path, frame);
+                Ok(())
+            }
+            Machine::Primary(primary) => primary.handle_frame(frame),
+            Machine::Secondary(secondary) => secondary.handle_frame(self.now, frame),
+            Machine::Greeting(_) => self.on_hello(frame),
+        };
+        if let Err(code) = handled {
+            self.fault(path, code);
+        }
+        self.drain_actions();
+    }
+
+    pub(super) fn on_hello(&mut self, frame: Frame) -> Result<(), ErrorCode> {
+        let (Machine::Greeting(greeting), Some(home)) = (&mut self.machine, self.links.get_mut(&HOME)) else {
+            return Ok(());
+        };
+        let Frame::ClientHello(hello) = frame else {
+            return Err(ErrorCode::FRAME_UNEXPECTED);
+        };
+        match greeting.on_hello(self.now, hello, home.quic.exporter(EXPORTER_LABEL)) {
+            Welcome::Refuse(code) => Err(code),
+            Welcome::AskNonce { nonce, expires, now } => {
+                let ask = EndpointEventInner::Nonce { nonce, expires, now };
+                self.endpoint_events.push_back(EndpointEvent(ask));
+                Ok(())
+            }
+            Welcome::Primary(primary, answer) => {
+                self.app_protocol.clone_from(&answer.app_protocol);
+                let start = self.transport.streams_start.unwrap_or(limits::SERVER_STREAMS_START);
+                self.machine = Machine::Primary(primary);
+                self.permit_streams(start);
+                self.greet(Frame::ServerHello(answer))
+            }
+        }
+    }
+
+    pub(super) fn on_nonce(&mut self, fresh: bool) {
+        let Machine::Greeting(greeting) = &mut self.machine else {
+            return;
+        };
+        let welcomed = greeting.on_nonce(fresh).and_then(|(secondary, answer)| {
+            self.machine = Machine::Secondary(secondary);
+            if let Some(home) = self.links.get_mut(&HOME) {
+                // The client sends nothing here but control.
+                home.quic.set_receive_window(limits::CONTROL_WINDOW);
+            }
+            self.greet(Frame::ServerHello(answer))
+        });
+        if let Err(code) = welcomed {
+            self.fault(HOME, code);
+        }
+    }
+
+    /// Accepts the hello: says so, and lets the client's streams in.
+    pub(super) fn greet(&mut self, answer: Frame) -> Result<(), ErrorCode> {
+        let home = self.links.get_mut(&HOME).ok_or(ErrorCode::PATH_DEAD)?;
+        home.quic.set_priority(StreamId::CONTROL, i32::MAX);
+        home.send(&answer)?;
+        self.events.push_back(Event::Connected);
+        self.on_opened(HOME, Dir::Bi);
+        self.on_opened(HOME, Dir::Uni);
+        Ok(())
+    }
+
+    /// Writes control ahead of everything else, and lets writers go on that waited for it.
+    pub(super) fn flush_control(&mut self) {
+        for link in self.links.values_mut() {
+            link.flush();
+        }
+        if self.links.get(&HOME).is_none_or(|home| !home.is_backlogged()) {
+            self.unblock();
+        }
+    }
+
+    /// A peer broke a rule: on a client a secondary loses its path; any other fault ends the session.
+    pub(super) fn fault(&mut self, path: PathId, code: ErrorCode) {
+        if let (Machine::Client(client), false) = (&mut self.machine, path == HOME) {
+            client.fault(self.now, path, code);
+        } else {
+            tracing::debug!(%code, "closing the session");
+            self.close_with(code, b"");
+        }
+        self.unsettled = true;
+    }
+
+    pub(super) fn drain_actions(&mut self) {
+        loop {
+            let action = match &mut self.machine {
+                Machine::Client(client) => client.poll_action(),
+                Machine::Primary(primary) => primary.poll_action(),
+                Machine::Secondary(secondary) => secondary.poll_action(),
+                Machine::Greeting(_) => None,
+            };
+            let Some(action) = action else {
+                return;
+            };
+            if !matches!(action, Action::Notify(_)) {
+                tracing::trace!(?action);
+            }
+            self.perform(action);
+        }
+    }
+
+    pub(super) fn perform(&mut self, action: Action) {
+        match action {
+            Action::Notify(event) => self.notify(event),
+            Action::Send { path, frame } => {
+                if let Some(link) = self.links.get_mut(&path).filter(|link| !link.quic.is_closed())
+                    && let Err(code) = link.send(&frame)
+                {
+                    self.fault(path, code);
+                }
+                self.unsettled = true;
+            }
+            Action::ClosePath { path, code } => {
+                if let Some(link) = self.links.get_mut(&path) {
+                    link.quic.close(self.now, code, Bytes::new());
+                }
+                self.unsettled = true;
+            }
+            Action::CloseSession { code } => self.close_with(code, b""),
+            Action::Dial { path, remote, server_name } => self.dial(path, remote, server_name),
+            Action::Ping { path } => {
+                if let Some(link) = self.links.get_mut(&path) {
+                    link.quic.ping();
+                }
+            }
+            Action::PermitUni { path, count } => {
+                if let Some(link) = self.links.get_mut(&path) {
+                    link.quic.set_max_concurrent_streams(Dir::Uni, count);
+                }
+            }
+            Action::FinishNative { stream } => self.finish_native(stream),
+            Action::ResetNative { stream, code } => self.reset_native(stream, code),
+            Action::ResetInternal { stream, code } => self.reset_internal(stream, code),
+            Action::ResumeInternal { path, stream } => self.resume_internal(path, stream),
+            Action::StopInternal { path, stream, code } => {
+                if let Some(link) = self.links.get_mut(&path) {
+                    link.quic.stop(stream, code);
+                }
+            }
+            Action::SplitOpened { stream } => self.on_split(stream),
+        }
+    }
+
+    pub(super) fn dial(&mut self, path: PathId, remote: SocketAddr, server_name: String) {
+        let Some(client) = &self.client else {
+            return;
+        };
+        let dial = quic::Dial {
+            path,
+            remote,
+            server_name,
+            tls: client.tls.clone(),
+            transport: client.transport.clone(),
+        };
+        self.endpoint_events.push_back(EndpointEvent(EndpointEventInner::Dial(dial)));
+    }
+
+    /// Tells the application, and not twice in a row the same.
+    pub(super) fn notify(&mut self, event: Event) {
+        if self.events.back() != Some(&event) {
+            self.events.push_back(event);
+        }
+    }
+
+    /// Permits the peer `count` streams per direction, and the connection window that goes with them.
+    pub(super) fn permit_streams(&mut self, count: u64) {
+        let (streams, window) = native_streams(&self.transport, count);
+        if streams <= self.permitted {
+            return;
+        }
+        self.permitted = streams;
+        if let Some(home) = self.links.get_mut(&HOME) {
+            // One bidirectional stream more than the application may use: control.
+            home.quic.set_max_concurrent_streams(Dir::Bi, streams + 1);
+            home.quic.set_max_concurrent_streams(Dir::Uni, streams);
+            home.quic.set_receive_window(window);
+        }
+    }
+
+    /// The primary must be known to be there while leases live. Spec: KWIK §8.
+    pub(super) fn keep_alive_at(&self) -> Option<Instant> {
+        let Machine::Client(client) = &self.machine else {
+            return None;
+        };
+        let needed = client.needs_primary() && self.lost.is_none();
+        needed.then(|| self.home_heard + self.transport.idle_timeout / 3)
+    }
+}
