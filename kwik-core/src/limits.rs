@@ -21,6 +21,8 @@ pub const CONTROL_BURST: u32 = 100;
 pub const CONTROL_RATE: u32 = 50;
 /// Control frames a peer earns per lease that ends.
 pub const CONTROL_PER_LEASE: u32 = 4;
+/// Bytes of internal streams that earn their reader one control frame: credit is given in larger pieces.
+pub const CONTROL_FRAME_PER_BYTES: u64 = 4 * 1024;
 /// Entries of any repeated field in a control frame.
 pub const REPEATED_MAX: usize = 64;
 /// Bytes of any free text from a peer.

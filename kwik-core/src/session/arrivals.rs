@@ -268,16 +268,14 @@ impl Session {
 
     /// Stream slots became free.
     pub(super) fn on_available(&mut self, path: PathId, dir: Dir) {
-        if path == HOME {
-            self.unblock();
-            self.notify(Event::Available(dir));
+        if path != HOME {
+            return;
         }
-    }
-
-    /// Wakes writers that found no stream slot, or control ahead of them.
-    pub(super) fn unblock(&mut self) {
-        for event in std::mem::take(&mut self.blocked) {
-            self.notify(event);
+        if dir == Dir::Uni {
+            for writer in std::mem::take(&mut self.slot_waiters) {
+                self.notify(writer.event());
+            }
         }
+        self.notify(Event::Available(dir));
     }
 }

@@ -26,8 +26,8 @@ pub(super) struct Outgoing {
 }
 
 /// Whose bytes an internal stream carries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Owner {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Owner {
     Lease(LeaseId),
     Run {
         run: RunId,
@@ -42,7 +42,7 @@ enum Owner {
 
 impl Owner {
     /// What the application is told when the stream may be written on.
-    fn event(self) -> Event {
+    pub(super) fn event(self) -> Event {
         match self {
             Self::Lease(lease) => Event::LeaseWritable(lease),
             Self::Run { run, .. } => Event::RunWritable(run),
@@ -65,7 +65,7 @@ impl Session {
     /// Opens an internal stream. `None` if there is no slot now; the owner is told when there is.
     fn open_internal(&mut self, owner: Owner, header: StreamHeader, priority: i32) -> Option<StreamId> {
         let Some(internal) = self.links.get_mut(&HOME).and_then(|home| home.quic.open(Dir::Uni)) else {
-            self.blocked.push(owner.event());
+            self.slot_waiters.insert(owner);
             return None;
         };
         if let Some(home) = self.links.get_mut(&HOME) {
@@ -88,11 +88,13 @@ impl Session {
         };
         home.flush();
         if home.is_backlogged() {
-            self.blocked.push(out.owner.event());
+            self.control_waiters.insert(out.owner);
             return Err(WriteEnd::Blocked);
         }
         flush_header(&mut home.quic, internal, &mut out.header)?;
-        write_limited(&mut home.quic, internal, chunks, limit)
+        let written = write_limited(&mut home.quic, internal, chunks, limit)?;
+        home.earn_bytes(written.bytes);
+        Ok(written)
     }
 
     /// Writes to a split stream where the last sequential write ended, skipping what others own.

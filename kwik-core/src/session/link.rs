@@ -34,7 +34,11 @@ pub(super) struct Link {
     /// Internal streams with bytes to read.
     pub(super) readable: SmallVec<[StreamId; 8]>,
     pub(super) frames_heard: u64,
+    /// Nothing of the connection is left but what was received.
+    pub(super) drained: bool,
     pub(super) acks_heard: u64,
+    /// Bytes sent for the peer that have not earned it a frame yet.
+    earning: u64,
 }
 
 /// What the start of a unidirectional stream turned out to be.
@@ -72,6 +76,8 @@ impl Link {
             control_ready: false,
             readable: SmallVec::new(),
             frames_heard: 0,
+            drained: false,
+            earning: 0,
             acks_heard: 0,
         }
     }
@@ -137,6 +143,14 @@ impl Link {
     /// Lets the peer send more frames, because of work it did.
     pub(super) fn earn_frames(&mut self, frames: u32) {
         self.budget.earn(frames);
+    }
+
+    /// Lets the peer send more frames, because it took bytes of internal streams: credit for them costs frames.
+    pub(super) fn earn_bytes(&mut self, bytes: usize) {
+        self.earning = self.earning.saturating_add(bytes as u64);
+        let frames = self.earning / limits::CONTROL_FRAME_PER_BYTES;
+        self.earning %= limits::CONTROL_FRAME_PER_BYTES;
+        self.earn_frames(u32::try_from(frames).unwrap_or(u32::MAX));
     }
 
     /// A unidirectional stream of the peer was opened.

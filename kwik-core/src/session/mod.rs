@@ -106,8 +106,10 @@ pub struct Session {
     /// Streams the peer may have open at once, per direction.
     permitted: u64,
     outgoing: BTreeMap<StreamId, Outgoing>,
-    /// Writers that found no stream slot, or control waiting ahead of them.
-    blocked: Vec<Event>,
+    /// Writers that found no stream slot.
+    slot_waiters: BTreeSet<internal::Owner>,
+    /// Writers that found control waiting ahead of them.
+    control_waiters: BTreeSet<internal::Owner>,
     events: VecDeque<Event>,
     endpoint_events: VecDeque<EndpointEvent>,
     lost: Option<ConnectionError>,
@@ -182,7 +184,8 @@ impl Session {
             draining: BTreeSet::new(),
             permitted,
             outgoing: BTreeMap::new(),
-            blocked: Vec::new(),
+            slot_waiters: BTreeSet::new(),
+            control_waiters: BTreeSet::new(),
             events: VecDeque::new(),
             endpoint_events: VecDeque::new(),
             lost: None,
@@ -287,7 +290,8 @@ impl Session {
         if self.unsettled || !self.events.is_empty() || !self.endpoint_events.is_empty() {
             return Some(self.now);
         }
-        let links = self.links.values_mut().fold(None, |at, link| earliest(at, link.quic.poll_timeout()));
+        let live = self.links.values_mut().filter(|link| !link.drained);
+        let links = live.fold(None, |at, link| earliest(at, link.quic.poll_timeout()));
         let machine = match &self.machine {
             Machine::Client(client) => client.deadline(),
             Machine::Greeting(greeting) if self.lost.is_none() => Some(greeting.deadline()),
@@ -298,7 +302,7 @@ impl Session {
 
     /// Returns whether nothing will ever be wanted again: the session can be dropped.
     pub fn is_drained(&self) -> bool {
-        self.links.is_empty() && self.endpoint_events.is_empty()
+        self.links.values().all(|link| link.drained) && self.endpoint_events.is_empty()
     }
 
     // What can be asked.

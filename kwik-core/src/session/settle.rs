@@ -74,7 +74,9 @@ impl Session {
             drained |= event.is_drained();
             self.endpoint_events.push_back(EndpointEvent(EndpointEventInner::Quic { path, key, event }));
         }
-        if drained {
+        if drained && path == HOME {
+            link.drained = true; // what has arrived stays readable
+        } else if drained {
             self.links.remove(&path);
         }
     }
@@ -213,7 +215,7 @@ impl Session {
 
     pub(super) fn on_frame(&mut self, path: PathId, frame: Frame) {
         if matches!(frame, Frame::LeaseDone { .. } | Frame::LeaseLost { .. } | Frame::LeaseNotice { .. }) {
-            // Frames about leases pay for themselves: the primary asked for them. Spec: KWIK §11, control rate.
+            // These answer or are answered: the primary asked for them. Spec: KWIK §11, control rate.
             if let Some(link) = self.links.get_mut(&path) {
                 link.earn_frames(limits::CONTROL_PER_LEASE);
             }
@@ -294,7 +296,9 @@ impl Session {
             link.flush();
         }
         if self.links.get(&HOME).is_none_or(|home| !home.is_backlogged()) {
-            self.unblock();
+            for writer in std::mem::take(&mut self.control_waiters) {
+                self.notify(writer.event());
+            }
         }
     }
 
@@ -331,10 +335,17 @@ impl Session {
         match action {
             Action::Notify(event) => self.notify(event),
             Action::Send { path, frame } => {
-                if let Some(link) = self.links.get_mut(&path).filter(|link| !link.quic.is_closed())
-                    && let Err(code) = link.send(&frame)
-                {
-                    self.fault(path, code);
+                let ends = matches!(
+                    frame,
+                    Frame::LeaseDone { .. } | Frame::LeaseLost { .. } | Frame::LeaseRefused { .. }
+                );
+                if let Some(link) = self.links.get_mut(&path).filter(|link| !link.quic.is_closed()) {
+                    if ends {
+                        link.earn_frames(limits::CONTROL_PER_LEASE); // room for the next grants
+                    }
+                    if let Err(code) = link.send(&frame) {
+                        self.fault(path, code);
+                    }
                 }
                 self.unsettled = true;
             }

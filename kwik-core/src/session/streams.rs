@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 
-use super::{HOME, Machine, Session};
+use super::{HOME, Machine, Session, internal::Owner};
 use crate::{
-    action::{Chunk, Event},
+    action::Chunk,
     error::{ClosedStream, ConnectionError, ErrorCode, ReadError, SendDatagramError, WriteError},
     id::{Dir, StreamId},
     quic::{DatagramEnd, ReadEnd, WriteEnd, Written},
@@ -50,7 +50,7 @@ impl SendHalf {
 }
 
 impl Session {
-    /// Opens a stream. `None` if the peer permits no more for now ([`Event::Available`] follows), if the session is
+    /// Opens a stream. `None` if the peer permits no more for now ([`Event::Available`](crate::Event::Available) follows), if the session is
     /// not established or over, or on a secondary, always.
     pub fn open(&mut self, dir: Dir) -> Option<StreamId> {
         if !self.serves_streams() || self.lost.is_some() {
@@ -72,7 +72,7 @@ impl Session {
         Some(stream)
     }
 
-    /// Accepts a stream that the peer opened; [`Event::Opened`] tells when to ask. Never one of a secondary.
+    /// Accepts a stream that the peer opened; [`Event::Opened`](crate::Event::Opened) tells when to ask. Never one of a secondary.
     pub fn accept(&mut self, dir: Dir) -> Option<StreamId> {
         match dir {
             Dir::Bi => self.accepts_bi.pop_front(),
@@ -84,7 +84,7 @@ impl Session {
     /// advanced past what was.
     ///
     /// # Errors
-    /// - [`WriteError::Blocked`] if there is no room; [`Event::Writable`] follows.
+    /// - [`WriteError::Blocked`] if there is no room; [`Event::Writable`](crate::Event::Writable) follows.
     /// - [`WriteError::ClosedStream`] after `finish` or `reset`.
     /// - [`WriteError::ConnectionLost`] once the session is over.
     /// - [`WriteError::Stopped`] if the peer wants no more.
@@ -103,7 +103,7 @@ impl Session {
         let home = self.links.get_mut(&HOME).ok_or(WriteError::ClosedStream)?;
         home.flush();
         if home.is_backlogged() {
-            self.blocked.push(Event::Writable(stream));
+            self.control_waiters.insert(Owner::Sequential { stream, next: 0 });
             return Err(WriteError::Blocked);
         }
         if !half.header.is_empty() {
@@ -203,7 +203,7 @@ impl Session {
     /// Reads at most `max_len` bytes: the next ones if `ordered`, else any that are here. `Ok(None)` is the end.
     ///
     /// # Errors
-    /// - [`ReadError::Blocked`] if nothing is here; [`Event::Readable`] follows.
+    /// - [`ReadError::Blocked`] if nothing is here; [`Event::Readable`](crate::Event::Readable) follows.
     /// - [`ReadError::ClosedStream`] after the end, `stop` or a reset that was read.
     /// - [`ReadError::ConnectionLost`] once the session is over and nothing is left to read.
     /// - [`ReadError::IllegalOrderedRead`] if `ordered` comes after an unordered read.

@@ -179,6 +179,11 @@ impl Client {
         }
         self.report(id, PathStatus::Dead(code));
         self.dial_next(now);
+        // Dead paths stay known, so that late frames are told from wrong ones; but not without end.
+        while self.paths.values().filter(|path| !path.state.is_live()).count() > limits::DEAD_PATHS_LISTED {
+            let oldest = self.paths.iter().find(|(_, path)| !path.state.is_live()).map(|(&id, _)| id);
+            oldest.map(|oldest| self.paths.remove(&oldest));
+        }
         true
     }
 

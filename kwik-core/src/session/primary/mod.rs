@@ -346,7 +346,6 @@ impl Primary {
                 self.jobs.iter().filter(|(_, job)| job.path == id).map(|(&job, _)| job).collect();
             for job in jobs {
                 self.on_job_answer(job, Err(code));
-                self.close_job(job);
             }
         }
         self.actions.push_back(Action::Notify(Event::PathChanged(id)));
