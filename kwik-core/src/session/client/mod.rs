@@ -447,3 +447,6 @@ impl Client {
         self.send(path, Frame::Credit(credit));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,350 @@
+//! The client's machine alone: frames and bytes in, decisions out, no QUIC anywhere.
+
+use bytes::Bytes;
+use smallvec::smallvec;
+
+use super::*;
+use crate::{
+    action::Chunk,
+    id::Signature,
+    session::action::{InternalEnd, Opened},
+    wire::{AddPath, LeaseGrant, PathStatus, ServerHello, StreamHeader},
+};
+
+const PATH: PathId = PathId::new(1);
+const OTHER: PathId = PathId::new(2);
+const JOB: JobId = JobId::new(0);
+/// An internal stream of a secondary, an internal stream of the primary, and the application's stream.
+const FILL: StreamId = stream(3);
+const RUN: StreamId = stream(7);
+const STREAM: StreamId = stream(1);
+
+const fn stream(id: u64) -> StreamId {
+    match StreamId::from_u64(id) {
+        Some(id) => id,
+        None => unreachable!(),
+    }
+}
+
+fn range(start: u64, end: u64) -> ByteRange {
+    ByteRange::between(start, end).unwrap()
+}
+
+/// A client whose primary has split one stream at 100 and attached two paths, and what it has decided so far.
+struct Machine {
+    client: Client,
+    now: Instant,
+}
+
+impl Machine {
+    #[expect(clippy::disallowed_methods, reason = "the tests' epoch")]
+    fn new() -> Self {
+        let now = Instant::now();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let tls = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_no_client_auth();
+        let config = ClientConfig::new(tls).unwrap();
+        let wall = Wall::new(now, Duration::from_secs(1000));
+        let primary = "127.0.0.1:1".parse().unwrap();
+        let client = Client::new(now, wall, Rng::from_seed([0; 32]), &config, primary);
+        let mut machine = Self { client, now };
+        machine.primary(Frame::ServerHello(hello()));
+        for path in [PATH, OTHER] {
+            machine.primary(Frame::AddPath(AddPath {
+                path,
+                addresses: smallvec!["127.0.0.1:2".parse().unwrap()],
+                server_name: "secondary.test".to_owned(),
+                pins: smallvec![],
+                ticket: Bytes::from_static(b"ticket"),
+                ticket_expiry: 1060,
+            }));
+            machine.client.on_path_handshake(now, path, None, Some([1; 32]));
+            machine.secondary(path, Frame::ServerHello(hello()));
+        }
+        machine.primary(Frame::Split { stream: STREAM, offset: 100 });
+        machine.primary(Frame::JobOpen(job(JOB, PATH)));
+        machine.actions();
+        machine
+    }
+
+    fn primary(&mut self, frame: Frame) {
+        self.client.handle_frame(self.now, PathId::PRIMARY, frame);
+    }
+
+    fn secondary(&mut self, path: PathId, frame: Frame) {
+        self.client.handle_frame(self.now, path, frame);
+    }
+
+    fn actions(&mut self) -> Vec<Action> {
+        std::iter::from_fn(|| self.client.poll_action()).collect()
+    }
+
+    fn grant(&mut self, lease: u64, range: ByteRange) -> Vec<Action> {
+        self.primary(grant(lease, range));
+        self.actions()
+    }
+
+    /// Opens the internal stream of a lease.
+    fn open(&mut self, path: PathId, lease: u64, offset: u64) -> Opened {
+        let header = StreamHeader::Secondary { lease: LeaseId::new(lease), offset };
+        self.client.on_internal(self.now, path, FILL, header)
+    }
+
+    fn bytes(&mut self, len: usize) -> bool {
+        self.client.on_bytes(self.now, PATH, FILL, Bytes::from(vec![7; len]))
+    }
+}
+
+fn hello() -> ServerHello {
+    let session = SessionId::new([9; 16]);
+    ServerHello { version: limits::VERSION, features: Features::default(), session, app_protocol: None }
+}
+
+fn job(job: JobId, path: PathId) -> JobOpen {
+    JobOpen {
+        job,
+        path,
+        stream: STREAM,
+        range: range(100, 10_000_000),
+        total: 10_000_000,
+        expiry: 2000,
+        payload: Bytes::new(),
+        seal: Signature::new([0; 64]),
+    }
+}
+
+fn grant(lease: u64, range: ByteRange) -> Frame {
+    let lease = LeaseId::new(lease);
+    Frame::LeaseGrant(LeaseGrant { lease, job: JOB, range, digest: None, deadline_ms: None, hedge_of: None })
+}
+
+fn told(frame: Frame) -> Action {
+    Action::Send { path: PathId::PRIMARY, frame }
+}
+
+fn lost(lease: u64, code: ErrorCode, missing: &[ByteRange]) -> Action {
+    told(Frame::LeaseLost { lease: LeaseId::new(lease), code, missing: missing.iter().copied().collect() })
+}
+
+/// Spec: KWIK §5.2 and §5.7: noticed with credit before a byte can come, answered once.
+#[test]
+fn a_lease_is_noticed_filled_and_answered_once() {
+    let mut machine = Machine::new();
+    let notice = Frame::LeaseNotice { lease: LeaseId::new(0), job: JOB, range: range(200, 300), credit: 100 };
+    assert_eq!(machine.grant(0, range(200, 300)), [Action::Send { path: PATH, frame: notice }]);
+    assert_eq!(machine.open(PATH, 0, 200), Opened::Read);
+    assert!(machine.bytes(60) && machine.actions().is_empty());
+    assert!(machine.bytes(40));
+    assert_eq!(machine.actions(), [told(Frame::LeaseDone { lease: LeaseId::new(0) })]);
+    machine.client.on_internal_end(machine.now, PATH, FILL, InternalEnd::Fin);
+    assert!(machine.actions().is_empty());
+    // What is held already needs nobody.
+    assert_eq!(machine.grant(1, range(250, 300)), [told(Frame::LeaseDone { lease: LeaseId::new(1) })]);
+}
+
+#[test]
+fn a_short_lease_names_exactly_what_is_missing() {
+    for (end, code) in [
+        (InternalEnd::Fin, ErrorCode::LEASE_SHORT),
+        (InternalEnd::Reset(ErrorCode::from_u32(4)), ErrorCode::from_u32(4)),
+    ] {
+        let mut machine = Machine::new();
+        machine.grant(0, range(200, 300));
+        machine.open(PATH, 0, 200);
+        machine.bytes(30);
+        machine.client.on_internal_end(machine.now, PATH, FILL, end);
+        assert_eq!(machine.actions(), [lost(0, code, &[range(230, 300)])]);
+    }
+}
+
+/// Spec: KWIK §2, I3. Each of these costs the secondary its path, and its lease goes back.
+#[test]
+fn a_byte_outside_every_lease_costs_the_path() {
+    type Crime = fn(&mut Machine);
+    let crimes: [(&str, ErrorCode, Crime); 5] = [
+        ("past the end", ErrorCode::LEASE_VIOLATION, |m| {
+            m.open(PATH, 0, 200);
+            m.bytes(101);
+        }),
+        ("after the end", ErrorCode::LEASE_VIOLATION, |m| {
+            m.open(PATH, 0, 200);
+            m.bytes(100);
+            m.bytes(1);
+        }),
+        ("another offset", ErrorCode::LEASE_VIOLATION, |m| {
+            m.open(PATH, 0, 201);
+        }),
+        ("a lease never noticed", ErrorCode::LEASE_VIOLATION, |m| {
+            m.open(PATH, 5, 200);
+        }),
+        ("a frame only the primary may send", ErrorCode::FRAME_UNEXPECTED, |m| {
+            m.secondary(PATH, Frame::StreamFinal { stream: STREAM, size: 300 });
+        }),
+    ];
+    for (what, code, commit) in crimes {
+        let mut machine = Machine::new();
+        machine.grant(0, range(200, 300));
+        commit(&mut machine);
+        let actions = machine.actions();
+        let dead = told(Frame::PathReport { path: PATH, status: PathStatus::Dead(code) });
+        assert!(actions.contains(&dead), "{what}: {actions:?}");
+        assert!(actions.contains(&Action::ClosePath { path: PATH, code }), "{what}: {actions:?}");
+        let answers = |action: &Action| {
+            matches!(action, Action::Send { frame: Frame::LeaseDone { .. } | Frame::LeaseLost { .. }, .. })
+        };
+        assert_eq!(actions.iter().filter(|a| answers(a)).count(), 1, "{what}: {actions:?}");
+    }
+}
+
+#[test]
+fn sending_past_credit_costs_the_path() {
+    let mut machine = Machine::new();
+    let window = limits::STREAM_WINDOW;
+    machine.grant(0, range(100 + window - 10, 100 + window + 10));
+    machine.open(PATH, 0, 100 + window - 10);
+    assert!(machine.bytes(10));
+    assert!(!machine.bytes(1));
+    let code = ErrorCode::SECONDARY_STREAM_OVERFLOW;
+    assert!(machine.actions().contains(&Action::ClosePath { path: PATH, code }));
+}
+
+/// Spec: KWIK §2, I2: such a stream is stopped, and nothing of it is seen.
+#[test]
+fn a_public_stream_of_a_secondary_is_stopped() {
+    let mut machine = Machine::new();
+    let opened = machine.client.on_internal(machine.now, PATH, FILL, StreamHeader::Public);
+    assert_eq!(opened, Opened::Stop(ErrorCode::SECONDARY_STREAM_ISOLATION));
+    assert!(machine.actions().is_empty());
+}
+
+/// Spec: KWIK §5.7: bytes that were on their way when the lease ended are late, not hostile.
+#[test]
+fn late_bytes_are_counted_and_nobody_is_punished() {
+    let mut machine = Machine::new();
+    machine.grant(0, range(200, 300));
+    machine.open(PATH, 0, 200);
+    machine.bytes(10);
+    let revoke = Frame::LeaseRevoke { lease: LeaseId::new(0), keep: 0, code: ErrorCode::LEASE_REVOKED };
+    machine.primary(revoke.clone());
+    assert_eq!(
+        machine.actions(),
+        [
+            Action::StopInternal { path: PATH, stream: FILL, code: ErrorCode::LEASE_REVOKED },
+            Action::Send { path: PATH, frame: revoke },
+            lost(0, ErrorCode::LEASE_REVOKED, &[range(210, 300)]),
+        ]
+    );
+    assert!(!machine.bytes(10));
+    assert_eq!(machine.open(PATH, 0, 200), Opened::Stop(ErrorCode::LEASE_REVOKED));
+    assert!(machine.actions().is_empty());
+    assert_eq!(machine.client.sources()[&PATH].late_bytes, 10);
+}
+
+#[test]
+fn grants_that_cannot_be_are_refused_or_end_the_session() {
+    let mut machine = Machine::new();
+    machine.grant(0, range(200, 300));
+    let refused = |lease, code| [told(Frame::LeaseRefused { lease: LeaseId::new(lease), code })];
+    assert_eq!(machine.grant(1, range(299, 301)), refused(1, ErrorCode::STREAM_MAPPING_CONFLICT));
+    machine.primary(Frame::RemovePath { path: PATH, code: ErrorCode::NO_ERROR, deadline_ms: 0 });
+    machine.actions();
+    assert_eq!(machine.grant(2, range(400, 500)), refused(2, ErrorCode::PATH_DEAD));
+    // An id that does not rise is no race.
+    let code = ErrorCode::FRAME_UNEXPECTED;
+    assert_eq!(machine.grant(2, range(600, 700)), [Action::CloseSession { code }]);
+}
+
+/// Spec: KWIK §4: a run that overtakes its split waits, unread, and is resumed by it; only so many may.
+#[test]
+fn a_run_waits_for_its_split() {
+    let mut machine = Machine::new();
+    let late = stream(9);
+    let header = StreamHeader::Internal { stream: late, offset: 50 };
+    assert_eq!(machine.client.on_internal(machine.now, PathId::PRIMARY, RUN, header), Opened::Wait);
+    machine.primary(Frame::Split { stream: late, offset: 50 });
+    let resume = Action::ResumeInternal { path: PathId::PRIMARY, stream: RUN };
+    assert!(machine.actions().contains(&resume));
+    for run in 0..=limits::WAITING_INTERNAL_MAX as u64 {
+        let header = StreamHeader::Internal { stream: stream(13), offset: 0 };
+        machine.client.on_internal(machine.now, PathId::PRIMARY, stream(103 + 4 * run), header);
+    }
+    let code = ErrorCode::LIMIT_EXCEEDED;
+    assert_eq!(machine.actions(), [Action::CloseSession { code }]);
+}
+
+/// Spec: KWIK §4, §10: complete exactly when every byte is placed; a size that contradicts what is granted is fatal.
+#[test]
+fn the_end_is_told_once_and_must_fit() {
+    let mut machine = Machine::new();
+    machine.grant(0, range(100, 200));
+    machine.primary(Frame::StreamFinal { stream: STREAM, size: 200 });
+    assert_eq!(machine.actions(), [Action::Notify(Event::Readable(STREAM))]);
+    machine.open(PATH, 0, 100);
+    machine.bytes(100);
+    let actions = machine.actions();
+    assert_eq!(actions.last(), Some(&told(Frame::StreamComplete { stream: STREAM })));
+    let read = machine.client.read(machine.now, STREAM, usize::MAX, true);
+    assert_eq!(read, Ok(Some(Chunk { offset: 100, bytes: Bytes::from(vec![7; 100]) })));
+    assert_eq!(machine.client.read(machine.now, STREAM, usize::MAX, true), Ok(None));
+
+    let mut machine = Machine::new();
+    machine.grant(0, range(100, 200));
+    machine.primary(Frame::StreamFinal { stream: STREAM, size: 199 });
+    assert_eq!(machine.actions(), [Action::CloseSession { code: ErrorCode::FINAL_SIZE }]);
+}
+
+/// Spec: KWIK §8: two unanswered probes make a path degraded; its leases are lost, any frame makes it active again.
+#[test]
+fn a_silent_path_loses_its_leases_and_may_come_back() {
+    let mut machine = Machine::new();
+    machine.grant(0, range(200, 300));
+    machine.client.settle(machine.now);
+    for _ in 0..2 {
+        machine.now = machine.client.deadline().unwrap();
+        machine.client.handle_timeout(machine.now);
+        assert_eq!(machine.actions(), [Action::Ping { path: PATH }]);
+    }
+    machine.now = machine.client.deadline().unwrap();
+    machine.client.handle_timeout(machine.now);
+    let actions = machine.actions();
+    assert_eq!(actions[0], told(Frame::PathReport { path: PATH, status: PathStatus::Degraded }));
+    assert_eq!(actions.last(), Some(&lost(0, ErrorCode::PATH_STALLED, &[range(200, 300)])));
+    assert_eq!(machine.client.deadline(), None);
+    machine.client.on_heard(machine.now, PATH, 1, None);
+    let active = told(Frame::PathReport { path: PATH, status: PathStatus::Active });
+    assert_eq!(machine.actions(), [active, Action::Notify(Event::PathChanged(PATH))]);
+}
+
+/// A path that sends nothing because it has no credit is not silent.
+#[test]
+fn a_slow_reader_is_not_a_slow_source() {
+    let mut machine = Machine::new();
+    let beyond = 100 + limits::STREAM_WINDOW;
+    machine.grant(0, range(beyond, beyond + 100));
+    machine.client.settle(machine.now);
+    assert_eq!(machine.client.deadline(), None);
+}
+
+#[test]
+fn attaching_needs_the_pinned_key() {
+    let mut machine = Machine::new();
+    let pin = SpkiHash::new([4; 32]);
+    let path = PathId::new(3);
+    machine.primary(Frame::AddPath(AddPath {
+        path,
+        addresses: smallvec!["127.0.0.1:2".parse().unwrap()],
+        server_name: "secondary.test".to_owned(),
+        pins: smallvec![pin],
+        ticket: Bytes::from_static(b"ticket"),
+        ticket_expiry: 1060,
+    }));
+    machine.actions();
+    machine.client.on_path_handshake(machine.now, path, Some(SpkiHash::new([5; 32])), Some([1; 32]));
+    let actions = machine.actions();
+    let hello = |action: &Action| matches!(action, Action::Send { frame: Frame::ClientHello(_), .. });
+    assert!(!actions.iter().any(hello), "the ticket was shown to the wrong server");
+    assert!(actions.contains(&Action::ClosePath { path, code: ErrorCode::AUTH_FAILED }));
+}
