@@ -24,9 +24,7 @@ pub struct AsyncStdSocket {
 impl AsyncStdSocket {
     /// Takes over a bound socket.
     pub(crate) fn new(socket: UdpSocket) -> io::Result<Self> {
-        Ok(Self {
-            io: Arc::new(Async::new(socket)?),
-        })
+        Ok(Self { io: Arc::new(Async::new(socket)?) })
     }
 }
 
@@ -49,13 +47,7 @@ impl Socket for AsyncStdSocket {
         loop {
             match self.io.get_ref().recv_from(buf) {
                 Ok((len, addr)) => {
-                    *meta = RecvMeta {
-                        addr,
-                        len,
-                        stride: len,
-                        ecn: None,
-                        dst_ip: None,
-                    };
+                    *meta = RecvMeta { addr, len, stride: len, ecn: None, dst_ip: None };
                     return Poll::Ready(Ok(1));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(self.io.poll_readable(cx))?,
@@ -65,10 +57,7 @@ impl Socket for AsyncStdSocket {
     }
 
     fn writable(self: &Arc<Self>) -> AsyncStdWritable {
-        AsyncStdWritable {
-            io: self.io.clone(),
-            waiting: None,
-        }
+        AsyncStdWritable { io: self.io.clone(), waiting: None }
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -87,9 +76,7 @@ impl Writable for AsyncStdWritable {
     fn poll_writable(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let io = &this.io;
-        let waiting = this
-            .waiting
-            .get_or_insert_with(|| Box::pin(io.clone().writable_owned()));
+        let waiting = this.waiting.get_or_insert_with(|| Box::pin(io.clone().writable_owned()));
         let ready = waiting.as_mut().poll(cx);
         if ready.is_ready() {
             this.waiting = None; // a future is not polled after its end

@@ -57,8 +57,6 @@ pub const SESSION_WINDOW: u64 = 64 * 1024 * 1024;
 pub const GUARANTEED_CREDIT: u64 = 64 * 1024;
 /// Split streams at once in a session; each is guaranteed [`GUARANTEED_CREDIT`] of the session window.
 pub const SPLIT_STREAMS_MAX: usize = 128;
-/// Internal streams that wait for their `Split` or lease, per session.
-pub const WAITING_INTERNAL_MAX: usize = 16;
 /// Runs of the primary's own out-of-order bytes open at once, per session.
 pub const RUNS_MAX: usize = 64;
 
@@ -114,7 +112,7 @@ pub const QUIC_SEND_WINDOW: u64 = 8 * 1024 * 1024;
 /// QUIC connection window beyond what the streams may fill, so that control is never blocked.
 pub const CONTROL_WINDOW: u64 = 1024 * 1024;
 /// Bytes that native streams of one connection may hold unread, all together.
-pub const NATIVE_MEMORY: u64 = 256 * 1024 * 1024;
+pub const NATIVE_MEMORY: u64 = 512 * 1024 * 1024;
 
 /// Bytes of a server's name in `AddPath`: the longest DNS name.
 pub const SERVER_NAME_MAX: usize = 253;

@@ -32,19 +32,13 @@ impl TokioSocket {
         let state = UdpSocketState::new((&socket).into())?; // makes it non-blocking, too
         for (what, set) in [
             ("send", state.set_send_buffer_size((&socket).into(), BUFFER_BYTES)),
-            (
-                "receive",
-                state.set_recv_buffer_size((&socket).into(), BUFFER_BYTES),
-            ),
+            ("receive", state.set_recv_buffer_size((&socket).into(), BUFFER_BYTES)),
         ] {
             if let Err(error) = set {
                 tracing::debug!(%error, what, "socket buffer stays at the system's default");
             }
         }
-        Ok(Self {
-            io: UdpSocket::from_std(socket)?,
-            state,
-        })
+        Ok(Self { io: UdpSocket::from_std(socket)?, state })
     }
 }
 
@@ -63,9 +57,7 @@ impl Socket for TokioSocket {
             segment_size: transmit.segment_size,
             src_ip: transmit.src_ip,
         };
-        self.io.try_io(Interest::WRITABLE, || {
-            self.state.send((&self.io).into(), &transmit)
-        })
+        self.io.try_io(Interest::WRITABLE, || self.state.send((&self.io).into(), &transmit))
     }
 
     fn poll_recv(
@@ -104,10 +96,7 @@ impl Socket for TokioSocket {
     }
 
     fn writable(self: &Arc<Self>) -> TokioWritable {
-        TokioWritable {
-            socket: self.clone(),
-            waiting: None,
-        }
+        TokioWritable { socket: self.clone(), waiting: None }
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -129,9 +118,7 @@ impl Socket for TokioSocket {
 
 impl fmt::Debug for TokioSocket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TokioSocket")
-            .field("local_addr", &self.local_addr().ok())
-            .finish_non_exhaustive()
+        f.debug_struct("TokioSocket").field("local_addr", &self.local_addr().ok()).finish_non_exhaustive()
     }
 }
 

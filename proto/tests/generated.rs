@@ -29,11 +29,7 @@ fn checked_in_code_matches_its_sources() -> Result<(), Box<dyn Error>> {
     if checked_in == generated {
         return Ok(());
     }
-    let line = generated
-        .lines()
-        .zip(checked_in.lines())
-        .take_while(|(fresh, held)| fresh == held)
-        .count();
+    let line = generated.lines().zip(checked_in.lines()).take_while(|(fresh, held)| fresh == held).count();
     panic!(
         "proto/src/gen/{FILE} differs from what proto/kwik/v1 gives, first in line {}:\n  sources:    {:?}\n  \
          checked in: {:?}\nrun `{REGENERATE}=1 cargo test -p kwik-proto` and commit the file",

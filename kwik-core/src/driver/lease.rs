@@ -176,9 +176,8 @@ impl Sink for SecondaryStream {
 impl Drop for SecondaryStream {
     fn drop(&mut self) {
         self.session.with(|s| s.wakers.unset(Key::Lease(self.lease.id)));
-        if self.remaining() > 0 {
-            self.give_back(ErrorCode::LEASE_SHORT);
-        }
+        // Complete or not: a complete one is only let go of.
+        self.give_back(ErrorCode::LEASE_SHORT);
     }
 }
 

@@ -335,7 +335,7 @@ impl Drop for RangeWriter {
                 s.core.reset_run(now, self.run);
                 s.notify();
             }
-            if s.core.run_outcome(self.run).is_none() {
+            if !short && s.core.run_outcome(self.run).is_none() {
                 s.unwatched.runs.insert(self.run);
             }
         });

@@ -227,7 +227,10 @@ impl RecvStream {
                         break;
                     }
                     Err(ReadError::Blocked) if any => break,
-                    Err(ReadError::Blocked) => return wait(s, *stream, cx),
+                    Err(ReadError::Blocked) => {
+                        s.notify_after_read(); // the first unordered read may have given credit
+                        return wait(s, *stream, cx);
+                    }
                     Err(error) => {
                         // After bytes the error waits for the next call.
                         if !matches!(error, ReadError::IllegalOrderedRead) {

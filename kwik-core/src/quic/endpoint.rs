@@ -263,7 +263,8 @@ fn client_transport(
 ) -> Result<quinn_proto::TransportConfig, ConfigError> {
     let mut transport = base_transport(config)?;
     if primary {
-        let (streams, window) = native_streams(config, limits::CLIENT_STREAMS_START);
+        let (streams, window) =
+            native_streams(config, config.streams_start.unwrap_or(limits::CLIENT_STREAMS_START));
         transport
             .max_concurrent_bidi_streams(varint(streams))
             .max_concurrent_uni_streams(varint(streams))
@@ -290,9 +291,10 @@ pub(crate) fn keep_alive(idle_timeout: Duration) -> Duration {
 /// of them fill without blocking control. Spec: KWIK §4, "Control never starves".
 pub(crate) fn native_streams(config: &TransportConfig, wanted: u64) -> (u64, u64) {
     let window = u64::from(config.stream_receive_window).max(1);
-    let fit = (limits::NATIVE_MEMORY / window / 2).max(1);
+    let fit = (limits::NATIVE_MEMORY / window / 3).max(1);
     let streams = wanted.min(config.streams_max).min(fit);
-    (streams, streams.saturating_mul(2).saturating_mul(window).saturating_add(limits::CONTROL_WINDOW))
+    // What the peer opens in two directions, and as many bidirectional ones of our own.
+    (streams, streams.saturating_mul(3).saturating_mul(window).saturating_add(limits::CONTROL_WINDOW))
 }
 
 fn connect_error(error: quinn_proto::ConnectError) -> ConnectError {

@@ -4,7 +4,7 @@
 use super::{
     HOME, Machine, Session,
     link::HeaderEnd,
-    streams::{RecvHalf, SendHalf, flush_header},
+    streams::{Deferred, RecvHalf, SendHalf, flush_header},
 };
 use crate::{
     action::Event,
@@ -40,8 +40,9 @@ impl Session {
                 link.expect_header(stream);
                 self.on_header_bytes(path, stream);
             } else if path == HOME && self.serves_streams() {
-                if !self.early.remove(&stream) {
-                    self.offer(stream, 0);
+                match self.early.remove(&stream) {
+                    Some(deferred) => self.on_early_opened(stream, &deferred),
+                    None => self.offer(stream, 0),
                 }
                 self.grow_streams();
             } else {
@@ -49,6 +50,28 @@ impl Session {
                 self.fault(path, ErrorCode::INVALID_STREAM_ROLE);
                 return;
             }
+        }
+    }
+
+    /// QUIC has opened a stream that a `Split` had opened before: does what had to wait for it. Its first frame comes
+    /// with no other notice than this.
+    fn on_early_opened(&mut self, stream: StreamId, deferred: &Deferred) {
+        let Some(home) = self.links.get_mut(&HOME) else {
+            return;
+        };
+        if let Some(code) = deferred.reset {
+            home.quic.reset(stream, code);
+        } else if deferred.finish {
+            home.quic.finish(stream);
+        }
+        if let Some(code) = deferred.stop {
+            home.quic.stop(stream, code);
+        }
+        if self.draining.contains(&stream) {
+            self.drain_native(stream);
+        } else if self.recv.contains_key(&stream) {
+            self.check_native_reset(stream);
+            self.notify(Event::Readable(stream));
         }
     }
 
@@ -83,7 +106,13 @@ impl Session {
             return;
         };
         match link.read_header(stream) {
-            HeaderEnd::Pending | HeaderEnd::Gone => {}
+            HeaderEnd::Pending => {}
+            HeaderEnd::Gone => {
+                // Reset before its header came: if it was split, what servers place in it goes with it.
+                if let (HOME, Machine::Client(client)) = (path, &mut self.machine) {
+                    client.on_native_reset(self.now, stream);
+                }
+            }
             HeaderEnd::Bad(error) => self.fault(path, error.code()),
             HeaderEnd::Header(StreamHeader::Public) if path == HOME => {
                 let header = encode_header(&StreamHeader::Public).len() as u64;
@@ -140,16 +169,11 @@ impl Session {
         let Some(home) = self.links.get_mut(&HOME) else {
             return;
         };
-        match home.quic.read(stream, usize::MAX, true) {
+        // Out of order is always allowed; asking in order after that would make quinn-proto drop the stream's state.
+        match home.quic.read(stream, usize::MAX, false) {
             Ok(_) => self.fault(HOME, ErrorCode::METADATA_PROTOCOL_VIOLATION),
             Err(ReadEnd::Blocked) => {}
-            Err(ReadEnd::IllegalOrder) => {
-                // The native part was read unordered; so is its end.
-                if !matches!(home.quic.read(stream, usize::MAX, false), Err(ReadEnd::Blocked)) {
-                    self.draining.remove(&stream);
-                }
-            }
-            Err(ReadEnd::Finished | ReadEnd::Reset(_) | ReadEnd::Closed) => {
+            Err(ReadEnd::Finished | ReadEnd::Reset(_) | ReadEnd::Closed | ReadEnd::IllegalOrder) => {
                 self.draining.remove(&stream);
             }
         }
@@ -183,7 +207,7 @@ impl Session {
         } else if !home.quic.may_receive(stream) {
             self.fault(HOME, ErrorCode::METADATA_PROTOCOL_VIOLATION);
         } else if stream.dir() == Dir::Bi {
-            self.early.insert(stream);
+            self.early.insert(stream, Deferred::default());
             self.offer(stream, 0);
         }
         // A unidirectional stream is offered once its header is here.
@@ -200,11 +224,12 @@ impl Session {
         let (Some(half), Some(home)) = (self.send.get_mut(&stream), self.links.get_mut(&HOME)) else {
             return;
         };
-        if half.finish_pending && flush_header(&mut home.quic, stream, &mut half.header).is_ok() {
-            half.finish_pending = false;
-            half.finished = false;
+        let flushed = flush_header(&mut home.quic, stream, &mut half.header).is_ok();
+        if std::mem::take(&mut half.finish_pending) {
+            half.finish_pending = !flushed;
+            half.finished = !flushed;
             let now = self.now;
-            if self.finish(now, stream).is_err() {
+            if flushed && self.finish(now, stream).is_err() {
                 tracing::debug!(%stream, "stopped before its end was told");
             }
             return;

@@ -29,6 +29,8 @@ pub(super) struct Link {
     budget: FrameBudget,
     /// Unidirectional streams of the peer whose header is incomplete.
     headers: BTreeMap<StreamId, HeaderDecoder>,
+    /// The control stream is open: others may follow.
+    pub(super) control_open: bool,
     /// Control has arrived that was not looked at.
     pub(super) control_ready: bool,
     /// Internal streams with bytes to read.
@@ -73,6 +75,7 @@ impl Link {
             backlog_bytes: 0,
             budget: FrameBudget::new(now),
             headers: BTreeMap::new(),
+            control_open: false,
             control_ready: false,
             readable: SmallVec::new(),
             frames_heard: 0,
@@ -83,10 +86,11 @@ impl Link {
     }
 
     /// Opens the control stream: a client's first bidirectional stream, and ahead of all others in priority.
-    pub(super) fn open_control(&mut self) {
-        let opened = self.quic.open(Dir::Bi);
-        debug_assert_eq!(opened, Some(StreamId::CONTROL), "the first stream of a connection");
-        self.quic.set_priority(StreamId::CONTROL, i32::MAX);
+    ///
+    /// Returns whether the peer permits it; without it there is no session.
+    pub(super) fn open_control(&mut self) -> bool {
+        self.control_open = self.quic.open(Dir::Bi) == Some(StreamId::CONTROL);
+        self.control_open && self.quic.set_priority(StreamId::CONTROL, i32::MAX)
     }
 
     /// Queues a frame. Fails if the peer has let too much pile up.
@@ -225,9 +229,12 @@ impl FrameBudget {
         let each = Duration::from_secs(1) / limits::CONTROL_RATE;
         let earned = now.saturating_duration_since(self.refilled).as_nanos() / each.as_nanos().max(1);
         let earned = u32::try_from(earned).unwrap_or(u32::MAX).min(limits::CONTROL_BURST);
+        if earned == 0 {
+            return Some(self.refilled + each);
+        }
         self.refilled = now;
         self.left = earned;
-        if earned > 0 { None } else { Some(now + each) }
+        None
     }
 }
 

@@ -37,7 +37,7 @@ use self::{
     link::Link,
     primary::Primary,
     secondary::Secondary,
-    streams::{RecvHalf, SendHalf},
+    streams::{Deferred, RecvHalf, SendHalf},
 };
 pub use crate::quic::Written;
 use crate::{
@@ -97,7 +97,7 @@ pub struct Session {
     accepts_bi: VecDeque<StreamId>,
     accepts_uni: VecDeque<StreamId>,
     /// Bidirectional streams that a `Split` opened before QUIC did.
-    early: BTreeSet<StreamId>,
+    early: BTreeMap<StreamId, Deferred>,
     /// Streams of the peer that QUIC has told of so far, by direction.
     seen_bi: u64,
     seen_uni: u64,
@@ -178,7 +178,7 @@ impl Session {
             send: BTreeMap::new(),
             accepts_bi: VecDeque::new(),
             accepts_uni: VecDeque::new(),
-            early: BTreeSet::new(),
+            early: BTreeMap::new(),
             seen_bi: 0,
             seen_uni: 0,
             draining: BTreeSet::new(),
@@ -273,6 +273,7 @@ impl Session {
             };
             if let Some(transmit) = link.quic.poll_transmit(now, max_datagrams, buf) {
                 self.sent_last = path;
+                self.unsettled = true; // sending may make room that somebody waits for
                 return Some(transmit);
             }
         }

@@ -8,6 +8,8 @@ use std::{
     time::Instant,
 };
 
+use smallvec::SmallVec;
+
 use super::action::Action;
 use crate::{
     action::{Event, JobInfo, LeaseInfo},
@@ -53,6 +55,7 @@ struct Job {
 
 #[derive(Debug)]
 struct Lease {
+    job: JobId,
     stream: StreamId,
     range: ByteRange,
     credit: u64,
@@ -253,8 +256,16 @@ impl Secondary {
                 job.left -= range.len();
                 job.queue.push_back(id);
                 let stream = job.info.stream;
-                let lease =
-                    Lease { stream, range, credit, sent: 0, internal: None, ended: None, forgotten: false };
+                let lease = Lease {
+                    job: job_id,
+                    stream,
+                    range,
+                    credit,
+                    sent: 0,
+                    internal: None,
+                    ended: None,
+                    forgotten: false,
+                };
                 self.leases.insert(id, lease);
                 self.actions.push_back(Action::Notify(Event::LeaseArrived(job_id)));
                 None
@@ -272,7 +283,9 @@ impl Secondary {
             return;
         };
         lease.credit = lease.credit.max(bytes);
+        let job = lease.job;
         self.actions.push_back(Action::Notify(Event::LeaseWritable(id)));
+        self.actions.push_back(Action::Notify(Event::LeaseArrived(job)));
     }
 
     fn on_offset_credit(&mut self, stream: StreamId, offset: u64) {
@@ -282,10 +295,17 @@ impl Secondary {
         }
         let known = self.offsets.entry(stream).or_default();
         *known = offset.max(*known);
-        for (&id, _) in
+        let mut jobs: SmallVec<[JobId; 4]> = SmallVec::new();
+        for (&id, lease) in
             self.leases.iter().filter(|(_, lease)| lease.stream == stream && lease.ended.is_none())
         {
             self.actions.push_back(Action::Notify(Event::LeaseWritable(id)));
+            if !jobs.contains(&lease.job) {
+                jobs.push(lease.job);
+            }
+        }
+        for job in jobs {
+            self.actions.push_back(Action::Notify(Event::LeaseArrived(job)));
         }
     }
 
@@ -340,6 +360,9 @@ impl Secondary {
         };
         self.arrived.retain(|arrived| *arrived != id);
         while let Some(lease) = job.queue.pop_front() {
+            if self.leases.get(&lease).is_some_and(|lease| lease.ended.is_none()) {
+                self.send(Frame::LeaseRefused { lease, code });
+            }
             self.forget(lease);
         }
         if job.closed.is_none() {
@@ -348,20 +371,26 @@ impl Secondary {
     }
 
     pub(super) fn next_lease(&mut self, id: JobId) -> Result<Option<LeaseInfo>, ErrorCode> {
-        let job = self.jobs.get_mut(&id).ok_or(ErrorCode::NO_ERROR)?;
-        let closed = job.closed;
-        while let Some(lease_id) = job.queue.pop_front() {
-            match self.leases.get(&lease_id) {
-                Some(lease) if lease.ended.is_none() => {
-                    return Ok(Some(LeaseInfo { id: lease_id, range: lease.range }));
-                }
-                Some(_) => {
-                    self.leases.remove(&lease_id); // taken back before anybody saw it
-                }
-                None => {}
-            }
+        let job = self.jobs.get(&id).ok_or(ErrorCode::NO_ERROR)?;
+        let gone: Vec<LeaseId> =
+            job.queue.iter().copied().filter(|lease| self.allowance(*lease).is_err()).collect();
+        // What the reader waits for comes first, and nothing is begun that could not send a byte. Spec: KWIK §6.
+        let ready = job.queue.iter().filter_map(|lease| Some((*lease, self.allowance(*lease).ok()?)));
+        let next =
+            ready.filter(|(_, allowance)| allowance.now > 0).min_by_key(|(_, allowance)| allowance.start);
+        for lease in gone {
+            self.forget(lease); // taken back before anybody saw it
         }
-        match closed {
+        let leases = &self.leases;
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return Ok(None);
+        };
+        job.queue.retain(|lease| leases.contains_key(lease) && next.is_none_or(|(next, _)| next != *lease));
+        if let Some((lease, _)) = next {
+            let range = leases.get(&lease).map(|lease| lease.range);
+            return Ok(range.map(|range| LeaseInfo { id: lease, range }));
+        }
+        match job.closed.filter(|_| job.queue.is_empty()) {
             Some(code) => {
                 self.tidy_job(id);
                 Err(code)
@@ -424,9 +453,8 @@ impl Secondary {
         if lease.sent == lease.range.len() {
             return; // forgotten once it has arrived
         }
-        if lease.internal.is_none() {
-            self.send(Frame::LeaseRefused { lease: id, code });
-        }
+        // Said on control as well: a reset overtakes the header that would tell whose stream it was.
+        self.send(Frame::LeaseRefused { lease: id, code });
         self.end_lease(id, code, true);
     }
 

@@ -144,7 +144,10 @@ impl Session {
         let Machine::Client(client) = &mut self.machine else {
             return; // a server waits for the hello
         };
-        link.open_control();
+        if !link.open_control() {
+            self.fault(path, ErrorCode::METADATA_PROTOCOL_VIOLATION);
+            return;
+        }
         if path == HOME {
             let sent = link.send(&client.hello());
             debug_assert_eq!(sent, Ok(()), "the first frame of a connection fits");
@@ -160,6 +163,9 @@ impl Session {
 
     pub(super) fn on_link_lost(&mut self, path: PathId, cause: ConnectionError) {
         if path == HOME {
+            // What the peer said before it left still counts.
+            self.drain_control(path);
+            self.drain_internal(path);
             for (_, link) in self.links.iter_mut().filter(|(path, _)| **path != HOME) {
                 link.quic.close(self.now, ErrorCode::PRIMARY_LOST, Bytes::new());
             }
@@ -189,9 +195,7 @@ impl Session {
 
     pub(super) fn drain_control(&mut self, path: PathId) {
         loop {
-            let Some(link) =
-                self.links.get_mut(&path).filter(|link| link.control_ready && !link.quic.is_closed())
-            else {
+            let Some(link) = self.links.get_mut(&path).filter(|link| link.control_ready) else {
                 return;
             };
             match link.next_frame(self.now) {
@@ -283,6 +287,7 @@ impl Session {
     pub(super) fn greet(&mut self, answer: Frame) -> Result<(), ErrorCode> {
         let home = self.links.get_mut(&HOME).ok_or(ErrorCode::PATH_DEAD)?;
         home.quic.set_priority(StreamId::CONTROL, i32::MAX);
+        home.control_open = true;
         home.send(&answer)?;
         self.events.push_back(Event::Connected);
         self.on_opened(HOME, Dir::Bi);

@@ -20,6 +20,8 @@ pub(super) struct RecvHalf {
     pub(super) header: u64,
     /// Native bytes the application has read.
     pub(super) read: u64,
+    /// Native bytes were read out of order; there is no way back.
+    pub(super) unordered: bool,
     /// The peer gave the stream up, as seen while the application was not reading.
     pub(super) reset: Option<ErrorCode>,
 }
@@ -34,6 +36,15 @@ pub(super) struct SendHalf {
     pub(super) finished: bool,
     /// FIN waits for the header.
     pub(super) finish_pending: bool,
+}
+
+/// What the application wants of a stream that QUIC has not opened yet. quinn-proto's counts go wrong if a half of
+/// such a stream ends, so it waits.
+#[derive(Debug, Default)]
+pub(super) struct Deferred {
+    pub(super) finish: bool,
+    pub(super) reset: Option<ErrorCode>,
+    pub(super) stop: Option<ErrorCode>,
 }
 
 impl SendHalf {
@@ -57,8 +68,8 @@ impl Session {
             return None;
         }
         let home = self.links.get_mut(&HOME)?;
-        if home.quic.is_handshaking() {
-            return None;
+        if !home.control_open {
+            return None; // control is the first stream of every connection
         }
         let stream = home.quic.open(dir)?;
         let mut half = SendHalf::default();
@@ -128,26 +139,51 @@ impl Session {
     /// - [`ClosedStream`] if it was finished or reset before, or the peer stopped it.
     pub fn finish(&mut self, now: Instant, stream: StreamId) -> Result<(), ClosedStream> {
         self.touch(now);
-        let half = self.send.get_mut(&stream).filter(|half| !half.finished).ok_or(ClosedStream)?;
-        half.finished = true;
+        let half = self.send.get_mut(&stream).ok_or(ClosedStream)?;
+        if std::mem::replace(&mut half.finished, true) {
+            // Finished before and stopped since: nothing more will be heard of it.
+            let stopped = matches!(&self.machine, Machine::Primary(primary)
+                if primary.split_stream(stream).is_some_and(|split| split.stopped().is_some()));
+            return if stopped { self.finish_stopped(stream) } else { Err(ClosedStream) };
+        }
         let home = self.links.get_mut(&HOME).ok_or(ClosedStream)?;
-        if !half.header.is_empty() && flush_header(&mut home.quic, stream, &mut half.header).is_err() {
-            half.finish_pending = true;
-            return Ok(());
+        match flush_header(&mut home.quic, stream, &mut half.header) {
+            Ok(()) => {}
+            Err(WriteEnd::Blocked) => {
+                half.finish_pending = true;
+                return Ok(());
+            }
+            Err(WriteEnd::Closed | WriteEnd::Stopped(_)) => return self.finish_stopped(stream),
         }
         if let Machine::Primary(primary) = &mut self.machine
             && let Some(split) = primary.split_stream(stream)
         {
             if split.stopped().is_some() {
-                primary.forget_stream(stream);
-                self.send.remove(&stream);
-                return Err(ClosedStream);
+                return self.finish_stopped(stream);
             }
             primary.finish(stream);
             self.finish_sequential(stream);
             return Ok(());
         }
-        if home.quic.finish(stream) { Ok(()) } else { Err(ClosedStream) }
+        if let Some(deferred) = self.early.get_mut(&stream) {
+            deferred.finish = true;
+            return Ok(());
+        }
+        if home.quic.finish(stream) { Ok(()) } else { self.finish_stopped(stream) }
+    }
+
+    /// Ends a stream that the peer has stopped: only a reset frees its slot at the peer. Spec: KWIK §13.
+    fn finish_stopped(&mut self, stream: StreamId) -> Result<(), ClosedStream> {
+        if let Machine::Primary(primary) = &mut self.machine {
+            primary.forget_stream(stream);
+        }
+        self.send.remove(&stream);
+        if let Some(home) = self.links.get_mut(&HOME)
+            && let Some(Some(code)) = home.quic.stopped(stream)
+        {
+            home.quic.reset(stream, code);
+        }
+        Err(ClosedStream)
     }
 
     /// Gives the stream up; what was not delivered may never be. On a split stream all leases end.
@@ -161,6 +197,10 @@ impl Session {
             primary.end_stream(stream, code);
             primary.forget_stream(stream);
             self.reset_internals_of(stream);
+        }
+        if let Some(deferred) = self.early.get_mut(&stream) {
+            deferred.reset = Some(code);
+            return Ok(());
         }
         let home = self.links.get_mut(&HOME).ok_or(ClosedStream)?;
         if home.quic.reset(stream, code) { Ok(()) } else { Err(ClosedStream) }
@@ -239,6 +279,11 @@ impl Session {
         ordered: bool,
     ) -> Result<Option<Chunk>, ReadError> {
         let half = self.recv.get_mut(&stream).ok_or(ReadError::ClosedStream)?;
+        if ordered && half.unordered {
+            // Not asked of quinn-proto, which would drop the stream's state.
+            return Err(ReadError::IllegalOrderedRead);
+        }
+        half.unordered |= !ordered;
         let Some(home) = self.links.get_mut(&HOME) else {
             return Err(self.lost.clone().map_or(ReadError::ClosedStream, ReadError::ConnectionLost));
         };
@@ -335,7 +380,9 @@ impl Session {
         if let Machine::Client(client) = &mut self.machine {
             client.stop(now, stream, code);
         }
-        if let Some(home) = self.links.get_mut(&HOME) {
+        if let Some(deferred) = self.early.get_mut(&stream) {
+            deferred.stop = Some(code);
+        } else if let Some(home) = self.links.get_mut(&HOME) {
             home.quic.stop(stream, code);
         }
         Ok(())

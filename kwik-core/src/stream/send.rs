@@ -17,6 +17,9 @@ pub(crate) struct SplitSend {
     base: u64,
     /// Ranges that are leased, filled or being written; what a lost lease is missing leaves again.
     owned: RangeSet,
+    /// Everything ever claimed by others or written: sequential writing never goes there, lost or not, because what
+    /// it writes next is meant for behind it.
+    taken: RangeSet,
     /// The highest end ever owned: the stream cannot end before it.
     claimed_end: u64,
     /// Where the next sequential write goes, before owned ranges are skipped.
@@ -35,6 +38,7 @@ impl SplitSend {
         Self {
             base,
             owned: RangeSet::default(),
+            taken: RangeSet::default(),
             claimed_end: base,
             position: base,
             max_offset: base.saturating_add(limits::GUARANTEED_CREDIT),
@@ -66,6 +70,7 @@ impl SplitSend {
             return Err(Overlap);
         }
         self.owned.insert(range);
+        self.taken.insert(range);
         self.claimed_end = self.claimed_end.max(range.end());
         Ok(())
     }
@@ -78,13 +83,14 @@ impl SplitSend {
     /// Where sequential writing goes on, and how far until an owned range.
     pub(crate) fn next_gap(&self) -> Option<ByteRange> {
         let end = self.final_size.unwrap_or(OFFSET_MAX);
-        self.owned.missing(ByteRange::between(self.position, end)?).next()
+        self.taken.missing(ByteRange::between(self.position, end)?).next()
     }
 
     /// Takes the first `len` bytes of what `next_gap` gave for a sequential write.
     pub(crate) fn advance(&mut self, gap: ByteRange, len: u64) {
         if let Some(range) = ByteRange::new(gap.start(), len) {
             self.owned.insert(range);
+            self.taken.insert(range);
             self.position = range.end();
             self.claimed_end = self.claimed_end.max(range.end());
         }
@@ -155,6 +161,15 @@ mod tests {
         assert_eq!(stream.finish(), None);
         assert_eq!(stream.next_gap(), None);
         assert_eq!(stream.claim(range(210, 220)), Err(Overlap));
+    }
+
+    /// What is written next was meant for behind the lease, whatever became of it meanwhile.
+    #[test]
+    fn sequential_writing_never_falls_into_a_lost_lease() {
+        let mut stream = SplitSend::new(0);
+        stream.claim(range(0, 100)).unwrap();
+        stream.release(range(0, 100));
+        assert_eq!(stream.next_gap(), Some(range(100, OFFSET_MAX)));
     }
 
     #[test]

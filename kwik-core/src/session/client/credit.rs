@@ -97,10 +97,11 @@ impl Client {
         let quantum = (stream.window() / QUANTUM_PART).max(1);
         let runs = self.runs.values().any(|run| run.stream == id);
         // The primary's runs are no leases: a writing primary counts as one more server, a resting one keeps a little.
+        // Never more than half, though: what a run leaves unused is not given back when it ends.
         let run_part = if runs {
-            stream.window() / (demands.len() as u64 + 1)
+            stream.window() / (demands.len() as u64 + 1).max(2)
         } else {
-            limits::GUARANTEED_CREDIT.min(stream.window())
+            limits::GUARANTEED_CREDIT.min(stream.window() / 2)
         };
         let run_room = run_part.saturating_sub(stream.run_outstanding()).min(room);
         let run_grant = if run_room >= quantum.min(limits::GUARANTEED_CREDIT / 2) { run_room } else { 0 };

@@ -43,8 +43,8 @@ impl Client {
         Ok(())
     }
 
-    /// The primary wants no more of a job; its live leases go on.
-    pub(super) fn close_job(&mut self, id: JobId) {
+    /// The primary wants no more of a job; leases that the path knows go on.
+    pub(super) fn close_job(&mut self, now: Instant, id: JobId) {
         let Some(job) = self.jobs.remove(&id) else {
             self.late_frames += 1;
             return;
@@ -56,6 +56,9 @@ impl Client {
         path.held_jobs.retain(|open| open.job != id);
         if path.held_jobs.len() == held {
             self.send(job.path, Frame::JobClose { job: id });
+        } else {
+            // The path never heard of the job, so nobody there could fill its leases.
+            self.lose_leases_of_job(now, job.path, id, ErrorCode::LEASE_REVOKED);
         }
     }
 
@@ -67,25 +70,30 @@ impl Client {
         id: JobId,
         refused: Option<ErrorCode>,
     ) -> Result<(), ErrorCode> {
-        let Some(job) = self.jobs.get_mut(&id) else {
-            self.late_frames += 1; // closed while the answer was on its way
-            return Ok(());
-        };
-        if job.path != path {
-            return Err(ErrorCode::METADATA_PROTOCOL_VIOLATION);
+        match self.jobs.get_mut(&id) {
+            Some(job) if job.path != path => return Err(ErrorCode::METADATA_PROTOCOL_VIOLATION),
+            Some(job) => {
+                job.closed = refused;
+                self.tell_primary(match refused {
+                    None => Frame::JobAccepted { job: id },
+                    Some(code) => Frame::JobRefused { job: id, code },
+                });
+            }
+            None => self.late_frames += 1, // closed while the answer was on its way
         }
-        let Some(code) = refused else {
-            self.tell_primary(Frame::JobAccepted { job: id });
-            return Ok(());
-        };
-        job.closed = Some(code);
-        self.tell_primary(Frame::JobRefused { job: id, code });
-        let leases: Vec<LeaseId> =
-            self.leases.iter().filter(|(_, lease)| lease.job == id).map(|(&lease, _)| lease).collect();
+        if let Some(code) = refused {
+            self.lose_leases_of_job(now, path, id, code);
+        }
+        Ok(())
+    }
+
+    /// Ends what a path was given of a job, closed or not.
+    fn lose_leases_of_job(&mut self, now: Instant, path: PathId, job: JobId, code: ErrorCode) {
+        let of = self.leases.iter().filter(|(_, lease)| lease.job == job && lease.path == path);
+        let leases: Vec<LeaseId> = of.map(|(&lease, _)| lease).collect();
         for lease in leases {
             self.lose_lease(now, lease, code, false);
         }
-        Ok(())
     }
 
     /// The primary gives a range to a path.

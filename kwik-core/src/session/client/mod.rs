@@ -55,7 +55,7 @@ pub(super) struct Client {
     last_lease: Option<LeaseId>,
     streams: BTreeMap<StreamId, SplitRecv>,
     /// Split streams that have ended: frames that name them are late, not wrong.
-    ended: BTreeSet<StreamId>,
+    ended: VecDeque<StreamId>,
     /// The primary's runs that arrived before the split of their stream.
     waiting: BTreeMap<StreamId, (StreamId, u64)>,
     /// The primary's runs being read.
@@ -82,6 +82,7 @@ struct Path {
     ticket: bytes::Bytes,
     /// The attach must be done by then.
     deadline: Option<Instant>,
+    dialled: bool,
     /// Jobs that wait for the path to become active.
     held_jobs: Vec<JobOpen>,
     /// Live leases, noticed or waiting for the path.
@@ -202,7 +203,7 @@ impl Client {
             leases: BTreeMap::new(),
             last_lease: None,
             streams: BTreeMap::new(),
-            ended: BTreeSet::new(),
+            ended: VecDeque::new(),
             waiting: BTreeMap::new(),
             runs: BTreeMap::new(),
             extra_window: 0,
@@ -263,7 +264,7 @@ impl Client {
             }
             Frame::JobOpen(job) => self.open_job(job),
             Frame::JobClose { job } => {
-                self.close_job(job);
+                self.close_job(now, job);
                 Ok(())
             }
             Frame::LeaseGrant(grant) => self.grant(now, grant),

@@ -52,7 +52,8 @@ impl Client {
             server_name: add.server_name,
             pins: add.pins.to_vec(),
             ticket: add.ticket,
-            deadline: None,
+            deadline: Some(now + self.config.attach_timeout),
+            dialled: false,
             held_jobs: Vec::new(),
             leases: std::collections::BTreeSet::new(),
             highest_noticed: None,
@@ -62,14 +63,13 @@ impl Client {
         };
         self.paths.insert(add.path, path);
         self.undialled.push_back(add.path);
-        self.dial_next(now);
+        self.dial_next();
         Ok(())
     }
 
     /// Starts as many waiting dials as may be under way at once.
-    fn dial_next(&mut self, now: Instant) {
-        let under_way =
-            self.paths.values().filter(|path| path.state.is_attaching() && path.deadline.is_some());
+    fn dial_next(&mut self) {
+        let under_way = self.paths.values().filter(|path| path.state.is_attaching() && path.dialled);
         let mut free = limits::DIALS_AT_ONCE.saturating_sub(under_way.count());
         while free > 0 {
             let Some(id) = self.undialled.pop_front() else {
@@ -79,7 +79,7 @@ impl Client {
             let Some(path) = self.paths.get_mut(&id).filter(|path| path.state == State::Connecting) else {
                 continue;
             };
-            path.deadline = Some(now + self.config.attach_timeout);
+            path.dialled = true;
             self.actions.push_back(Action::Dial {
                 path: id,
                 remote: path.remote,
@@ -144,7 +144,7 @@ impl Client {
         for lease in leases {
             self.notice(now, lease);
         }
-        self.dial_next(now);
+        self.dial_next();
         Ok(())
     }
 
@@ -159,7 +159,9 @@ impl Client {
 
     /// A path's connection is gone by itself.
     pub(in crate::session) fn on_path_lost(&mut self, now: Instant, id: PathId, code: ErrorCode) {
-        self.end_path(now, id, code);
+        let attaching = self.paths.get(&id).is_some_and(|path| path.state.is_attaching());
+        let failed = code == ErrorCode::AUTH_FAILED && !attaching; // it had been let in: something else broke
+        self.end_path(now, id, if failed { ErrorCode::PATH_DEAD } else { code });
     }
 
     /// Ends a path once: its leases are lost, the primary is told. Returns whether it was live.
@@ -178,7 +180,7 @@ impl Client {
             path.internal.clear();
         }
         self.report(id, PathStatus::Dead(code));
-        self.dial_next(now);
+        self.dial_next();
         // Dead paths stay known, so that late frames are told from wrong ones; but not without end.
         while self.paths.values().filter(|path| !path.state.is_live()).count() > limits::DEAD_PATHS_LISTED {
             let oldest = self.paths.iter().find(|(_, path)| !path.state.is_live()).map(|(&id, _)| id);

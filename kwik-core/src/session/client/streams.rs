@@ -42,7 +42,12 @@ impl Client {
             return Err(ErrorCode::METADATA_PROTOCOL_VIOLATION);
         }
         if self.streams.len() >= usize::try_from(self.config.split_streams_max()).unwrap_or(usize::MAX) {
-            return Err(ErrorCode::NO_CREDIT);
+            // An honest primary counts the streams it has not seen complete; those complete but unread count here as
+            // well. Only this stream has to pay for it.
+            self.tell_primary(Frame::SplitAck { stream, credit: offset });
+            self.tell_primary(Frame::StreamStopped { stream, code: ErrorCode::NO_CREDIT });
+            self.remember_ended(stream);
+            return Ok(());
         }
         // Every stream has its guaranteed part; beyond it the first ones take what is free.
         let extra =
@@ -51,7 +56,7 @@ impl Client {
         let split = SplitRecv::new(offset, limits::GUARANTEED_CREDIT + extra);
         let credit = split.max_offset();
         self.streams.insert(stream, split);
-        self.ended.remove(&stream);
+        self.ended.retain(|ended| *ended != stream);
         self.tell_primary(Frame::SplitAck { stream, credit });
         self.actions.push_back(Action::SplitOpened { stream });
         let waiting: Vec<StreamId> =
@@ -178,10 +183,7 @@ impl Client {
         if self.ended.contains(&stream) {
             return Opened::Stop(ErrorCode::STREAM_CLOSED);
         }
-        if self.waiting.len() >= limits::WAITING_INTERNAL_MAX {
-            self.fault(now, PathId::PRIMARY, ErrorCode::LIMIT_EXCEEDED);
-            return Opened::Stop(ErrorCode::LIMIT_EXCEEDED);
-        }
+        // How many may wait is bounded by the streams the primary is permitted, and their bytes by QUIC's windows.
         self.waiting.insert(internal, (stream, offset));
         Opened::Wait
     }
@@ -408,9 +410,13 @@ impl Client {
             let code = ErrorCode::STREAM_CLOSED;
             self.actions.push_back(Action::StopInternal { path: PathId::PRIMARY, stream: run, code });
         }
-        self.ended.insert(id);
+        self.remember_ended(id);
+    }
+
+    fn remember_ended(&mut self, stream: StreamId) {
+        self.ended.push_back(stream);
         if self.ended.len() > ENDED_REMEMBERED {
-            self.ended.pop_first();
+            self.ended.pop_front();
         }
     }
 
