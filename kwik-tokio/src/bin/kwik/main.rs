@@ -1,0 +1,62 @@
+//! `kwik`: KWIK on the command line.
+
+mod demo;
+mod failure;
+mod size;
+
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand, error::ErrorKind};
+
+use self::failure::Failure;
+
+/// QUIC With Intelligent Konnections: one client stream, fed by several servers at once.
+#[derive(Debug, Parser)]
+#[command(name = "kwik", version, subcommand_required = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Demo(demo::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return answer(&error),
+    };
+    let done = match cli.command {
+        Command::Demo(args) => demo::run(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            complain(&failure.to_string());
+            failure.exit_code()
+        }
+    }
+}
+
+/// Prints help where it was asked for, otherwise what is wrong with the arguments, on one line.
+fn answer(error: &clap::Error) -> ExitCode {
+    let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+    if asked || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        let printed = error.print().is_ok();
+        return if asked && printed { ExitCode::SUCCESS } else { Failure::input("").exit_code() };
+    }
+    let text = error.to_string();
+    let line = text.lines().next().unwrap_or_default();
+    complain(line.strip_prefix("error: ").unwrap_or(line));
+    Failure::input("").exit_code()
+}
+
+fn complain(line: &str) {
+    // If standard error is closed too, the exit code is all that is left to say.
+    writeln!(io::stderr(), "error: {line}").unwrap_or_default();
+}
