@@ -43,7 +43,8 @@ pub struct SessionEvent(pub(crate) SessionEventInner);
 
 #[derive(Debug)]
 pub(crate) enum SessionEventInner {
-    Dialled(PathId, Result<quic::Connection, ConnectError>),
+    /// Boxed: a connection is many kilobytes, and every datagram travels in one of these.
+    Dialled(PathId, Result<Box<quic::Connection>, ConnectError>),
     /// Whether the ticket's nonce was seen for the first time.
     Nonce(bool),
     Quic(PathId, quic::ConnectionEvent),
@@ -253,7 +254,7 @@ impl Endpoint {
                 if let Ok(connection) = &dialled {
                     self.routes.insert(connection.key(), (session, path));
                 }
-                SessionEventInner::Dialled(path, dialled)
+                SessionEventInner::Dialled(path, dialled.map(Box::new))
             }
             EndpointEventInner::Nonce { nonce, expires, now } => {
                 SessionEventInner::Nonce(self.nonces.insert(nonce, expires, now).is_ok())
@@ -289,5 +290,17 @@ impl Endpoint {
         self.next_session += 1;
         self.routes.insert(key, (handle, PathId::PRIMARY));
         handle
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Both are moved several times per datagram; a connection inside made each several kilobytes long.
+    #[test]
+    fn events_are_small() {
+        assert!(size_of::<SessionEvent>() <= 384, "{}", size_of::<SessionEvent>());
+        assert!(size_of::<DatagramEvent>() <= 512, "{}", size_of::<DatagramEvent>());
     }
 }

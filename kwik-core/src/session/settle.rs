@@ -175,13 +175,13 @@ impl Session {
         }
     }
 
-    pub(super) fn on_dialled(&mut self, path: PathId, dialled: Result<quic::Connection, ConnectError>) {
+    pub(super) fn on_dialled(&mut self, path: PathId, dialled: Result<Box<quic::Connection>, ConnectError>) {
         let Machine::Client(client) = &mut self.machine else {
             return;
         };
         match dialled {
             Ok(connection) => {
-                let mut link = Link::new(self.now, connection);
+                let mut link = Link::new(self.now, *connection);
                 if !client.is_live(path) {
                     link.quic.close(self.now, ErrorCode::NO_ERROR, Bytes::new());
                 }
