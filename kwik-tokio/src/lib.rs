@@ -132,3 +132,8 @@ impl Runtime for TokioRuntime {
         drop(self.handle.spawn(task)); // runs on without its handle
     }
 }
+
+/// The README's examples, compiled so that they stay true.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+mod readme {}
