@@ -1,0 +1,679 @@
+//! One stream from several servers: native head, leases, the primary's own runs. Spec: KWIK §4 to §6.
+
+use std::time::Duration;
+
+use kwik_tests::{
+    feed::{Plan, distribute, receive},
+    object::Object,
+    run, soon, stays_pending,
+    world::{Settings, World, attach, fill, pieces},
+};
+use kwik_tokio::{
+    ByteRange, Connection, ErrorCode, JobError, LeaseError, LeaseOutcome, NewJob, PathId, PathState,
+    PrimarySession, RangeWriteError, ReadError, RecvStream, SecondaryJob, SecondarySession, SendStream,
+    TransportConfig, WriteError,
+};
+
+const OBJECT: Object = Object(2);
+const MIB: u64 = 1024 * 1024;
+
+fn range(start: u64, end: u64) -> ByteRange {
+    ByteRange::between(start, end).unwrap()
+}
+
+fn lost(code: ErrorCode, missing: ByteRange) -> LeaseOutcome {
+    LeaseOutcome::Lost { code, missing: vec![missing] }
+}
+
+fn job(path: PathId, range: ByteRange) -> NewJob {
+    NewJob::new(path, range, OBJECT.payload())
+}
+
+/// Writes a run of the primary's own and waits until it has arrived.
+async fn write_run(stream: &SendStream, range: ByteRange) {
+    let mut run = stream.write_at(range).unwrap();
+    for piece in pieces(range.start(), range.end()) {
+        run.write_all_chunks(&mut [OBJECT.bytes(piece)]).await.unwrap();
+    }
+    assert_eq!(run.finish().await, Ok(LeaseOutcome::Done));
+}
+
+/// A native head, ranges of both secondaries, a run of the primary's own and a sequential tail.
+#[test]
+fn one_stream_from_three_servers() {
+    run(async {
+        for (ordered, bi) in [(true, true), (false, true), (true, false), (false, false)] {
+            let world = World::serving(2);
+            let (client, primary, paths) = world.connect_all().await;
+            let mut stream =
+                if bi { primary.open_bi().await.unwrap().0 } else { primary.open_uni().await.unwrap() };
+            stream.write_all(&OBJECT.bytes(range(0, 100_000))).await.unwrap();
+            let whole = range(100_000, 9 * MIB);
+            let jobs = [0, 1].map(|index| stream.open_job(job(paths[index], whole)).unwrap());
+            let mut leases = [
+                jobs[0].lease(range(100_000, 2 * MIB)).unwrap(),
+                jobs[1].lease(range(2 * MIB, 4 * MIB)).unwrap(),
+                jobs[0].lease(range(4 * MIB, 5 * MIB + 1)).unwrap(),
+                jobs[1].lease(range(5 * MIB + 1, 6 * MIB)).unwrap(),
+            ];
+            let reads = async {
+                let mut recv =
+                    if bi { client.accept_bi().await.unwrap().1 } else { client.accept_uni().await.unwrap() };
+                assert_eq!(receive(&mut recv, OBJECT, ordered).await, Ok(8 * MIB));
+            };
+            let writes = async {
+                write_run(&stream, range(6 * MIB, 7 * MIB)).await;
+                for piece in pieces(7 * MIB, 8 * MIB) {
+                    stream.write_chunk(OBJECT.bytes(piece)).await.unwrap();
+                }
+                for lease in &mut leases {
+                    assert_eq!(lease.outcome().await, Ok(LeaseOutcome::Done));
+                }
+                stream.finish().unwrap();
+                assert_eq!(stream.stopped().await, Ok(None));
+            };
+            tokio::join!(reads, writes);
+            let stats = client.stats();
+            assert_eq!(stats.held_bytes, 0);
+            assert_eq!(stats.sources[&PathId::PRIMARY].bytes, 2 * MIB);
+            assert_eq!(stats.sources[&paths[0]].bytes, 3 * MIB + 1 - 100_000);
+            assert_eq!(stats.sources[&paths[1]].bytes, 3 * MIB - 1);
+            for source in stats.sources.values() {
+                assert_eq!((source.overlap_bytes, source.conflicts, source.leases_lost), (0, 0, 0));
+            }
+        }
+    });
+}
+
+/// Several streams at once, in both directions of opening, each with an object of its own.
+#[test]
+fn several_streams_at_once() {
+    run(async {
+        let world = World::serving(2);
+        let (client, primary, paths) = world.connect_all().await;
+        let mut tasks = tokio::task::JoinSet::new();
+        for index in 0..6 {
+            let (object, size) = (Object(100 + index), MIB + index * 77_777);
+            let plan = Plan {
+                object,
+                size,
+                head: index * 1000,
+                piece: 200_000,
+                paths: paths.clone(),
+                own: index % 2 == 0,
+            };
+            let (send, mut recv) = if index < 3 {
+                let stream = primary.open_uni().await.unwrap();
+                // Which stream is which shows in the order: a stream is accepted once it is known.
+                let feed = tokio::spawn(distribute(stream, plan));
+                (feed, soon("the stream", client.accept_uni()).await.unwrap())
+            } else {
+                // A stream that the client opened, and the servers answer on.
+                let (mut request, recv) = client.open_bi().await.unwrap();
+                request.write_all(b"please").await.unwrap();
+                request.finish().unwrap();
+                let (stream, mut asked) = soon("the request", primary.accept_bi()).await.unwrap();
+                assert_eq!(asked.read_to_end(10).await.unwrap(), b"please");
+                (tokio::spawn(distribute(stream, plan)), recv)
+            };
+            tasks.spawn(async move {
+                assert_eq!(receive(&mut recv, object, index % 2 == 0).await, Ok(size), "stream {index}");
+                let report = send.await.unwrap().unwrap();
+                assert_eq!(report.lost, []);
+            });
+        }
+        while let Some(done) = tasks.join_next().await {
+            done.unwrap();
+        }
+    });
+}
+
+/// Neither accept sees anything of a secondary, during a transfer and after it. Spec: KWIK §2, I2.
+#[test]
+fn secondaries_are_invisible() {
+    run(async {
+        let world = World::serving(2);
+        let (client, primary, paths) = world.connect_all().await;
+        let stream = primary.open_uni().await.unwrap();
+        let plan = Plan { object: OBJECT, size: 8 * MIB, head: 0, piece: 100_000, paths, own: true };
+        let feed = tokio::spawn(distribute(stream, plan));
+        let mut recv = soon("the stream", client.accept_uni()).await.unwrap();
+        let watch = async {
+            tokio::select! {
+                stream = client.accept_uni() => panic!("accepted {stream:?}"),
+                stream = client.accept_bi() => panic!("accepted {stream:?}"),
+                datagram = client.read_datagram() => panic!("received {datagram:?}"),
+                () = async {
+                    assert_eq!(receive(&mut recv, OBJECT, true).await, Ok(8 * MIB));
+                    feed.await.unwrap().unwrap();
+                } => {}
+            }
+        };
+        watch.await;
+        let time = Duration::from_millis(200);
+        let quiet = tokio::join!(
+            stays_pending(time, client.accept_uni()),
+            stays_pending(time, client.accept_bi()),
+            stays_pending(time, client.read_datagram())
+        );
+        assert_eq!(quiet, (true, true, true));
+    });
+}
+
+/// A stream split before its first byte, and one that is only a native head: an empty tail is valid. Spec: KWIK §4.
+#[test]
+fn splits_and_ends_in_odd_places() {
+    run(async {
+        let world = World::serving(1);
+        let (client, primary, paths) = world.connect_all().await;
+        for ordered in [true, false] {
+            // Split at 0, everything leased.
+            let mut stream = primary.open_bi().await.unwrap().0;
+            let work = stream.open_job(job(paths[0], range(0, 70_000))).unwrap();
+            let mut lease = work.lease(range(0, 70_000)).unwrap();
+            stream.finish().unwrap();
+            let mut recv = soon("the stream", client.accept_bi()).await.unwrap().1;
+            assert_eq!(receive(&mut recv, OBJECT, ordered).await, Ok(70_000));
+            assert_eq!(lease.outcome().await, Ok(LeaseOutcome::Done));
+
+            // A job but no lease: the final size is the split offset.
+            let mut stream = primary.open_uni().await.unwrap();
+            stream.write_all(&OBJECT.bytes(range(0, 50_000))).await.unwrap();
+            let work = stream.open_job(job(paths[0], range(50_000, 60_000))).unwrap();
+            stream.finish().unwrap();
+            let mut recv = soon("the stream", client.accept_uni()).await.unwrap();
+            assert_eq!(receive(&mut recv, OBJECT, ordered).await, Ok(50_000));
+            assert_eq!(soon("the end", stream.stopped()).await, Ok(None));
+            assert_eq!(work.lease(range(50_000, 60_000)).err(), Some(LeaseError::JobClosed));
+
+            // Split at 0 and nothing at all.
+            let mut stream = primary.open_uni().await.unwrap();
+            let _work = stream.open_job(job(paths[0], range(0, 10))).unwrap();
+            stream.finish().unwrap();
+            let mut recv = soon("the stream", client.accept_uni()).await.unwrap();
+            assert_eq!(receive(&mut recv, OBJECT, ordered).await, Ok(0));
+            assert_eq!(soon("the end", stream.stopped()).await, Ok(None));
+
+            // One byte each, last first.
+            let mut stream = primary.open_uni().await.unwrap();
+            let work = stream.open_job(job(paths[0], range(0, 5))).unwrap();
+            for at in (0..5).rev() {
+                if at % 2 == 0 {
+                    assert_eq!(
+                        work.lease(range(at, at + 1)).unwrap().outcome().await,
+                        Ok(LeaseOutcome::Done)
+                    );
+                } else {
+                    write_run(&stream, range(at, at + 1)).await;
+                }
+            }
+            stream.finish().unwrap();
+            let mut recv = soon("the stream", client.accept_uni()).await.unwrap();
+            assert_eq!(receive(&mut recv, OBJECT, ordered).await, Ok(5));
+        }
+    });
+}
+
+/// `write` goes on after the split, skipping what others own.
+#[test]
+fn sequential_writing_skips_what_others_own() {
+    run(async {
+        let world = World::serving(1);
+        let (client, primary, paths) = world.connect_all().await;
+        let mut stream = primary.open_uni().await.unwrap();
+        stream.write_all(&OBJECT.bytes(range(0, 1000))).await.unwrap();
+        let work = stream.open_job(job(paths[0], range(0, MIB))).unwrap();
+        let _leases = [work.lease(range(1500, 2000)).unwrap(), work.lease(range(3000, 3001)).unwrap()];
+        assert_eq!(work.lease(range(999, 1001)).err(), Some(LeaseError::Overlap), "native bytes are written");
+        assert_eq!(work.lease(range(1999, 2001)).err(), Some(LeaseError::Overlap));
+        assert_eq!(stream.write_at(range(3000, 3001)).err(), Some(LeaseError::Overlap));
+        // 500 up to the first lease, 1,000 to the second, the rest behind it.
+        for written in [range(1000, 1500), range(2000, 3000), range(3001, 10_000)] {
+            stream.write_all(&OBJECT.bytes(written)).await.unwrap();
+        }
+        stream.finish().unwrap();
+        let mut recv = soon("the stream", client.accept_uni()).await.unwrap();
+        assert_eq!(receive(&mut recv, OBJECT, true).await, Ok(10_000));
+    });
+}
+
+/// A session whose secondaries are played by the test.
+struct Stage {
+    world: World,
+    client: Connection,
+    primary: PrimarySession,
+    paths: Vec<PathId>,
+    secondaries: Vec<SecondarySession>,
+    stream: SendStream,
+    recv: RecvStream,
+}
+
+/// Begins a transfer: the stream has a native byte.
+async fn stage(secondaries: usize) -> Stage {
+    stage_with(secondaries, Settings::default()).await
+}
+
+async fn stage_with(secondaries: usize, settings: Settings) -> Stage {
+    let world = World::with(secondaries, settings);
+    let (client, primary) = world.connect().await;
+    let (mut paths, mut sessions) = (Vec::new(), Vec::new());
+    for server in &world.secondaries {
+        let (path, session) = tokio::join!(attach(&primary, server), server.accept_secondary());
+        paths.push(path);
+        sessions.push(session);
+    }
+    let mut stream = primary.open_uni().await.unwrap();
+    stream.write_all(&OBJECT.bytes(range(0, 1))).await.unwrap();
+    let recv = soon("the stream", client.accept_uni()).await.unwrap();
+    Stage { world, client, primary, paths, secondaries: sessions, stream, recv }
+}
+
+async fn accept_job(session: &SecondarySession) -> SecondaryJob {
+    soon("a job", session.accept_job()).await.unwrap()
+}
+
+impl Stage {
+    /// Leases `missing` on another path and lets the client read everything to the end.
+    async fn finish(mut self, path: usize, missing: ByteRange, size: u64) {
+        let work = self.stream.open_job(job(self.paths[path], range(1, size))).unwrap();
+        let mut lease = work.lease(missing).unwrap();
+        let session = self.secondaries[path].clone();
+        let serves = tokio::spawn(async move {
+            loop {
+                let mut job = accept_job(&session).await;
+                if let Some(lease) = soon("a lease", job.next_lease()).await {
+                    fill(lease.open(), OBJECT).await;
+                    return session;
+                }
+            }
+        });
+        self.stream.finish().unwrap();
+        assert_eq!(receive(&mut self.recv, OBJECT, true).await, Ok(size));
+        assert_eq!(soon("the outcome", lease.outcome()).await, Ok(LeaseOutcome::Done));
+        serves.await.unwrap();
+        drop((self.client, self.primary, self.world));
+    }
+}
+
+#[test]
+fn a_job_may_be_refused_with_a_code() {
+    run(async {
+        let stage = stage(2).await;
+        let code = ErrorCode::from_u32(404);
+        let work = stage.stream.open_job(job(stage.paths[0], range(1, MIB))).unwrap();
+        let mut lease = work.lease(range(1, MIB)).unwrap();
+        let offered = accept_job(&stage.secondaries[0]).await;
+        assert_eq!((offered.payload(), offered.range()), (&OBJECT.payload(), range(1, MIB)));
+        offered.refuse(code);
+        assert_eq!(soon("the answer", work.accepted()).await, Err(JobError::Refused(code)));
+        assert_eq!(soon("the outcome", lease.outcome()).await, Ok(lost(code, range(1, MIB))));
+        assert_eq!(lease.outcome().await, Ok(lost(code, range(1, MIB))), "asked again");
+        assert_eq!(work.lease(range(1, MIB)).err(), Some(LeaseError::JobClosed));
+        stage.finish(1, range(1, MIB), MIB).await;
+    });
+}
+
+/// Dropping a job before it is taken refuses it with code 0.
+#[test]
+fn a_dropped_job_is_refused() {
+    run(async {
+        let stage = stage(2).await;
+        let work = stage.stream.open_job(job(stage.paths[0], range(1, 100))).unwrap();
+        let mut lease = work.lease(range(1, 100)).unwrap();
+        drop(accept_job(&stage.secondaries[0]).await);
+        let code = ErrorCode::from_u32(0);
+        assert_eq!(soon("the answer", work.accepted()).await, Err(JobError::Refused(code)));
+        assert_eq!(soon("the outcome", lease.outcome()).await, Ok(lost(code, range(1, 100))));
+        stage.finish(1, range(1, 100), 100).await;
+    });
+}
+
+/// A job that was taken, then dropped: what it has not handed out is given back, what it has goes on.
+#[test]
+fn a_job_dropped_later_gives_back_its_leases() {
+    run(async {
+        let stage = stage(2).await;
+        let work = stage.stream.open_job(job(stage.paths[0], range(1, 300))).unwrap();
+        let mut kept = work.lease(range(1, 100)).unwrap();
+        let mut given_back = work.lease(range(100, 200)).unwrap();
+        let mut taken = accept_job(&stage.secondaries[0]).await;
+        let lease = soon("a lease", taken.next_lease()).await.unwrap();
+        assert_eq!(lease.range(), range(1, 100), "lowest first");
+        assert_eq!(soon("the answer", work.accepted()).await, Ok(()));
+        drop(taken);
+        let outcome = soon("the outcome", given_back.outcome()).await.unwrap();
+        assert!(
+            matches!(&outcome, LeaseOutcome::Lost { missing, .. } if *missing == [range(100, 200)]),
+            "{outcome:?}"
+        );
+        fill(lease.open(), OBJECT).await;
+        assert_eq!(soon("the outcome", kept.outcome()).await, Ok(LeaseOutcome::Done));
+        stage.finish(1, range(100, 200), 200).await;
+    });
+}
+
+/// The primary's last handle of a job closes it at the secondary, once its leases have been handed out.
+#[test]
+fn a_job_ends_when_the_primary_lets_go() {
+    run(async {
+        let mut stage = stage(1).await;
+        let work = stage.stream.open_job(job(stage.paths[0], range(1, 100))).unwrap();
+        let mut lease = work.lease(range(1, 100)).unwrap();
+        let mut taken = accept_job(&stage.secondaries[0]).await;
+        fill(soon("a lease", taken.next_lease()).await.unwrap().open(), OBJECT).await;
+        assert_eq!(soon("the outcome", lease.outcome()).await, Ok(LeaseOutcome::Done));
+        drop(work);
+        assert!(
+            stays_pending(Duration::from_millis(100), taken.next_lease()).await,
+            "a lease is a handle, too"
+        );
+        drop(lease);
+        assert!(soon("the end of the job", taken.next_lease()).await.is_none());
+        assert_eq!(taken.end_reason(), Some(ErrorCode::NO_ERROR));
+        stage.stream.finish().unwrap();
+        assert_eq!(receive(&mut stage.recv, OBJECT, true).await, Ok(100));
+    });
+}
+
+/// A lease given up half-way is lost with `LEASE_SHORT`, and exactly the rest is missing.
+#[test]
+fn a_lease_dropped_half_way_leaves_exactly_the_rest() {
+    run(async {
+        let stage = stage(2).await;
+        let work = stage.stream.open_job(job(stage.paths[0], range(1, MIB))).unwrap();
+        let mut lease = work.lease(range(1, MIB)).unwrap();
+        let mut taken = accept_job(&stage.secondaries[0]).await;
+        let mut half = soon("a lease", taken.next_lease()).await.unwrap().open();
+        let past_end = vec![0; usize::try_from(MIB).unwrap()];
+        assert_eq!(half.write(&past_end).await, Err(RangeWriteError::PastEnd));
+        half.write_all(&OBJECT.bytes(range(1, 400_000))).await.unwrap();
+        assert_eq!(half.remaining(), MIB - 400_000);
+        assert_eq!(half.finish(), Err(RangeWriteError::Short(MIB - 400_000)));
+        // What was written has time to arrive: giving up is a reset, which takes what is still on its way with it.
+        let mut recv = stage.recv;
+        let mut first = vec![0; 400_000];
+        soon("the first half", recv.read_exact(&mut first)).await.unwrap();
+        assert!(OBJECT.matches(0, &first));
+        drop(half);
+        let missing = range(400_000, MIB);
+        assert_eq!(soon("the outcome", lease.outcome()).await, Ok(lost(ErrorCode::LEASE_SHORT, missing)));
+
+        let other = stage.stream.open_job(job(stage.paths[1], missing)).unwrap();
+        let mut again = other.lease(missing).unwrap();
+        let mut taken = accept_job(&stage.secondaries[1]).await;
+        fill(soon("a lease", taken.next_lease()).await.unwrap().open(), OBJECT).await;
+        let mut stream = stage.stream;
+        stream.finish().unwrap();
+        let rest = soon("the rest", recv.read_to_end(1 << 21)).await.unwrap();
+        assert_eq!(rest, OBJECT.bytes(missing));
+        assert_eq!(again.outcome().await, Ok(LeaseOutcome::Done));
+    });
+}
+
+/// A lease given back before its first byte.
+#[test]
+fn a_lease_never_opened_is_lost_whole() {
+    run(async {
+        let stage = stage(2).await;
+        let work = stage.stream.open_job(job(stage.paths[0], range(1, MIB))).unwrap();
+        let mut lease = work.lease(range(1, MIB)).unwrap();
+        let mut taken = accept_job(&stage.secondaries[0]).await;
+        drop(soon("a lease", taken.next_lease()).await.unwrap());
+        assert_eq!(
+            soon("the outcome", lease.outcome()).await,
+            Ok(lost(ErrorCode::LEASE_SHORT, range(1, MIB)))
+        );
+        stage.finish(1, range(1, MIB), MIB).await;
+    });
+}
+
+/// The secondary's own code reaches the primary.
+#[test]
+fn a_secondarys_reset_reaches_the_primary_with_its_code() {
+    run(async {
+        let mut stage = stage(2).await;
+        let code = ErrorCode::from_u32(99);
+        let work = stage.stream.open_job(job(stage.paths[0], range(1, MIB))).unwrap();
+        let mut lease = work.lease(range(1, MIB)).unwrap();
+        let mut taken = accept_job(&stage.secondaries[0]).await;
+        let mut half = soon("a lease", taken.next_lease()).await.unwrap().open();
+        half.write_all(&OBJECT.bytes(range(1, 1000))).await.unwrap();
+        soon("the first bytes", stage.recv.read_exact(&mut [0; 1000])).await.unwrap();
+        half.reset(code);
+        let missing = range(1000, MIB);
+        assert_eq!(soon("the outcome", lease.outcome()).await, Ok(lost(code, missing)));
+        // The same path may be asked again.
+        let mut again = work.lease(missing).unwrap();
+        fill(soon("a lease", taken.next_lease()).await.unwrap().open(), OBJECT).await;
+        stage.stream.finish().unwrap();
+        assert_eq!(soon("the rest", stage.recv.read_to_end(1 << 21)).await.unwrap(), OBJECT.bytes(missing));
+        assert_eq!(again.outcome().await, Ok(LeaseOutcome::Done));
+    });
+}
+
+/// What a job does not allow cannot be leased.
+#[test]
+fn leases_stay_inside_their_job() {
+    run(async {
+        let mut stage = stage(1).await;
+        let new = job(stage.paths[0], range(10, 20)).total(15);
+        let work = stage.stream.open_job(new).unwrap();
+        for outside in [range(9, 12), range(19, 21), range(30, 40)] {
+            assert_eq!(work.lease(outside).err(), Some(LeaseError::OutsideJob));
+        }
+        let mut lease = work.lease(range(10, 20)).unwrap();
+        let mut taken = accept_job(&stage.secondaries[0]).await;
+        drop(soon("a lease", taken.next_lease()).await.unwrap());
+        assert_eq!(
+            soon("the outcome", lease.outcome()).await,
+            Ok(lost(ErrorCode::LEASE_SHORT, range(10, 20)))
+        );
+        // 10 of 15 bytes are used up, given back or not.
+        assert_eq!(work.lease(range(10, 16)).err(), Some(LeaseError::OutsideJob));
+        let mut lease = work.lease(range(10, 15)).unwrap();
+        fill(soon("a lease", taken.next_lease()).await.unwrap().open(), OBJECT).await;
+        assert_eq!(soon("the outcome", lease.outcome()).await, Ok(LeaseOutcome::Done));
+        write_run(&stage.stream, range(15, 20)).await;
+        write_run(&stage.stream, range(1, 10)).await;
+        stage.stream.finish().unwrap();
+        assert_eq!(receive(&mut stage.recv, OBJECT, true).await, Ok(20));
+    });
+}
+
+/// A job past its time is refused by the secondary itself, which trusts only its own clock.
+#[test]
+fn an_expired_job_is_refused() {
+    run(async {
+        let stage = stage(1).await;
+        let work = stage.stream.open_job(job(stage.paths[0], range(1, 10)).lifetime(Duration::ZERO)).unwrap();
+        // Within the tolerated difference of clocks it is still good.
+        let _taken = accept_job(&stage.secondaries[0]).await;
+        tokio::time::sleep(Duration::from_secs(7)).await;
+        let mut lease = work.lease(range(1, 10)).unwrap();
+        let outcome = soon("the outcome", lease.outcome()).await;
+        assert_eq!(outcome, Ok(lost(ErrorCode::TICKET_EXPIRED, range(1, 10))));
+        let late = stage.stream.open_job(job(stage.paths[0], range(1, 10)).lifetime(Duration::ZERO)).unwrap();
+        drop(late);
+    });
+}
+
+/// The client's stop ends all leases of the stream, and the writers learn it.
+#[test]
+fn a_stop_reaches_every_server() {
+    run(async {
+        let mut stage = stage(2).await;
+        let code = ErrorCode::from_u32(5);
+        let whole = range(1, 64 * MIB);
+        let mut leases = Vec::new();
+        let mut open = Vec::new();
+        for (index, part) in [range(1, 20 * MIB), range(20 * MIB, 40 * MIB)].into_iter().enumerate() {
+            let work = stage.stream.open_job(job(stage.paths[index], whole)).unwrap();
+            leases.push(work.lease(part).unwrap());
+        }
+        let mut taken = accept_job(&stage.secondaries[0]).await;
+        let mut writer = soon("a lease", taken.next_lease()).await.unwrap().open();
+        writer.write_all(&OBJECT.bytes(range(1, 1000))).await.unwrap();
+        open.push(accept_job(&stage.secondaries[1]).await);
+        let mut run = stage.stream.write_at(range(40 * MIB, 41 * MIB)).unwrap();
+        soon("the first bytes", stage.recv.read_exact(&mut [0; 1000])).await.unwrap();
+        stage.recv.stop(code).unwrap();
+        assert_eq!(soon("the stop", stage.stream.stopped()).await, Ok(Some(code)));
+        assert_eq!(stage.stream.write(b"x").await, Err(WriteError::Stopped(code)));
+        for lease in &mut leases {
+            let outcome = soon("the outcome", lease.outcome()).await.unwrap();
+            assert!(
+                matches!(outcome, LeaseOutcome::Lost { code: ErrorCode::STREAM_CLOSED, .. }),
+                "{outcome:?}"
+            );
+        }
+        let ended = soon("the end of the lease", async {
+            loop {
+                if let Err(error) = writer.write(&[0; 1000]).await {
+                    break error;
+                }
+            }
+        })
+        .await;
+        assert_eq!(ended, RangeWriteError::Ended(ErrorCode::STREAM_CLOSED));
+        let ended = soon("the end of the run", run.write(&[0; 10])).await;
+        assert!(matches!(ended, Err(RangeWriteError::Ended(_))), "{ended:?}");
+        assert_eq!(stage.stream.open_job(job(stage.paths[0], whole)).err(), Some(LeaseError::ClosedStream));
+        // Nothing else is hurt.
+        assert!(stage.primary.paths().iter().all(|path| path.state == PathState::Active));
+        let mut next = stage.primary.open_uni().await.unwrap();
+        next.write_all(b"next").await.unwrap();
+        next.finish().unwrap();
+        let mut recv = soon("the stream", stage.client.accept_uni()).await.unwrap();
+        assert_eq!(recv.read_to_end(9).await.unwrap(), b"next");
+    });
+}
+
+/// The primary's reset of a split stream is the reset of all of it.
+#[test]
+fn a_reset_ends_a_split_stream_and_its_leases() {
+    run(async {
+        let mut stage = stage(1).await;
+        let code = ErrorCode::from_u32(6);
+        let work = stage.stream.open_job(job(stage.paths[0], range(1, 64 * MIB))).unwrap();
+        let mut lease = work.lease(range(1, 64 * MIB)).unwrap();
+        let mut taken = accept_job(&stage.secondaries[0]).await;
+        let mut writer = soon("a lease", taken.next_lease()).await.unwrap().open();
+        writer.write_all(&OBJECT.bytes(range(1, 1000))).await.unwrap();
+        soon("the first bytes", stage.recv.read_exact(&mut [0; 1000])).await.unwrap();
+        stage.stream.reset(code).unwrap();
+        assert_eq!(soon("the reset", stage.recv.read(&mut [0])).await, Err(ReadError::Reset(code)));
+        let outcome = soon("the outcome", lease.outcome()).await.unwrap();
+        assert!(matches!(outcome, LeaseOutcome::Lost { code: ErrorCode::STREAM_CLOSED, .. }), "{outcome:?}");
+        let ended = soon("the end of the lease", async {
+            loop {
+                if let Err(error) = writer.write(&[0; 1000]).await {
+                    break error;
+                }
+            }
+        })
+        .await;
+        assert_eq!(ended, RangeWriteError::Ended(ErrorCode::STREAM_CLOSED));
+    });
+}
+
+/// A path that is taken away loses its leases; the secondary learns that it is over.
+#[test]
+fn a_removed_path_gives_back_its_leases() {
+    run(async {
+        let stage = stage(2).await;
+        let work = stage.stream.open_job(job(stage.paths[0], range(1, MIB))).unwrap();
+        let mut lease = work.lease(range(1, MIB)).unwrap();
+        let mut taken = accept_job(&stage.secondaries[0]).await;
+        stage.primary.remove_path(stage.paths[0]).unwrap();
+        let outcome = soon("the outcome", lease.outcome()).await.unwrap();
+        assert!(
+            matches!(&outcome, LeaseOutcome::Lost { missing, .. } if *missing == [range(1, MIB)]),
+            "{outcome:?}"
+        );
+        soon("the end of the path", stage.secondaries[0].closed()).await;
+        assert!(soon("the end of the job", taken.next_lease()).await.is_none());
+        soon("the path's end", stage.primary.path_dead(stage.paths[0])).await.unwrap();
+        assert!(stage.primary.remove_path(stage.paths[0]).is_err());
+        assert_eq!(work.lease(range(1, MIB)).err(), Some(LeaseError::JobClosed), "jobs end with their path");
+        assert_eq!(
+            stage.stream.open_job(job(stage.paths[0], range(1, MIB))).err(),
+            Some(LeaseError::PathDead)
+        );
+        stage.finish(1, range(1, MIB), MIB).await;
+    });
+}
+
+/// A secondary that closes its path with a code of its own.
+#[test]
+fn a_secondary_that_leaves_gives_back_its_leases() {
+    run(async {
+        let stage = stage(2).await;
+        let work = stage.stream.open_job(job(stage.paths[0], range(1, MIB))).unwrap();
+        let mut lease = work.lease(range(1, MIB)).unwrap();
+        let mut taken = accept_job(&stage.secondaries[0]).await;
+        let mut half = soon("a lease", taken.next_lease()).await.unwrap().open();
+        half.write_all(&OBJECT.bytes(range(1, 1000))).await.unwrap();
+        stage.secondaries[0].close(ErrorCode::from_u32(3), b"off");
+        let code = soon("the path's end", stage.primary.path_dead(stage.paths[0])).await.unwrap();
+        let outcome = soon("the outcome", lease.outcome()).await.unwrap();
+        let LeaseOutcome::Lost { code: why, missing } = outcome else { panic!("done?") };
+        assert_eq!(why, code);
+        assert_eq!(missing.last().map(|range| range.end()), Some(MIB));
+        assert_eq!(missing.len(), 1);
+        stage.finish(1, missing[0], MIB).await;
+    });
+}
+
+/// The session's end is every server's end.
+#[test]
+fn closing_the_session_ends_its_paths() {
+    run(async {
+        for by_client in [true, false] {
+            let stage = stage(2).await;
+            if by_client {
+                stage.client.close(ErrorCode::from_u32(1), b"bye");
+            } else {
+                stage.primary.close(ErrorCode::from_u32(1), b"bye");
+            }
+            for secondary in &stage.secondaries {
+                soon("the end of the path", secondary.closed()).await;
+                assert!(secondary.accept_job().await.is_err());
+            }
+            drop(stage);
+        }
+    });
+}
+
+/// A reader far behind does not keep a sink from taking what is there.
+#[test]
+fn unordered_reads_run_ahead_of_a_hole() {
+    run(async {
+        let transport = TransportConfig::default().stream_window(256 * 1024);
+        let stage = stage_with(2, Settings { client: transport, ..Settings::default() }).await;
+        let hole = range(1, 100_000);
+        let (mut stream, mut recv) = (stage.stream, stage.recv);
+        let work = [0, 1].map(|index| stream.open_job(job(stage.paths[index], range(1, 4 * MIB))).unwrap());
+        let mut late = work[0].lease(hole).unwrap();
+        let mut rest = work[1].lease(range(100_000, 4 * MIB)).unwrap();
+        let mut taken = accept_job(&stage.secondaries[1]).await;
+        let serve = tokio::spawn(async move {
+            fill(soon("a lease", taken.next_lease()).await.unwrap().open(), OBJECT).await;
+            taken
+        });
+        // All but the hole arrives, though it is many windows long.
+        let mut receipt = kwik_tests::object::Receipt::new(OBJECT);
+        while receipt.received() < 4 * MIB - hole.len() {
+            let chunk = soon("a chunk", recv.read_chunk(usize::MAX, false)).await.unwrap().unwrap();
+            receipt.add(chunk.offset, &chunk.bytes);
+        }
+        assert!(!receipt.touches(hole));
+        assert_eq!(soon("the outcome", rest.outcome()).await, Ok(LeaseOutcome::Done));
+        serve.await.unwrap();
+        let mut taken = accept_job(&stage.secondaries[0]).await;
+        fill(soon("a lease", taken.next_lease()).await.unwrap().open(), OBJECT).await;
+        stream.finish().unwrap();
+        kwik_tests::feed::receive_into(&mut recv, &mut receipt, false).await.unwrap();
+        receipt.expect_complete(4 * MIB);
+        assert_eq!(late.outcome().await, Ok(LeaseOutcome::Done));
+    });
+}

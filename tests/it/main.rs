@@ -1,0 +1,18 @@
+//! KWIK end to end: real sockets on loopback, real QUIC, real TLS.
+
+#![expect(
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::wildcard_enum_match_arm,
+    reason = "helpers of tests fail by panicking, and a seed is printed to be run again"
+)]
+
+mod attach;
+mod failure;
+mod hostile;
+mod isolation;
+mod leases;
+mod limits;
+mod plain;

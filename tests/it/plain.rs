@@ -1,0 +1,554 @@
+//! Streams and datagrams that only the primary feeds behave as quinn's do. Spec: KWIK §2, I4.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use kwik_tests::{
+    feed::receive,
+    object::Object,
+    poll_once,
+    raw::loopback,
+    run, run_on_one_thread, soon, stays_pending,
+    world::{Settings, World},
+};
+use kwik_tokio::{
+    ApiMisuse, ByteRange, ClientConfig, ClosedStream, Connection, ConnectionError, Endpoint, ErrorCode,
+    ReadError, ReadToEndError, SendDatagramError, ServerConfig, WriteError,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+const OBJECT: Object = Object(1);
+const SIZE: u64 = 3_000_000;
+
+fn whole() -> Bytes {
+    OBJECT.bytes(ByteRange::between(0, SIZE).unwrap())
+}
+
+fn code(code: u32) -> ErrorCode {
+    ErrorCode::from_u32(code)
+}
+
+fn gone() -> ClosedStream {
+    ClosedStream::default()
+}
+
+/// The reason a connection ended with: what the peer said.
+fn closed_by_peer(error: &ConnectionError) -> (ErrorCode, &[u8]) {
+    match error {
+        ConnectionError::ApplicationClosed(close) => (close.error_code, &close.reason),
+        other => panic!("ended otherwise: {other}"),
+    }
+}
+
+async fn both_ways() -> (World, [(Connection, Connection); 2]) {
+    let world = World::new(0);
+    let (client, primary) = world.connect().await;
+    let primary = Connection::from(primary);
+    (world, [(client.clone(), primary.clone()), (primary, client)])
+}
+
+#[test]
+fn bidirectional_streams_carry_bytes_both_ways() {
+    run(async {
+        let (_world, ways) = both_ways().await;
+        for (from, to) in ways {
+            let (mut send, mut recv) = from.open_bi().await.unwrap();
+            send.write_all(&whole()[..10]).await.unwrap();
+            let (mut back, mut there) = soon("the stream", to.accept_bi()).await.unwrap();
+            assert_eq!(there.id(), send.id());
+            let writes = async {
+                send.write_all(&whole()[10..]).await.unwrap();
+                send.finish().unwrap();
+                assert_eq!(send.finish(), Err(gone()));
+                assert_eq!(send.write(b"more").await, Err(WriteError::ClosedStream));
+                assert_eq!(send.stopped().await, Ok(None), "all of it has arrived");
+            };
+            let reads = async { assert_eq!(receive(&mut there, OBJECT, true).await, Ok(SIZE)) };
+            tokio::join!(writes, reads);
+            assert_eq!(there.read(&mut [0; 10]).await, Ok(None), "the end stays the end");
+            back.write_all(b"thanks").await.unwrap();
+            drop(back); // finishes it
+            assert_eq!(recv.read_to_end(100).await.unwrap(), b"thanks");
+        }
+    });
+}
+
+#[test]
+fn unidirectional_streams_carry_bytes() {
+    run(async {
+        let (_world, ways) = both_ways().await;
+        for (from, to) in ways {
+            let mut send = from.open_uni().await.unwrap();
+            let writes = async {
+                let mut chunks = [whole().slice(..5), Bytes::new(), whole().slice(5..)];
+                send.write_all_chunks(&mut chunks).await.unwrap();
+                send.finish().unwrap();
+                assert_eq!(send.stopped().await, Ok(None));
+            };
+            let reads = async {
+                let mut recv = soon("the stream", to.accept_uni()).await.unwrap();
+                assert_eq!(receive(&mut recv, OBJECT, false).await, Ok(SIZE));
+            };
+            tokio::join!(writes, reads);
+        }
+    });
+}
+
+/// A stream without a byte is a stream.
+#[test]
+fn empty_streams_arrive() {
+    run(async {
+        let (_world, ways) = both_ways().await;
+        for (from, to) in ways {
+            drop(from.open_uni().await.unwrap());
+            let mut recv = soon("the stream", to.accept_uni()).await.unwrap();
+            assert_eq!(recv.read_to_end(0).await.unwrap(), b"");
+            let (mut send, _recv) = from.open_bi().await.unwrap();
+            send.finish().unwrap();
+            let (_, mut recv) = soon("the stream", to.accept_bi()).await.unwrap();
+            assert_eq!(recv.read_chunk(1, true).await, Ok(None));
+        }
+    });
+}
+
+#[test]
+fn a_reset_reaches_the_reader_with_its_code() {
+    run(async {
+        let (_world, ways) = both_ways().await;
+        for (from, to) in ways {
+            for uni in [true, false] {
+                let mut send =
+                    if uni { from.open_uni().await.unwrap() } else { from.open_bi().await.unwrap().0 };
+                send.write_all(b"and then").await.unwrap();
+                let mut recv =
+                    if uni { to.accept_uni().await.unwrap() } else { to.accept_bi().await.unwrap().1 };
+                recv.read_exact(&mut [0; 8]).await.unwrap();
+                send.reset(code(77)).unwrap();
+                let read = soon("the reset", recv.read(&mut [0])).await;
+                assert_eq!(read, Err(ReadError::Reset(code(77))));
+                assert_eq!(recv.read(&mut [0]).await, Err(ReadError::Reset(code(77))), "it stays reset");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_stop_reaches_the_writer_with_its_code() {
+    run(async {
+        let (_world, ways) = both_ways().await;
+        for (from, to) in ways {
+            let mut send = from.open_uni().await.unwrap();
+            send.write_all(b"and then").await.unwrap();
+            let mut recv = to.accept_uni().await.unwrap();
+            recv.stop(code(78)).unwrap();
+            assert_eq!(recv.stop(code(78)), Err(gone()));
+            assert_eq!(recv.read(&mut [0]).await, Err(ReadError::ClosedStream));
+            assert_eq!(soon("the stop", send.stopped()).await, Ok(Some(code(78))));
+            assert_eq!(send.write(b"more").await, Err(WriteError::Stopped(code(78))));
+        }
+    });
+}
+
+/// Dropping a reader stops the stream with code 0, dropping a writer finishes it; after the end neither does anything.
+#[test]
+fn dropped_handles_do_as_quinns_do() {
+    run(async {
+        let (_world, ways) = both_ways().await;
+        for (from, to) in ways {
+            let mut send = from.open_uni().await.unwrap();
+            send.write_all(b"one").await.unwrap();
+            drop(to.accept_uni().await.unwrap());
+            assert_eq!(soon("the stop", send.stopped()).await, Ok(Some(code(0))));
+
+            let mut send = from.open_uni().await.unwrap();
+            send.write_all(b"two").await.unwrap();
+            let stopped = send.stopped();
+            drop(send);
+            let mut recv = to.accept_uni().await.unwrap();
+            assert_eq!(recv.read_to_end(10).await.unwrap(), b"two");
+            drop(recv);
+            assert_eq!(soon("the end", stopped).await, Ok(None));
+        }
+    });
+}
+
+/// When the last handle of a session is dropped it is closed with code 0; a stream's handle is one, too.
+#[test]
+fn dropping_everything_closes_with_code_0() {
+    run(async {
+        let world = World::new(0);
+        let (client, primary) = world.connect().await;
+        let stream = client.open_uni().await.unwrap();
+        drop(client);
+        assert!(stays_pending(Duration::from_millis(200), primary.closed()).await, "a stream is a handle");
+        drop(stream);
+        let reason = soon("the close", primary.closed()).await;
+        assert_eq!(closed_by_peer(&reason), (code(0), &b""[..]));
+    });
+}
+
+#[test]
+fn priorities_are_kept_and_obeyed() {
+    run_on_one_thread(async {
+        const LEN: usize = 200_000;
+        let bytes = whole().slice(..LEN);
+        let (_world, ways) = both_ways().await;
+        for (from, to) in ways {
+            let (mut low, mut high) = (from.open_uni().await.unwrap(), from.open_uni().await.unwrap());
+            assert_eq!(low.priority(), Ok(0));
+            low.set_priority(-5).unwrap();
+            high.set_priority(5).unwrap();
+            assert_eq!((low.priority(), high.priority()), (Ok(-5), Ok(5)));
+            // On one thread both are queued before any of either is sent, the unimportant one first.
+            for stream in [&mut low, &mut high] {
+                poll_once(stream.write_chunk(bytes.clone())).unwrap().unwrap();
+                stream.finish().unwrap();
+            }
+            // A stream is known by its first bytes.
+            let mut first = soon("the important one", to.accept_uni()).await.unwrap();
+            assert_eq!(first.id(), high.id());
+            assert_eq!(soon("all of it", receive(&mut first, OBJECT, true)).await, Ok(LEN as u64));
+            let mut second = soon("the other", to.accept_uni()).await.unwrap();
+            assert_eq!(soon("all of it", receive(&mut second, OBJECT, true)).await, Ok(LEN as u64));
+            soon("the end", low.stopped()).await.unwrap();
+            assert_eq!(low.priority(), Err(gone()));
+            assert_eq!(low.set_priority(1), Err(gone()));
+        }
+    });
+}
+
+#[test]
+fn datagrams_go_both_ways() {
+    run(async {
+        let (_world, ways) = both_ways().await;
+        for (from, to) in ways {
+            let max = from.max_datagram_size().unwrap();
+            assert!(max >= 1100, "{max}");
+            let largest = Bytes::from(vec![7; max]);
+            from.send_datagram(largest.clone()).unwrap();
+            assert_eq!(soon("the datagram", to.read_datagram()).await.unwrap(), largest);
+            from.send_datagram_wait(Bytes::from_static(b"")).await.unwrap();
+            assert_eq!(soon("the empty one", to.read_datagram()).await.unwrap(), "");
+            let too_large = Bytes::from(vec![7; 65_000]);
+            assert_eq!(from.send_datagram(too_large), Err(SendDatagramError::TooLarge));
+            assert!(from.datagram_send_buffer_space() > 0);
+        }
+    });
+}
+
+/// A read that is dropped before it is ready has taken nothing.
+#[test]
+fn reads_and_accepts_are_cancel_safe() {
+    run(async {
+        let (_world, ways) = both_ways().await;
+        for (from, to) in ways {
+            assert!(stays_pending(Duration::from_millis(20), to.accept_uni()).await);
+            let mut send = from.open_uni().await.unwrap();
+            send.write_all(&whole()[..1]).await.unwrap();
+            let mut recv = soon("the stream", to.accept_uni()).await.unwrap();
+            let mut got = Vec::new();
+            let writes = async {
+                for byte in &whole()[1..300] {
+                    send.write_all(&[*byte]).await.unwrap();
+                    tokio::task::yield_now().await;
+                }
+                send.finish().unwrap();
+            };
+            let reads = async {
+                loop {
+                    let mut buf = [0; 7];
+                    // Given up at once unless something is there: nothing may be lost by it.
+                    if let Some(read) = poll_once(recv.read(&mut buf)) {
+                        match read.unwrap() {
+                            Some(count) => got.extend_from_slice(&buf[..count]),
+                            None => break,
+                        }
+                    }
+                    tokio::task::yield_now().await;
+                }
+            };
+            soon("all bytes", async { tokio::join!(writes, reads) }).await;
+            assert_eq!(got, &whole()[..300]);
+        }
+    });
+}
+
+#[test]
+fn the_io_traits_work() {
+    run(async {
+        let (_world, ways) = both_ways().await;
+        for (from, to) in ways {
+            let mut send = from.open_uni().await.unwrap();
+            AsyncWriteExt::write_all(&mut send, b"by the traits").await.unwrap();
+            AsyncWriteExt::flush(&mut send).await.unwrap();
+            AsyncWriteExt::shutdown(&mut send).await.unwrap();
+            let mut recv = to.accept_uni().await.unwrap();
+            let mut all = Vec::new();
+            AsyncReadExt::read_to_end(&mut recv, &mut all).await.unwrap();
+            assert_eq!(all, b"by the traits");
+        }
+    });
+}
+
+#[test]
+fn reading_to_the_end_has_a_limit() {
+    run(async {
+        let (_world, ways) = both_ways().await;
+        for (from, to) in ways {
+            for (limit, fits) in [(9, false), (10, true)] {
+                let mut send = from.open_uni().await.unwrap();
+                send.write_all(&[1; 10]).await.unwrap();
+                send.finish().unwrap();
+                let mut recv = to.accept_uni().await.unwrap();
+                let read = recv.read_to_end(limit).await;
+                assert_eq!(read, if fits { Ok(vec![1; 10]) } else { Err(ReadToEndError::TooLong) });
+            }
+        }
+    });
+}
+
+#[test]
+fn ordered_reads_do_not_follow_unordered_ones() {
+    run(async {
+        let (_world, ways) = both_ways().await;
+        for (from, to) in ways {
+            let mut send = from.open_uni().await.unwrap();
+            send.write_all(b"abc").await.unwrap();
+            let mut recv = to.accept_uni().await.unwrap();
+            let chunk = recv.read_chunk(1, false).await.unwrap().unwrap();
+            assert_eq!((chunk.offset, &chunk.bytes[..]), (0, &b"a"[..]));
+            assert_eq!(recv.read(&mut [0]).await, Err(ReadError::IllegalOrderedRead));
+            let chunk = recv.read_chunk(9, false).await.unwrap().unwrap();
+            assert_eq!((chunk.offset, &chunk.bytes[..]), (1, &b"bc"[..]));
+        }
+    });
+}
+
+#[test]
+fn a_close_carries_code_and_reason_both_ways() {
+    run(async {
+        for closer_is_client in [true, false] {
+            let world = World::new(0);
+            let (client, primary) = world.connect().await;
+            let primary = Connection::from(primary);
+            let (closer, other) = if closer_is_client { (client, primary) } else { (primary, client) };
+            let mut send = other.open_uni().await.unwrap();
+            send.write_all(b"x").await.unwrap();
+            closer.close(code(4711), b"enough");
+            assert_eq!(closer.closed().await, ConnectionError::LocallyClosed);
+            assert_eq!(closer.open_uni().await.err(), Some(ConnectionError::LocallyClosed));
+            let reason = soon("the close", other.closed()).await;
+            assert_eq!(closed_by_peer(&reason), (code(4711), &b"enough"[..]));
+            assert_eq!(other.close_reason(), Some(reason.clone()));
+            assert_eq!(other.accept_bi().await.err(), Some(reason.clone()));
+            assert_eq!(send.write(b"y").await, Err(WriteError::ConnectionLost(reason.clone())));
+            assert_eq!(other.read_datagram().await, Err(reason));
+        }
+    });
+}
+
+/// What an endpoint closes with reaches every session, and it is idle afterwards.
+#[test]
+fn an_endpoint_closes_all_its_sessions() {
+    run(async {
+        let world = World::new(0);
+        let (one, _primary1) = world.connect().await;
+        let (two, _primary2) = world.connect().await;
+        world.primary.endpoint.close(code(9), b"going home");
+        for client in [one, two] {
+            let reason = soon("the close", client.closed()).await;
+            assert_eq!(closed_by_peer(&reason), (code(9), &b"going home"[..]));
+        }
+        soon("idleness", world.primary.endpoint.wait_idle()).await;
+        assert!(world.primary.endpoint.accept().await.is_none());
+        assert_eq!(world.primary.endpoint.open_connections(), 0);
+    });
+}
+
+/// Bytes that arrived before a close stay readable, as in quinn.
+#[test]
+fn what_arrived_before_a_close_can_be_read() {
+    run(async {
+        let (_world, [(from, to), _]) = both_ways().await;
+        let mut send = from.open_uni().await.unwrap();
+        send.write_all(b"last words").await.unwrap();
+        let mut recv = soon("the stream", to.accept_uni()).await.unwrap();
+        recv.read_exact(&mut [0; 5]).await.unwrap();
+        from.close(code(1), b"");
+        soon("the close", to.closed()).await;
+        let mut rest = [0; 5];
+        recv.read_exact(&mut rest).await.unwrap();
+        assert_eq!(&rest, b"words");
+        assert!(matches!(recv.read(&mut rest).await, Err(ReadError::ConnectionLost(_))));
+    });
+}
+
+/// KWIK's own codes are not the application's to use. Spec: KWIK §10.
+#[test]
+fn reserved_codes_are_refused() {
+    run(async {
+        let (_world, ways) = both_ways().await;
+        for (from, to) in ways {
+            let edges = [0x4b57_0000, 0x4b57_0012, 0x4b57_ffff];
+            for reserved in edges.map(code) {
+                assert_eq!(from.try_close(reserved, b""), Err(ApiMisuse::ReservedCode));
+            }
+            assert_eq!(from.close_reason(), None);
+            // On streams all codes are the application's, in both directions.
+            let mut send = from.open_uni().await.unwrap();
+            send.write_all(b"x").await.unwrap();
+            let mut recv = to.accept_uni().await.unwrap();
+            recv.read_exact(&mut [0]).await.unwrap();
+            let outside = code(0x4b57_0000 - 1);
+            send.reset(outside).unwrap();
+            assert_eq!(soon("the reset", recv.read(&mut [0])).await, Err(ReadError::Reset(outside)));
+        }
+    });
+}
+
+/// Closing with a reserved code is a mistake of the program: the peer sees code 0.
+#[test]
+fn closing_with_a_reserved_code_sends_0() {
+    run(async {
+        let (_world, [(client, primary), _]) = both_ways().await;
+        client.close(ErrorCode::PRIMARY_LOST, b"pretended");
+        let reason = soon("the close", primary.closed()).await;
+        assert_eq!(closed_by_peer(&reason).0, code(0));
+    });
+}
+
+fn protocols(names: &[&str]) -> Vec<Vec<u8>> {
+    names.iter().map(|name| name.as_bytes().to_vec()).collect()
+}
+
+#[test]
+fn application_protocols_are_agreed_on_in_the_hello() {
+    run(async {
+        for (client, server, agreed) in [
+            (&["a", "b"][..], &["x", "b", "a"][..], Some("b")), // the server's preference
+            (&["a"][..], &[][..], None),
+            (&[][..], &["a"][..], None),
+            (&[][..], &[][..], None),
+        ] {
+            let settings = Settings {
+                client_protocols: protocols(client),
+                server_protocols: protocols(server),
+                ..Settings::default()
+            };
+            let world = World::with(0, settings);
+            let (client, primary) = world.connect().await;
+            // The client may be ahead of the server's answer; a stream of the server's follows it.
+            drop(primary.open_uni().await.unwrap());
+            soon("the stream", client.accept_uni()).await.unwrap();
+            let agreed = agreed.map(|name| Bytes::from_static(name.as_bytes()));
+            let (client, primary) = (client.handshake_data().unwrap(), primary.handshake_data().unwrap());
+            assert_eq!((client.protocol, primary.protocol), (agreed.clone(), agreed));
+            assert_eq!(primary.server_name.as_deref(), Some("primary.test"));
+        }
+    });
+}
+
+#[test]
+fn no_common_application_protocol_is_no_session() {
+    run(async {
+        let settings = Settings {
+            client_protocols: protocols(&["a"]),
+            server_protocols: protocols(&["b"]),
+            ..Settings::default()
+        };
+        let world = World::with(0, settings);
+        let connecting = world.client.connect(world.primary.address(), "primary.test").unwrap();
+        let accepts = async { world.primary.endpoint.accept().await.unwrap().await.err() };
+        let connects = async {
+            match connecting.await {
+                Ok(connection) => connection.closed().await,
+                Err(error) => error,
+            }
+        };
+        let (refused, reason) = soon("the refusal", async { tokio::join!(accepts, connects) }).await;
+        assert_eq!(refused, Some(ConnectionError::Fault(ErrorCode::VERSION)));
+        assert_eq!(closed_by_peer(&reason).0, ErrorCode::VERSION);
+    });
+}
+
+/// A KWIK session costs no round trip beyond QUIC's: the client's streams are there with its hello. Spec: KWIK §4.
+#[test]
+fn the_client_may_open_streams_at_once() {
+    run(async {
+        let world = World::new(0);
+        let connecting = world.client.connect(world.primary.address(), "primary.test").unwrap();
+        let connects = async {
+            let client = connecting.await.unwrap();
+            let mut send = client.open_uni().await.unwrap();
+            send.write_all(b"early").await.unwrap();
+            send.finish().unwrap();
+            client
+        };
+        let accepts = async {
+            let primary = world.primary.endpoint.accept().await.unwrap().await.unwrap();
+            primary.accept_uni().await.unwrap().read_to_end(10).await.unwrap()
+        };
+        let (_client, got) = soon("the stream", async { tokio::join!(connects, accepts) }).await;
+        assert_eq!(got, b"early");
+    });
+}
+
+/// Ends of streams make room for others: thousands pass through a handful of slots.
+#[test]
+fn more_streams_than_are_permitted_at_once() {
+    run(async {
+        let (_world, ways) = both_ways().await;
+        for (from, to) in ways {
+            let opens = async {
+                for index in 0..500_u32 {
+                    let mut send = from.open_uni().await.unwrap();
+                    send.write_all(&index.to_be_bytes()).await.unwrap();
+                    send.finish().unwrap();
+                }
+            };
+            let accepts = async {
+                for index in 0..500_u32 {
+                    let mut recv = to.accept_uni().await.unwrap();
+                    assert_eq!(recv.read_to_end(4).await.unwrap(), index.to_be_bytes());
+                }
+            };
+            tokio::join!(opens, accepts);
+        }
+    });
+}
+
+/// A certificate of an authority the client does not trust is no primary's.
+#[test]
+fn an_untrusted_primary_is_refused() {
+    run(async {
+        let (world, stranger) = (World::new(0), World::new(0));
+        for (server, name) in [(&stranger, "primary.test"), (&world, "another.test")] {
+            let connecting = world.client.connect(server.primary.address(), name).unwrap();
+            let accepts = async { server.primary.endpoint.accept().await.unwrap().await.err() };
+            let (error, refused) = soon("the refusal", async { tokio::join!(connecting, accepts) }).await;
+            let error = error.unwrap_err();
+            assert!(matches!(error, ConnectionError::TransportError(_)), "{error}");
+            assert!(matches!(refused, Some(ConnectionError::ConnectionClosed(_))), "{refused:?}");
+        }
+    });
+}
+
+/// One endpoint dials and accepts.
+#[test]
+fn an_endpoint_may_be_both_client_and_server() {
+    run(async {
+        let world = World::new(0);
+        let identity = world.authority.issue("both.test");
+        let config = ServerConfig::new(identity.tls).unwrap().primary(world.signer.clone());
+        let mut both = Endpoint::server(config, loopback()).unwrap();
+        both.set_default_client_config(ClientConfig::new(world.authority.client()).unwrap());
+        let connecting = both.connect(both.local_addr().unwrap(), "both.test").unwrap();
+        let (client, server) = soon("both ends", async {
+            tokio::join!(connecting, async { both.accept().await.unwrap().await })
+        })
+        .await;
+        let (client, server) = (client.unwrap(), server.unwrap());
+        client.send_datagram(Bytes::from_static(b"to myself")).unwrap();
+        assert_eq!(soon("the datagram", server.read_datagram()).await.unwrap(), "to myself");
+    });
+}
