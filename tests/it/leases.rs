@@ -677,3 +677,80 @@ fn unordered_reads_run_ahead_of_a_hole() {
         assert_eq!(late.outcome().await, Ok(LeaseOutcome::Done));
     });
 }
+
+/// Leases and runs are written through the IO traits, too; ending them early is an error there.
+#[test]
+fn ranges_are_async_writes() {
+    use tokio::io::AsyncWriteExt;
+
+    run(async {
+        let mut stage = stage(1).await;
+        let work = stage.stream.open_job(job(stage.paths[0], range(1, 1000))).unwrap();
+        let mut lease = work.lease(range(1, 500)).unwrap();
+        let mut taken = accept_job(&stage.secondaries[0]).await;
+        let mut stream = soon("a lease", taken.next_lease()).await.unwrap().open();
+        AsyncWriteExt::write_all(&mut stream, &OBJECT.bytes(range(1, 100))).await.unwrap();
+        AsyncWriteExt::flush(&mut stream).await.unwrap();
+        assert!(AsyncWriteExt::shutdown(&mut stream).await.is_err(), "not all of it was written");
+        AsyncWriteExt::write_all(&mut stream, &OBJECT.bytes(range(100, 500))).await.unwrap();
+        assert!(AsyncWriteExt::write_all(&mut stream, b"more").await.is_err());
+        AsyncWriteExt::shutdown(&mut stream).await.unwrap();
+        assert_eq!(soon("the outcome", lease.outcome()).await, Ok(LeaseOutcome::Done));
+        let mut run = stage.stream.write_at(range(500, 1000)).unwrap();
+        AsyncWriteExt::write_all(&mut run, &OBJECT.bytes(range(500, 999))).await.unwrap();
+        assert!(AsyncWriteExt::shutdown(&mut run).await.is_err());
+        AsyncWriteExt::write_all(&mut run, &OBJECT.bytes(range(999, 1000))).await.unwrap();
+        AsyncWriteExt::shutdown(&mut run).await.unwrap();
+        assert_eq!(soon("the outcome", run.finish()).await, Ok(LeaseOutcome::Done));
+        stage.stream.finish().unwrap();
+        assert_eq!(receive(&mut stage.recv, OBJECT, true).await, Ok(1000));
+    });
+}
+
+/// A run given up half-way can be written again, by anybody.
+#[test]
+fn a_run_dropped_half_way_can_be_leased() {
+    run(async {
+        let mut stage = stage(1).await;
+        let mut run = stage.stream.write_at(range(1, MIB)).unwrap();
+        run.write_all(&OBJECT.bytes(range(1, 1000))).await.unwrap();
+        assert_eq!(run.finish().await, Err(RangeWriteError::Short(MIB - 1000)));
+        drop(run);
+        // All of it is free again: what had arrived of it is there twice, and the same.
+        stage.stream.finish().unwrap();
+        let work = stage.stream.open_job(job(stage.paths[0], range(1, MIB))).unwrap();
+        let mut lease = work.lease(range(1, MIB)).unwrap();
+        let mut taken = accept_job(&stage.secondaries[0]).await;
+        fill(soon("a lease", taken.next_lease()).await.unwrap().open(), OBJECT).await;
+        assert_eq!(soon("the object", receive(&mut stage.recv, OBJECT, true)).await, Ok(MIB));
+        assert_eq!(lease.outcome().await, Ok(LeaseOutcome::Done));
+        assert_eq!(stage.client.stats().sources.values().map(|source| source.conflicts).sum::<u64>(), 0);
+    });
+}
+
+/// A writer that is dropped while it waits for credit has written nothing more.
+#[test]
+fn writes_are_cancel_safe() {
+    run(async {
+        let transport = TransportConfig::default().stream_window(64 * 1024);
+        let mut stage = stage_with(1, Settings { client: transport, ..Settings::default() }).await;
+        let work = stage.stream.open_job(job(stage.paths[0], range(1, 300_000))).unwrap();
+        let _lease = work.lease(range(1, 300_000)).unwrap();
+        stage.stream.finish().unwrap();
+        let mut taken = accept_job(&stage.secondaries[0]).await;
+        let mut stream = soon("a lease", taken.next_lease()).await.unwrap().open();
+        let writes = async {
+            let mut written = 1;
+            while written < 300_000 {
+                let piece = OBJECT.bytes(range(written, 300_000.min(written + 7000)));
+                // Given up at once unless something is taken.
+                match kwik_tests::poll_once(stream.write(&piece)) {
+                    Some(count) => written += count.unwrap() as u64,
+                    None => tokio::task::yield_now().await,
+                }
+            }
+        };
+        let reads = async { assert_eq!(receive(&mut stage.recv, OBJECT, true).await, Ok(300_000)) };
+        soon("the object", async { tokio::join!(writes, reads) }).await;
+    });
+}

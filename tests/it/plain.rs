@@ -552,3 +552,167 @@ fn an_endpoint_may_be_both_client_and_server() {
         assert_eq!(soon("the datagram", server.read_datagram()).await.unwrap(), "to myself");
     });
 }
+
+/// Several tasks may wait for the same thing.
+#[test]
+fn many_may_wait_at_once() {
+    run(async {
+        let (world, [(from, to), _]) = both_ways().await;
+        let mut waiting = tokio::task::JoinSet::new();
+        for _ in 0..3 {
+            let to = to.clone();
+            waiting.spawn(async move { to.accept_uni().await.unwrap().read_to_end(10).await.unwrap() });
+        }
+        tokio::task::yield_now().await;
+        for index in 0..3 {
+            let mut send = from.open_uni().await.unwrap();
+            send.write_all(&[index]).await.unwrap();
+            send.finish().unwrap();
+        }
+        let mut got = soon("all of them", waiting.join_all()).await;
+        got.sort();
+        assert_eq!(got, [[0], [1], [2]]);
+
+        let closed = (0..3).map(|_| {
+            tokio::spawn({
+                let to = to.clone();
+                async move { to.closed().await }
+            })
+        });
+        let closed: Vec<_> = closed.collect();
+        let accepts = (0..3).map(|_| {
+            let endpoint = world.primary.endpoint.clone();
+            tokio::spawn(async move { endpoint.accept().await.is_none() })
+        });
+        let accepts: Vec<_> = accepts.collect();
+        from.close(code(3), b"");
+        for waiter in closed {
+            assert_eq!(closed_by_peer(&soon("the close", waiter).await.unwrap()).0, code(3));
+        }
+        world.primary.endpoint.close(code(4), b"");
+        for waiter in accepts {
+            assert!(soon("the end", waiter).await.unwrap());
+        }
+    });
+}
+
+/// Many clients at one server, each with a session of its own.
+#[test]
+fn many_sessions_at_one_endpoint() {
+    run(async {
+        let world = World::new(0);
+        let echo = world.primary.endpoint.clone();
+        tokio::spawn(async move {
+            while let Some(incoming) = echo.accept().await {
+                tokio::spawn(async move {
+                    let connection = incoming.await.unwrap();
+                    while let Ok((mut send, mut recv)) = connection.accept_bi().await {
+                        let request = recv.read_to_end(1 << 20).await.unwrap();
+                        send.write_all(&request).await.unwrap();
+                        send.finish().unwrap();
+                    }
+                });
+            }
+        });
+        let mut clients = tokio::task::JoinSet::new();
+        for index in 0..20 {
+            let connecting = world.client.connect(world.primary.address(), "primary.test").unwrap();
+            clients.spawn(async move {
+                let client = connecting.await.unwrap();
+                let object = Object(1000 + index);
+                for round in 0..3 {
+                    let bytes = object.bytes(ByteRange::new(round, 100_000).unwrap());
+                    let (mut send, mut recv) = client.open_bi().await.unwrap();
+                    send.write_all(&bytes).await.unwrap();
+                    send.finish().unwrap();
+                    assert_eq!(recv.read_to_end(1 << 20).await.unwrap(), bytes);
+                }
+                client.stable_id()
+            });
+        }
+        let ids: std::collections::BTreeSet<_> = clients.join_all().await.into_iter().collect();
+        assert!(ids.len() > 1);
+        soon("idleness", world.client.wait_idle()).await;
+    });
+}
+
+/// The endpoint's handle may go; its sessions keep the socket.
+#[test]
+fn a_session_outlives_its_endpoints_handle() {
+    run(async {
+        let mut world = World::new(0);
+        let (client, primary) = world.connect().await;
+        world.client = Endpoint::client(loopback()).unwrap();
+        let mut send = client.open_uni().await.unwrap();
+        send.write_all(b"alive").await.unwrap();
+        send.finish().unwrap();
+        let mut recv = soon("the stream", primary.accept_uni()).await.unwrap();
+        assert_eq!(recv.read_to_end(10).await.unwrap(), b"alive");
+    });
+}
+
+/// A server may turn a client away, ask it to prove its address, or accept nobody at all.
+#[test]
+fn an_incoming_client_may_be_refused_or_retried() {
+    run(async {
+        let world = World::new(0);
+        let endpoint = &world.primary.endpoint;
+        let connect = || world.client.connect(world.primary.address(), "primary.test").unwrap();
+
+        let refuses = async { endpoint.accept().await.unwrap().refuse() };
+        let (refused, ()) = soon("the refusal", async { tokio::join!(connect(), refuses) }).await;
+        assert!(matches!(refused, Err(ConnectionError::ConnectionClosed(_))), "{refused:?}");
+
+        let retries = async {
+            let first = endpoint.accept().await.unwrap();
+            assert!(first.may_retry() && !first.remote_address_validated());
+            first.retry().unwrap();
+            let second = endpoint.accept().await.unwrap();
+            assert!(second.remote_address_validated());
+            let second = second.retry().unwrap_err().into_incoming();
+            second.await.unwrap()
+        };
+        let (client, _server) = soon("the session", async { tokio::join!(connect(), retries) }).await;
+        client.unwrap();
+
+        // Nobody is at home any more, as in quinn.
+        endpoint.set_server_config(None).unwrap();
+        assert!(stays_pending(Duration::from_millis(300), connect()).await);
+    });
+}
+
+/// A dropped attempt ends at the server as well.
+#[test]
+fn a_dropped_attempt_is_closed() {
+    run(async {
+        let world = World::new(0);
+        let mut connecting = world.client.connect(world.primary.address(), "primary.test").unwrap();
+        assert!(stays_pending(Duration::from_millis(50), &mut connecting).await);
+        drop(connecting);
+        soon("idleness", world.client.wait_idle()).await;
+        assert_eq!(world.client.open_connections(), 0);
+    });
+}
+
+/// After an abort nothing works, and nothing hangs.
+#[test]
+fn an_aborted_endpoint_fails_everything() {
+    run(async {
+        let (world, [(client, primary), _]) = both_ways().await;
+        let mut send = client.open_uni().await.unwrap();
+        send.write_all(b"x").await.unwrap();
+        let pending = tokio::spawn({
+            let client = client.clone();
+            async move { client.accept_bi().await.err() }
+        });
+        tokio::task::yield_now().await;
+        world.client.abort();
+        assert!(soon("its end", pending).await.unwrap().is_some());
+        assert!(send.write(b"y").await.is_err());
+        assert!(client.open_bi().await.is_err());
+        assert!(world.client.connect(world.primary.address(), "primary.test").is_err());
+        assert!(world.client.local_addr().is_err());
+        soon("idleness", world.client.wait_idle()).await;
+        assert_eq!(primary.close_reason(), None, "no goodbye was said");
+    });
+}

@@ -259,6 +259,12 @@ pub fn loopback() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 0))
 }
 
+/// Returns an address on loopback.
+#[must_use]
+pub fn loopback_port(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
 /// Returns a range as the wire has it.
 #[must_use]
 pub fn range(start: u64, length: u64) -> Option<pb::ByteRange> {

@@ -341,6 +341,9 @@ impl Session {
             }
             native_done = self.recv.get(&stream).is_some_and(|half| half.read >= base);
         }
+        if native_done {
+            self.check_native_end(stream)?;
+        }
         let Machine::Client(client) = &mut self.machine else {
             return Err(ReadError::ClosedStream);
         };
@@ -367,6 +370,27 @@ impl Session {
                 Err(ReadError::ConnectionLost(cause.clone()))
             }
             (Err(error), _) => Err(error),
+        }
+    }
+
+    /// Nothing but FIN or a reset may follow the native part of a split stream. Spec: KWIK §4.
+    fn check_native_end(&mut self, stream: StreamId) -> Result<(), ReadError> {
+        let Some(home) = self.links.get_mut(&HOME) else {
+            return Ok(());
+        };
+        match home.quic.read(stream, usize::MAX, false) {
+            Ok(_) => {
+                self.fault(HOME, ErrorCode::METADATA_PROTOCOL_VIOLATION);
+                Err(ReadError::ClosedStream)
+            }
+            Err(ReadEnd::Reset(code)) => {
+                self.recv.remove(&stream);
+                if let Machine::Client(client) = &mut self.machine {
+                    client.on_native_reset(self.now, stream);
+                }
+                Err(ReadError::Reset(code))
+            }
+            Err(ReadEnd::Blocked | ReadEnd::Closed | ReadEnd::Finished | ReadEnd::IllegalOrder) => Ok(()),
         }
     }
 

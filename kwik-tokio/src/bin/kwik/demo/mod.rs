@@ -1,5 +1,6 @@
 //! `kwik demo`: one primary, some secondaries and a client in one process, over real UDP sockets.
 
+mod buffers;
 mod certs;
 mod client;
 mod gather;
@@ -24,7 +25,7 @@ use std::{
 };
 
 use kwik_tokio::ErrorCode;
-use tokio::{runtime, sync::oneshot, task};
+use tokio::{runtime, signal, sync::oneshot, task};
 
 use self::{
     client::Fetch, network::Network, primary::Primary, progress::Progress, report::Report, roster::Roster,
@@ -117,15 +118,33 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let report = runtime.block_on(async {
         tokio::select! {
             report = transfer(args, started, source, &output) => report,
-            interrupt = tokio::signal::ctrl_c() => match interrupt {
-                Ok(()) => Err(Failure::interrupted()),
-                Err(error) => Err(Failure::run(format!("cannot wait for interrupts: {error}"))),
-            },
+            failure = interrupted() => Err(failure),
         }
     });
     // What still runs is of no use to anybody.
     runtime.shutdown_background();
     finish(args, &report?, output)
+}
+
+/// Waits until the user, or the system, wants this process to end: temporary files are to be removed then.
+async fn interrupted() -> Failure {
+    #[cfg(unix)]
+    let terminated = async {
+        match signal::unix::signal(signal::unix::SignalKind::terminate()) {
+            Ok(mut terminate) => terminate.recv().await.map_or(Ok(()), Ok),
+            Err(error) => Err(error),
+        }
+    };
+    #[cfg(not(unix))]
+    let terminated = std::future::pending();
+    let received = tokio::select! {
+        received = signal::ctrl_c() => received,
+        received = terminated => received,
+    };
+    match received {
+        Ok(()) => Failure::interrupted(),
+        Err(error) => Failure::run(format!("cannot wait for interrupts: {error}")),
+    }
 }
 
 /// Keeps the result if it is right, and says how it went.
@@ -179,6 +198,9 @@ async fn transfer(
             roster.killed(number);
         }) as Box<dyn FnOnce() + Send>
     });
+    if args.kill_one && size == 0 {
+        progress.note("an empty object has no half-way: no server is killed");
+    }
     let received = Arc::new(AtomicU64::new(0));
     let (connected, connection) = oneshot::channel();
     let fetch = Fetch {

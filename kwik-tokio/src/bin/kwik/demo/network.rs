@@ -66,6 +66,7 @@ fn listen(config: ServerConfig, at: SocketAddr) -> Result<(Endpoint, SocketAddr)
     let fail = |error: io::Error| Failure::input(format!("cannot listen on {at}: {error}"));
     let endpoint = Endpoint::server(config, at).map_err(fail)?;
     let mut address = endpoint.local_addr().map_err(fail)?;
+    address.set_ip(address.ip().to_canonical());
     if address.ip().is_unspecified() {
         address.set_ip(match address.ip() {
             IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),

@@ -49,10 +49,10 @@ impl Output {
         builder.prefix(".kwik-").suffix(".part");
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // less the umask, as for any file
-        let named = builder.tempfile_in(folder).map_err(|error| match error.get_ref() {
-            // The library's own message repeats the temporary name, which says nothing to the user.
-            Some(inner) => fail(&inner.source().map_or_else(|| inner.to_string(), ToString::to_string)),
-            None => fail(&error),
+        let named = builder.tempfile_in(folder).map_err(|error| {
+            // The library adds the temporary name, which says nothing to the user.
+            let text = error.to_string();
+            fail(&text.split_once(" at path ").map_or(text.as_str(), |(why, _)| why))
         })?;
         let file = named.as_file().try_clone().map_err(|error| fail(&error))?;
         Ok(Self { file: Arc::new(file), named: Some((named, target)) })

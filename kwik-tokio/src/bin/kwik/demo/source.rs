@@ -12,7 +12,7 @@ use bytes::Bytes;
 use kwik_tokio::ByteRange;
 use tokio::{sync::mpsc, task};
 
-use super::positioned;
+use super::{buffers::Buffers, positioned};
 use crate::failure::Failure;
 
 /// Bytes read at a time on behalf of the network.
@@ -27,6 +27,7 @@ const HASH_CHUNK: u64 = 1024 * 1024;
 pub(super) struct Source {
     size: u64,
     content: Content,
+    buffers: Buffers,
 }
 
 #[derive(Debug)]
@@ -50,12 +51,12 @@ impl Source {
         }
         let file = File::open(path).map_err(|error| fail(&error))?;
         let size = file.metadata().map_err(|error| fail(&error))?.len();
-        Ok(Self { size, content: Content::File { file, path: path.to_owned() } })
+        Ok(Self { size, content: Content::File { file, path: path.to_owned() }, buffers: Buffers::default() })
     }
 
     /// Makes up `size` bytes; the same seed gives the same bytes.
-    pub(super) const fn generated(seed: u64, size: u64) -> Self {
-        Self { size, content: Content::Generated { seed } }
+    pub(super) fn generated(seed: u64, size: u64) -> Self {
+        Self { size, content: Content::Generated { seed }, buffers: Buffers::default() }
     }
 
     pub(super) const fn size(&self) -> u64 {
@@ -77,7 +78,12 @@ impl Source {
     /// - Whatever the operating system says.
     pub(super) fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         match &self.content {
-            Content::File { file, .. } => positioned::read_exact(file, buf, offset),
+            Content::File { file, .. } => positioned::read_exact(file, buf, offset).map_err(|error| {
+                if error.kind() == io::ErrorKind::UnexpectedEof {
+                    return io::Error::new(error.kind(), "the file has become shorter");
+                }
+                error
+            }),
             Content::Generated { seed } => {
                 generate(*seed, offset, buf);
                 Ok(())
@@ -112,9 +118,7 @@ impl Source {
 
     fn piece(&self, offset: u64, len: u64) -> io::Result<Bytes> {
         let len = usize::try_from(len).map_err(io::Error::other)?;
-        let mut buf = vec![0; len];
-        self.read_at(offset, &mut buf)?;
-        Ok(buf.into())
+        self.buffers.fill(len, |buf| self.read_at(offset, buf))
     }
 }
 
