@@ -20,10 +20,11 @@ use crate::failure::Failure;
 const LEASES_AT_ONCE: usize = 4;
 /// Ranges the primary writes itself at once: one is read while the other is sent.
 const RUNS_AT_ONCE: usize = 2;
-/// Longest range for a reader that takes bytes from anywhere.
-const RANGE_MAX: u64 = 2 * 1024 * 1024;
-/// Longest range for a reader in order, who waits for the lowest: all that are queued should fit its window.
-const RANGE_MAX_ORDERED: u64 = 512 * 1024;
+/// Bytes that all servers together work on at once: far more than is on its way at any time, and not so much that a
+/// client which falls behind is flooded.
+const WORKED_ON_MAX: u64 = 6 * 1024 * 1024;
+/// Longest range.
+const RANGE_MAX: u64 = 1024 * 1024;
 /// How far ahead of the first missing byte servers work for a reader in order: less than its window, so that all of
 /// them have credit although the client raises it in steps.
 const AHEAD_ORDERED: u64 = WINDOW / 4 * 3;
@@ -59,9 +60,10 @@ impl Primary {
             return Err(Failure::run("the client asked for something else"));
         }
 
-        let (max, ahead) =
-            if self.ordered { (RANGE_MAX_ORDERED, AHEAD_ORDERED) } else { (RANGE_MAX, u64::MAX) };
+        let ahead = if self.ordered { AHEAD_ORDERED } else { u64::MAX };
         let size = self.source.size();
+        let ranges_at_once = RUNS_AT_ONCE + LEASES_AT_ONCE * self.secondaries.len();
+        let max = RANGE_MAX.min(WORKED_ON_MAX / ranges_at_once as u64);
         let work = Work::new(size, range_len(size, self.secondaries.len() + 1, max), ahead);
         let shared = Shared {
             session: session.clone(),

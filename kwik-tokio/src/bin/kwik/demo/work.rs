@@ -10,7 +10,7 @@ use std::{
 use kwik_tokio::ByteRange;
 use tokio::sync::Notify;
 
-/// Smallest range handed out, but for what is left over at the end.
+/// Smallest range handed out, but for what is left over at the end; longer ones are multiples of it.
 const RANGE_MIN: u64 = 64 * 1024;
 /// How many ranges an object has per server at least, so that small objects are shared too.
 const RANGES_PER_SERVER: u64 = 8;
@@ -18,7 +18,8 @@ const RANGES_PER_SERVER: u64 = 8;
 /// Returns how long ranges should be: an even part for everyone several times over, at most `max`.
 pub(super) fn range_len(size: u64, servers: usize, max: u64) -> u64 {
     let parts = RANGES_PER_SERVER * servers.max(1) as u64;
-    (size / parts).next_multiple_of(RANGE_MIN).clamp(RANGE_MIN, max.max(RANGE_MIN))
+    let even = (size / parts).next_multiple_of(RANGE_MIN);
+    even.min(max / RANGE_MIN * RANGE_MIN).max(RANGE_MIN)
 }
 
 /// What a server does next.
@@ -220,6 +221,7 @@ mod tests {
         assert_eq!(range_len(1 << 40, 3, 2 * MIB), 2 * MIB);
         assert_eq!(range_len(u64::MAX / 2, 0, 2 * MIB), 2 * MIB);
         assert_eq!(range_len(1 << 40, 1, 1), RANGE_MIN);
+        assert_eq!(range_len(1 << 40, 3, 3 * RANGE_MIN - 1), 2 * RANGE_MIN);
     }
 
     #[test]
