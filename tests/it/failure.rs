@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 
 const MIB: u64 = 1024 * 1024;
 /// Kills in all; a third each of the primary and of both secondaries.
-const KILLS: u64 = 900;
+const KILLS: u64 = 50;
 /// Worlds at a time.
 const AT_ONCE: usize = 4;
 
@@ -94,7 +94,7 @@ async fn kill_one(seed: u64, victim: Victim) {
 /// The fifty kills: it completes, or with no source left fails with an error that names the range.
 #[test]
 fn killing_any_server_never_yields_wrong_bytes() {
-    run_for(Duration::from_secs(500), async {
+    run_for(Duration::from_secs(120), async {
         let mut runs = JoinSet::new();
         for seed in 0..KILLS {
             let victim = match seed % 3 {

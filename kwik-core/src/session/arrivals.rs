@@ -261,11 +261,11 @@ impl Session {
         if path != HOME || self.on_outgoing_end(stream, Some(code)) {
             return;
         }
-        if let Machine::Primary(primary) = &mut self.machine
-            && primary.split_stream(stream).is_some_and(|split| !split.is_complete())
-        {
-            primary.end_stream(stream, code);
-            self.reset_native(stream, code);
+        if let Machine::Primary(primary) = &mut self.machine {
+            if primary.split_stream(stream).is_some_and(|split| !split.is_complete()) {
+                primary.end_stream(stream, code);
+                self.reset_native(stream, code);
+            }
         }
         self.notify(Event::Writable(stream));
         self.notify(Event::Finished(stream));

@@ -166,10 +166,11 @@ impl Session {
         let open = self.outgoing.iter().find(|(_, out)| out.owner == owner).map(|(&internal, _)| internal);
         let priority = self.priority(stream).unwrap_or_default();
         let written = self.fill(owner, open, header, priority, chunks, allowance.left, allowance.now)?;
-        if let Machine::Primary(primary) = &mut self.machine
-            && primary.on_run_sent(run, written.1.bytes as u64)
-            && let Some(home) = self.links.get_mut(&HOME)
-        {
+        let Machine::Primary(primary) = &mut self.machine else {
+            return Ok(written.1);
+        };
+        let whole = primary.on_run_sent(run, written.1.bytes as u64);
+        if let Some(home) = self.links.get_mut(&HOME).filter(|_| whole) {
             home.quic.finish(written.0);
         }
         Ok(written.1)
@@ -200,9 +201,8 @@ impl Session {
             return Ok(written);
         };
         secondary.on_opened(lease, internal);
-        if secondary.on_sent(lease, written.bytes as u64)
-            && let Some(home) = self.links.get_mut(&HOME)
-        {
+        let whole = secondary.on_sent(lease, written.bytes as u64);
+        if let Some(home) = self.links.get_mut(&HOME).filter(|_| whole) {
             home.quic.finish(internal);
         }
         Ok(written)
@@ -263,9 +263,8 @@ impl Session {
     }
 
     pub(super) fn reset_internal(&mut self, internal: StreamId, code: ErrorCode) {
-        if self.outgoing.remove(&internal).is_some()
-            && let Some(home) = self.links.get_mut(&HOME)
-        {
+        let ours = self.outgoing.remove(&internal).is_some();
+        if let Some(home) = self.links.get_mut(&HOME).filter(|_| ours) {
             home.quic.reset(internal, code);
         }
         self.unsettled = true;

@@ -345,10 +345,8 @@ impl Secondary {
 
     /// Says once that the job is accepted.
     pub(super) fn take_job(&mut self, id: JobId) {
-        if let Some(job) = self.jobs.get_mut(&id)
-            && !std::mem::replace(&mut job.accepted, true)
-            && job.closed.is_none()
-        {
+        let fresh = |job: &mut Job| !std::mem::replace(&mut job.accepted, true) && job.closed.is_none();
+        if self.jobs.get_mut(&id).is_some_and(fresh) {
             self.send(Frame::JobAccepted { job: id });
         }
     }

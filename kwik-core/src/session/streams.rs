@@ -8,6 +8,7 @@ use crate::{
     error::{ClosedStream, ConnectionError, ErrorCode, ReadError, SendDatagramError, WriteError},
     id::{Dir, StreamId},
     quic::{DatagramEnd, ReadEnd, WriteEnd, Written},
+    stream::send::SplitSend,
     wire::{StreamHeader, encode_header},
 };
 
@@ -120,9 +121,7 @@ impl Session {
         if !half.header.is_empty() {
             flush_header(&mut home.quic, stream, &mut half.header).map_err(write_error)?;
         }
-        if let Machine::Primary(primary) = &self.machine
-            && let Some(split) = primary.split_stream(stream)
-        {
+        if let Some(split) = split_send(&self.machine, stream) {
             if let Some(code) = split.stopped() {
                 return Err(WriteError::Stopped(code));
             }
@@ -155,13 +154,13 @@ impl Session {
             }
             Err(WriteEnd::Closed | WriteEnd::Stopped(_)) => return self.finish_stopped(stream),
         }
-        if let Machine::Primary(primary) = &mut self.machine
-            && let Some(split) = primary.split_stream(stream)
-        {
+        if let Some(split) = split_send(&self.machine, stream) {
             if split.stopped().is_some() {
                 return self.finish_stopped(stream);
             }
-            primary.finish(stream);
+            if let Machine::Primary(primary) = &mut self.machine {
+                primary.finish(stream);
+            }
             self.finish_sequential(stream);
             return Ok(());
         }
@@ -178,10 +177,10 @@ impl Session {
             primary.forget_stream(stream);
         }
         self.send.remove(&stream);
-        if let Some(home) = self.links.get_mut(&HOME)
-            && let Some(Some(code)) = home.quic.stopped(stream)
-        {
-            home.quic.reset(stream, code);
+        if let Some(home) = self.links.get_mut(&HOME) {
+            if let Some(code) = home.quic.stopped(stream).flatten() {
+                home.quic.reset(stream, code);
+            }
         }
         Err(ClosedStream)
     }
@@ -232,9 +231,7 @@ impl Session {
     /// - [`ClosedStream`] once every byte and the end have arrived at the peer, or after `reset`.
     pub fn stopped(&mut self, stream: StreamId) -> Result<Option<ErrorCode>, ClosedStream> {
         self.send.get(&stream).ok_or(ClosedStream)?;
-        if let Machine::Primary(primary) = &self.machine
-            && let Some(split) = primary.split_stream(stream)
-        {
+        if let Some(split) = split_send(&self.machine, stream) {
             return if split.is_complete() { Err(ClosedStream) } else { Ok(split.stopped()) };
         }
         self.links.get_mut(&HOME).and_then(|home| home.quic.stopped(stream)).ok_or(ClosedStream)
@@ -460,6 +457,14 @@ pub(super) fn flush_header(
         quic.write_control(stream, std::slice::from_mut(header))?;
     }
     Ok(())
+}
+
+/// A primary's view of a stream, if it is split.
+fn split_send(machine: &Machine, stream: StreamId) -> Option<&SplitSend> {
+    match machine {
+        Machine::Primary(primary) => primary.split_stream(stream),
+        Machine::Greeting(_) | Machine::Client(_) | Machine::Secondary(_) => None,
+    }
 }
 
 fn write_error(end: WriteEnd) -> WriteError {

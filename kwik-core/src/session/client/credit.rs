@@ -110,9 +110,7 @@ impl Client {
         credit::share(window, room - run_grant, quantum, &mut demands, |path, lease, bytes| {
             granted.push((path, lease, bytes));
         });
-        if run_grant > 0
-            && let Some(stream) = self.streams.get_mut(&id)
-        {
+        if let Some(stream) = self.streams.get_mut(&id).filter(|_| run_grant > 0) {
             let bytes = stream.raise_run_credit(run_grant);
             self.credit(PathId::PRIMARY, Credit::Run { stream: id, bytes });
         }

@@ -1,6 +1,6 @@
 //! Paths of a client: dialling, attaching, going silent, ending. Spec: KWIK §8, §9.
 
-use std::time::Instant;
+use std::{net::SocketAddr, time::Instant};
 
 use bytes::Bytes;
 
@@ -28,8 +28,10 @@ impl Client {
         }
         self.last_path = add.path;
         let live = self.paths.values().filter(|path| path.state.is_live()).count();
-        let allowed =
-            add.addresses.iter().copied().find(|&address| self.policy.allows(self.primary, address));
+        // Sockets tell canonical addresses only; a mapped one would never be recognised as the peer's.
+        let canonical = |address: &SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+        let mut addresses = add.addresses.iter().map(canonical);
+        let allowed = addresses.find(|&address| self.policy.allows(self.primary, address));
         let expired = add.ticket_expiry.saturating_add(limits::CLOCK_SKEW.as_secs()) < self.wall.secs(now);
         let refusal = match allowed {
             _ if live >= self.config.secondary_paths_max => Err(ErrorCode::LIMIT_EXCEEDED),

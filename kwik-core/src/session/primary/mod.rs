@@ -369,10 +369,10 @@ impl Primary {
             return Err(ErrorCode::METADATA_PROTOCOL_VIOLATION);
         }
         // What is said to be missing must be part of the lease: it goes to the application as it is.
-        if let (Some(lease), Some((_, missing))) = (self.leases.get(&id), &lost)
-            && !missing.iter().all(|part| lease.range.contains(*part))
-        {
-            return Err(ErrorCode::METADATA_PROTOCOL_VIOLATION);
+        if let (Some(lease), Some((_, missing))) = (self.leases.get(&id), &lost) {
+            if !missing.iter().all(|part| lease.range.contains(*part)) {
+                return Err(ErrorCode::METADATA_PROTOCOL_VIOLATION);
+            }
         }
         self.end_lease(id, lost);
         Ok(())
