@@ -282,7 +282,7 @@ impl ServerConfig {
     }
 }
 
-/// Incoming connections a server holds before the application accepts them. Spec: RELIABILITY row 35's figure.
+/// Incoming connections a server holds before the application accepts them.
 const INCOMING_MAX: usize = 1024;
 
 impl fmt::Debug for ServerConfig {
