@@ -23,6 +23,8 @@
 #![forbid(unsafe_code)]
 
 mod action;
+#[cfg(any(test, feature = "audit"))]
+mod audit;
 mod config;
 #[cfg(feature = "driver")]
 pub mod driver;
@@ -43,6 +45,8 @@ mod timer;
 mod wire;
 
 pub use action::{Chunk, Ecn, Event, JobInfo, LeaseInfo, LeaseOutcome, PathInfo, PathState, RunId, Transmit};
+#[cfg(any(test, feature = "audit"))]
+pub use audit::Contradiction;
 pub use config::{ClientConfig, SecondaryConfig, ServerConfig, TransportConfig};
 pub use endpoint::{
     AcceptError, DatagramEvent, Endpoint, EndpointEvent, Incoming, SessionEvent, SessionHandle,

@@ -12,6 +12,7 @@ pub mod authority;
 pub mod feed;
 pub mod object;
 pub mod raw;
+pub mod sim;
 pub mod wire;
 pub mod world;
 

@@ -135,12 +135,13 @@ impl Session {
             link.control_ready = true;
         } else if link.expects_header(stream) {
             self.on_header_bytes(path, stream);
-        } else if path != HOME || !self.recv.contains_key(&stream) {
-            if self.draining.contains(&stream) {
-                self.drain_native(stream);
-            } else {
-                link.note_readable(stream);
-            }
+        } else if path != HOME {
+            // Ids of another connection: one that the primary path knows too says nothing here.
+            link.note_readable(stream);
+        } else if self.draining.contains(&stream) {
+            self.drain_native(stream);
+        } else if !self.recv.contains_key(&stream) {
+            link.note_readable(stream);
         } else {
             self.check_native_reset(stream);
             self.notify(Event::Readable(stream));

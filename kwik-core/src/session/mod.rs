@@ -385,6 +385,20 @@ impl Session {
         stats
     }
 
+    /// Checks the session's own books, as simulators and soak tests do after every step (feature `audit`).
+    ///
+    /// # Errors
+    /// - [`Contradiction`](crate::Contradiction) if two things the session believes cannot both be true: a bug in KWIK.
+    #[cfg(any(test, feature = "audit"))]
+    pub fn audit(&self) -> Result<(), crate::Contradiction> {
+        match &self.machine {
+            Machine::Greeting(_) => Ok(()),
+            Machine::Client(client) => client.audit(),
+            Machine::Primary(primary) => primary.audit(),
+            Machine::Secondary(secondary) => secondary.audit(),
+        }
+    }
+
     // Ending.
 
     /// Closes the session and all its paths with an application code. Undelivered bytes are given up, as in quinn.

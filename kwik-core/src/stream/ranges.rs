@@ -82,7 +82,7 @@ impl RangeSet {
     }
 
     /// Returns whether every byte of `range` is in the set.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "audit"))]
     pub(crate) fn contains(&self, range: ByteRange) -> bool {
         self.end_of_prefix(range.start()) >= range.end()
     }
@@ -121,7 +121,7 @@ impl RangeSet {
     }
 
     /// Returns the extents in rising order.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "audit"))]
     pub(crate) fn iter(&self) -> impl Iterator<Item = ByteRange> {
         self.extents.iter().filter_map(|(&start, &end)| ByteRange::between(start, end))
     }
@@ -132,7 +132,7 @@ impl RangeSet {
     }
 
     /// Returns one past the highest offset in the set.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "audit"))]
     pub(crate) fn max_end(&self) -> Option<u64> {
         self.extents.last_key_value().map(|(_, &end)| end)
     }

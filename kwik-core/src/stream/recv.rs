@@ -2,6 +2,9 @@
 //!
 //! The native bytes `0..base` never pass through here; QUIC keeps them in order by itself.
 
+#[cfg(any(test, feature = "audit"))]
+mod audit;
+
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;

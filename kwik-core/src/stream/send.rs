@@ -75,6 +75,12 @@ impl SplitSend {
         Ok(())
     }
 
+    /// Returns whether all of `range` is leased, filled or being written.
+    #[cfg(any(test, feature = "audit"))]
+    pub(crate) fn owns(&self, range: ByteRange) -> bool {
+        self.owned.contains(range)
+    }
+
     /// Gives `range` back: nobody fills it any more.
     pub(crate) fn release(&mut self, range: ByteRange) {
         self.owned.remove(range);

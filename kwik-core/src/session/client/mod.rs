@@ -3,6 +3,8 @@
 //! Owns paths, jobs, leases and split streams. Never trusts a secondary outside its leases, never trusts the primary
 //! for where to dial. Called by `Session` with facts; answers with actions. Spec: KWIK §4 to §9.
 
+#[cfg(any(test, feature = "audit"))]
+mod audit;
 mod credit;
 mod leases;
 mod paths;
@@ -350,6 +352,7 @@ impl Client {
                 self.actions.push_back(Action::ClosePath { path, code: ErrorCode::PRIMARY_LOST });
             }
             state.leases.clear();
+            state.internal.clear();
         }
         self.leases.clear();
         self.undialled.clear();

@@ -1,0 +1,3 @@
+//! Worlds: scenarios, regressions, and the simulator's own promises.
+
+mod basics;

@@ -1,0 +1,293 @@
+//! Runs worlds by the thousand: `cargo run --release -p kwik-tests --bin sim -- --seeds 2000`.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{self, BufRead as _, BufReader, Write as _},
+    path::PathBuf,
+    process::{Command, ExitCode, Stdio},
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use clap::Parser;
+use cpu_time::ProcessTime;
+use kwik_tests::sim::{
+    Record,
+    swarm::{self, Options, Outcome, Profile},
+};
+
+/// Runs simulated worlds, one per seed, and checks what must be true in each.
+#[derive(Debug, Parser)]
+struct Args {
+    /// How many seeds.
+    #[arg(long, default_value_t = 100)]
+    seeds: u64,
+    /// The first seed.
+    #[arg(long, default_value_t = 0)]
+    from: u64,
+    /// Run each seed in two processes and compare the hashes of what happened.
+    #[arg(long)]
+    twice: bool,
+    /// Seconds of each world's time in which things go wrong, or that are measured.
+    #[arg(long, value_name = "X")]
+    virtual_seconds: Option<f64>,
+    /// Worlds at once; as many as there are processors by default.
+    #[arg(long)]
+    jobs: Option<usize>,
+    /// What kind of worlds: swarm, lossy or idle.
+    #[arg(long, default_value = "swarm")]
+    profile: String,
+    /// Print the result as one line of JSON.
+    #[arg(long)]
+    json: bool,
+    /// Print everything that happened in the first world.
+    #[arg(long)]
+    transcript: bool,
+    /// Fail if fewer kinds of things than this were seen.
+    #[arg(long, default_value_t = 0)]
+    marks: usize,
+    /// Print a line per seed; used by `--twice`.
+    #[arg(long, hide = true)]
+    hashes: bool,
+}
+
+impl Args {
+    fn length(&self) -> Option<Duration> {
+        self.virtual_seconds.map(|seconds| Duration::from_secs_f64(seconds.max(0.0)))
+    }
+
+    fn profile(&self) -> Option<Profile> {
+        match self.profile.as_str() {
+            "swarm" => Some(Profile::Swarm),
+            "lossy" => Some(Profile::Lossy),
+            "idle" => Some(Profile::Idle),
+            _ => None,
+        }
+    }
+
+    fn jobs(&self) -> usize {
+        self.jobs.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from)).max(1)
+    }
+
+    /// The command that runs one seed again.
+    fn replay(&self, seed: u64) -> String {
+        let length = self.virtual_seconds.map(|x| format!(" --virtual-seconds {x}")).unwrap_or_default();
+        let profile =
+            if self.profile == "swarm" { String::new() } else { format!(" --profile {}", self.profile) };
+        format!("cargo run --release -p kwik-tests --bin sim -- --seeds 1 --from {seed}{profile}{length}")
+    }
+}
+
+/// The sum of many worlds.
+#[derive(Default)]
+struct Sum {
+    seeds: u64,
+    datagrams: u64,
+    delivered: u64,
+    time: Duration,
+    recovery_max: Duration,
+    marks: BTreeMap<String, u64>,
+    failed: Vec<u64>,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let mut out = io::stdout().lock();
+    match run(&args, &mut out) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            // Nobody reads any more, or the disk is full: there is nowhere better to say it.
+            let told = writeln!(io::stderr(), "sim: {error}");
+            drop(told);
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(args: &Args, out: &mut impl io::Write) -> io::Result<bool> {
+    let Some(profile) = args.profile() else {
+        return Err(io::Error::other(format!("no profile {:?}: swarm, lossy or idle", args.profile)));
+    };
+    if args.twice {
+        return run_twice(args, out);
+    }
+    if args.transcript {
+        let outcome = Options::draw(args.from, profile, args.length()).run(Record::Last(usize::MAX));
+        writeln!(out, "{}\n{}", outcome.options, outcome.text)?;
+        return Ok(outcome.failure.is_none());
+    }
+    let (start, cpu) = (Instant::now(), ProcessTime::now());
+    let mut sum = Sum::default();
+    for_each(args, profile, |outcome| {
+        if args.hashes {
+            writeln!(out, "{} {} {}", outcome.seed, outcome.hash, outcome.failure.is_some())?;
+            out.flush()?;
+        } else if outcome.failure.is_some() {
+            tell(args, &outcome, out)?;
+        }
+        sum.add(outcome);
+        Ok(())
+    })?;
+    if !args.hashes {
+        report(args, &sum, start.elapsed(), cpu.elapsed(), out)?;
+    }
+    Ok(sum.failed.is_empty() && sum.marks.len() >= args.marks)
+}
+
+/// Runs all worlds on `jobs` threads and hands each outcome over, in the order of the seeds.
+fn for_each(
+    args: &Args,
+    profile: Profile,
+    mut take: impl FnMut(Outcome) -> io::Result<()>,
+) -> io::Result<()> {
+    let next = AtomicU64::new(args.from);
+    let end = args.from.saturating_add(args.seeds);
+    let (send, outcomes) = mpsc::sync_channel(64);
+    thread::scope(|scope| {
+        for _ in 0..args.jobs() {
+            let (send, next) = (send.clone(), &next);
+            scope.spawn(move || {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= end || send.send(swarm::run(seed, profile, args.length())).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(send);
+        let (mut expected, mut early) = (args.from, BTreeMap::new());
+        for outcome in outcomes {
+            early.insert(outcome.seed, outcome);
+            while let Some(outcome) = early.remove(&expected) {
+                expected += 1;
+                take(outcome)?;
+            }
+        }
+        Ok(())
+    })
+}
+
+impl Sum {
+    fn add(&mut self, outcome: Outcome) {
+        self.seeds += 1;
+        self.datagrams += outcome.datagrams;
+        self.delivered += outcome.delivered;
+        self.time += outcome.time;
+        self.recovery_max = self.recovery_max.max(outcome.recovery);
+        for (mark, count) in outcome.marks {
+            *self.marks.entry(mark).or_default() += count;
+        }
+        if outcome.failure.is_some() {
+            self.failed.push(outcome.seed);
+        }
+    }
+}
+
+/// Says what is wrong with a world, how to see it again, and where the rest is.
+fn tell(args: &Args, outcome: &Outcome, out: &mut impl io::Write) -> io::Result<()> {
+    let failure = outcome.failure.as_deref().unwrap_or_default();
+    let folder = PathBuf::from("target/sim").join(format!("seed-{}", outcome.seed));
+    fs::create_dir_all(&folder)?;
+    fs::write(folder.join("failure.txt"), format!("{failure}\n\n{}\n\n{}", outcome.options, outcome.text))?;
+    writeln!(out, "FAILED {failure}\n  {}\n  see {}", args.replay(outcome.seed), folder.display())?;
+    if args.seeds == 1 {
+        writeln!(out, "{}\n{}", outcome.options, outcome.text)?;
+    }
+    out.flush()
+}
+
+fn report(args: &Args, sum: &Sum, wall: Duration, cpu: Duration, out: &mut impl io::Write) -> io::Result<()> {
+    let minutes = cpu.as_secs_f64().max(1e-9) / 60.0;
+    let per_minute = sum.seeds as f64 / minutes;
+    let hours = sum.time.as_secs_f64() / 3600.0 / minutes;
+    let datagrams = sum.datagrams as f64 / cpu.as_secs_f64().max(1e-9);
+    if args.json {
+        let value = serde_json::json!({
+            "profile": args.profile, "from": args.from, "seeds": sum.seeds, "failed": sum.failed,
+            "cpu_seconds": cpu.as_secs_f64(), "wall_seconds": wall.as_secs_f64(),
+            "virtual_seconds": sum.time.as_secs_f64(), "datagrams": sum.datagrams, "delivered": sum.delivered,
+            "seeds_per_cpu_minute": per_minute, "virtual_hours_per_cpu_minute": hours,
+            "datagrams_per_cpu_second": datagrams, "recovery_max_seconds": sum.recovery_max.as_secs_f64(),
+            "marks": sum.marks,
+        });
+        return writeln!(out, "{value}");
+    }
+    for (mark, count) in &sum.marks {
+        writeln!(out, "{count:>12}  {mark}")?;
+    }
+    writeln!(
+        out,
+        "{} seeds from {}, {} failed: {:.1} CPU-seconds, {:.1} s\n\
+         {:.0} seeds, {:.1} simulated hours per CPU-minute; {:.0} datagrams per CPU-second; {:.1} MB delivered\n\
+         {} kinds of things seen; the slowest recovery took {:.1} s of its world's time",
+        sum.seeds,
+        args.from,
+        sum.failed.len(),
+        cpu.as_secs_f64(),
+        wall.as_secs_f64(),
+        per_minute,
+        hours,
+        datagrams,
+        sum.delivered as f64 / 1e6,
+        sum.marks.len(),
+        sum.recovery_max.as_secs_f64(),
+    )
+}
+
+/// Runs all worlds in two processes and compares what they say.
+fn run_twice(args: &Args, out: &mut impl io::Write) -> io::Result<bool> {
+    let lines = Mutex::new([BTreeMap::new(), BTreeMap::new()]);
+    let failed: io::Result<()> = thread::scope(|scope| {
+        let children: Vec<_> = (0..2)
+            .map(|which| {
+                let lines = &lines;
+                scope.spawn(move || -> io::Result<()> {
+                    let mut command = Command::new(std::env::current_exe()?);
+                    let jobs = (args.jobs() / 2).max(1).to_string();
+                    command.args(["--hashes", "--profile", &args.profile, "--jobs", &jobs]);
+                    command.args(["--seeds", &args.seeds.to_string(), "--from", &args.from.to_string()]);
+                    if let Some(seconds) = args.virtual_seconds {
+                        command.args(["--virtual-seconds", &seconds.to_string()]);
+                    }
+                    let mut child = command.stdout(Stdio::piped()).spawn()?;
+                    let stdout = child.stdout.take().ok_or_else(|| io::Error::other("no output"))?;
+                    for line in BufReader::new(stdout).lines() {
+                        let line = line?;
+                        let mut lines = lines.lock().map_err(|_| io::Error::other("a thread died"))?;
+                        if let (Some(lines), Some((seed, rest))) =
+                            (lines.get_mut(which), line.split_once(' '))
+                        {
+                            lines.insert(seed.parse::<u64>().map_err(io::Error::other)?, rest.to_owned());
+                        }
+                    }
+                    child.wait().map(drop)
+                })
+            })
+            .collect();
+        children
+            .into_iter()
+            .try_for_each(|child| child.join().map_err(|_| io::Error::other("a thread died"))?)
+    });
+    failed?;
+    let [first, second] = lines.into_inner().map_err(|_| io::Error::other("a thread died"))?;
+    let mut differing = 0;
+    let mut failing = 0;
+    for seed in args.from..args.from.saturating_add(args.seeds) {
+        let (a, b) = (first.get(&seed), second.get(&seed));
+        if a.is_none() || a != b {
+            differing += 1;
+            writeln!(out, "DIFFERS {seed}: {a:?} {b:?}\n  {}", args.replay(seed))?;
+        }
+        failing += usize::from(a.is_some_and(|line| line.ends_with("true")));
+    }
+    writeln!(out, "{} seeds twice, {differing} differing, {failing} failing", args.seeds)?;
+    Ok(differing == 0 && failing == 0)
+}

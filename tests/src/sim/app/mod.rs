@@ -1,0 +1,169 @@
+//! What the applications of a world do: read, write, hand out ranges, fill them, each in a manner drawn for it.
+//!
+//! They are strict about events: what blocked is tried again only when the core says so, or when a timer of their own
+//! is due. An event that the core owes and does not send stalls a world, and the world says so.
+
+#![expect(clippy::wildcard_enum_match_arm, reason = "an application looks at the events it has a use for")]
+
+mod client;
+mod primary;
+mod secondary;
+mod streams;
+
+use std::time::{Duration, Instant};
+
+use kwik_core::{ConnectionError, ErrorCode, Event, Session, SessionHandle};
+
+pub use self::{
+    client::{ClientApp, ClientPlan, OpenPlan},
+    primary::{Ending, Offer, PrimaryApp, PrimaryPlan},
+    secondary::{SecondaryApp, SecondaryPlan},
+    streams::{Reader, Reading, Writer, WriterEnd},
+};
+use super::{NodeId, book::Book, dice::Dice, oracle::Oracle, trace::Trace};
+
+/// What an application, or a machine, may use for one turn.
+#[derive(Debug)]
+pub struct Cx<'a> {
+    /// The machine's own clock.
+    pub now: Instant,
+    /// The world's time.
+    pub at: Duration,
+    /// Whose turn it is.
+    pub node: NodeId,
+    /// The choices of this machine's application.
+    pub dice: &'a mut Dice,
+    /// What must be true.
+    pub oracle: &'a mut Oracle,
+    /// What happened.
+    pub trace: &'a mut Trace,
+    /// Who is where.
+    pub book: &'a Book,
+}
+
+impl Cx<'_> {
+    /// Notes a decision of this machine.
+    pub fn note(&mut self, what: std::fmt::Arguments<'_>) {
+        let (at, node) = (self.at, self.node);
+        allocation_counter::opt_out(|| self.trace.note(at, node, what));
+    }
+}
+
+/// What runs on a machine.
+#[derive(Debug)]
+#[expect(clippy::exhaustive_enums, reason = "the three roles there are")]
+pub enum App {
+    /// Opens and reads streams.
+    Client(ClientApp),
+    /// Hands out ranges.
+    Primary(PrimaryApp),
+    /// Fills them.
+    Secondary(SecondaryApp),
+}
+
+impl App {
+    pub(super) fn event(
+        &mut self,
+        cx: &mut Cx<'_>,
+        handle: SessionHandle,
+        session: &mut Session,
+        event: &Event,
+    ) {
+        cx.note(format_args!("event {event:?}"));
+        if let Event::Lost(cause) = event {
+            note_loss(cx, session, cause);
+        }
+        match self {
+            Self::Client(app) => app.event(cx, event),
+            Self::Primary(app) => app.event(cx, handle, session, event),
+            Self::Secondary(app) => app.event(cx, handle, event),
+        }
+    }
+
+    /// Does what can be done now.
+    pub(super) fn turn(&mut self, cx: &mut Cx<'_>, handle: SessionHandle, session: &mut Session) {
+        match self {
+            Self::Client(app) => app.turn(cx, session),
+            Self::Primary(app) => app.turn(cx, handle, session),
+            Self::Secondary(app) => app.turn(cx, handle, session),
+        }
+    }
+
+    /// When the application wants a turn without an event.
+    pub(super) fn wake_at(&self, handle: SessionHandle) -> Option<Duration> {
+        match self {
+            Self::Client(app) => app.wake_at(),
+            Self::Primary(app) => app.wake_at(handle),
+            Self::Secondary(app) => app.wake_at(handle),
+        }
+    }
+
+    pub(super) fn forget(&mut self, handle: SessionHandle) {
+        match self {
+            Self::Client(_) => {}
+            Self::Primary(app) => app.forget(handle),
+            Self::Secondary(app) => app.forget(handle),
+        }
+    }
+
+    /// Returns whether what a session has received is still being read.
+    pub(super) fn reads(&self) -> bool {
+        match self {
+            Self::Client(app) => app.reads(),
+            Self::Primary(_) | Self::Secondary(_) => false,
+        }
+    }
+
+    /// Returns whether the application has nothing left to do.
+    pub(super) fn is_done(&self) -> bool {
+        match self {
+            Self::Client(app) => app.is_done(),
+            Self::Primary(app) => app.is_done(),
+            Self::Secondary(_) => true,
+        }
+    }
+}
+
+/// Checks why a session ended.
+fn note_loss(cx: &mut Cx<'_>, session: &Session, cause: &ConnectionError) {
+    let peer = cx.book.find(session.remote_address()).unwrap_or(cx.node);
+    let ends = [cx.node, peer];
+    let what = format!("the session between {} and {peer}", cx.node);
+    match cause {
+        ConnectionError::ApplicationClosed(close) if close.error_code.is_reserved() => {
+            cx.oracle.check_honest(&ends, close.error_code, &what);
+            cx.trace.mark(format!("closed by peer: {}", close.error_code));
+        }
+        ConnectionError::Fault(code) => {
+            cx.oracle.check_honest(&ends, *code, &what);
+            cx.trace.mark(format!("closed: {code}"));
+        }
+        ConnectionError::TransportError(text) | ConnectionError::ConnectionClosed(text) => {
+            // What QUIC says for any application's close before the handshake is done (RFC 9000 §10.2.3).
+            let closed_early = text.starts_with("the application or application protocol caused");
+            let honest = !closed_early
+                && ends.iter().all(|end| cx.oracle.is_honest(*end))
+                && !cx.book.has_changed(peer);
+            assert!(!honest, "10: {what} ended with {text}");
+            cx.trace.count("closed: transport error");
+        }
+        ConnectionError::TimedOut => cx.trace.count("closed: timed out"),
+        ConnectionError::Reset => cx.trace.count("closed: reset"),
+        ConnectionError::LocallyClosed => cx.trace.count("closed: locally"),
+        ConnectionError::ApplicationClosed(_) => cx.trace.count("closed by peer's application"),
+        _ => cx.trace.count("closed: other"),
+    }
+}
+
+/// The code that applications of a world give up streams with.
+pub const GIVEN_UP: ErrorCode = ErrorCode::from_u32(77);
+/// The code that applications of a world close sessions with.
+pub const GOODBYE: ErrorCode = ErrorCode::from_u32(7);
+
+/// Returns the earlier of two times.
+fn sooner(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}

@@ -1,0 +1,234 @@
+//! One machine that keeps to the rules: a core endpoint, its sessions and the application above them.
+//!
+//! It polls as the core's documentation says and holds the core to what that documentation promises.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    time::Instant,
+};
+
+use bytes::BytesMut;
+use kwik_core::{ClientConfig, DatagramEvent, Ecn, Endpoint, Session, SessionHandle, Transmit};
+
+use super::app::{App, Cx};
+
+/// A datagram on its way out.
+#[derive(Clone, Debug)]
+pub struct Outgoing {
+    /// Where to.
+    pub to: SocketAddr,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// Its ECN bits.
+    pub ecn: Option<Ecn>,
+}
+
+/// What the socket of a machine lets through in one turn.
+#[derive(Clone, Copy, Debug)]
+pub struct Socket {
+    /// Whether it takes anything at all.
+    pub open: bool,
+    /// Datagrams per batch, at most.
+    pub batch: usize,
+}
+
+/// An honest machine.
+#[derive(Debug)]
+pub struct Machine {
+    endpoint: Endpoint,
+    sessions: BTreeMap<SessionHandle, Slot>,
+    app: App,
+    touched: BTreeSet<SessionHandle>,
+    buf: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    session: Session,
+    deadline: Option<Instant>,
+}
+
+impl Slot {
+    /// Asks for a train, if the socket takes one.
+    fn transmit(&mut self, now: Instant, socket: Socket, buf: &mut Vec<u8>) -> Option<Transmit> {
+        if socket.open { self.session.poll_transmit(now, socket.batch, buf) } else { None }
+    }
+}
+
+/// Rounds that one session may want at one instant before it is called a busy loop.
+const ROUNDS_MAX: usize = 1000;
+
+impl Machine {
+    /// Creates a machine.
+    #[must_use]
+    pub fn new(endpoint: Endpoint, app: App) -> Self {
+        Self { endpoint, sessions: BTreeMap::new(), app, touched: BTreeSet::new(), buf: Vec::new() }
+    }
+
+    /// Starts a session.
+    pub fn connect(
+        &mut self,
+        now: Instant,
+        config: ClientConfig,
+        to: SocketAddr,
+        name: &str,
+    ) -> SessionHandle {
+        let (handle, session) =
+            self.endpoint.connect(now, config, to, name).expect("the name and the address are usable");
+        self.sessions.insert(handle, Slot { session, deadline: Some(now) });
+        self.touched.insert(handle);
+        handle
+    }
+
+    /// Returns the sessions of the machine, oldest first.
+    pub fn sessions(&mut self) -> impl Iterator<Item = (SessionHandle, &mut Session)> {
+        self.sessions.iter_mut().map(|(&handle, slot)| (handle, &mut slot.session))
+    }
+
+    /// Returns what runs on the machine.
+    #[must_use]
+    pub fn app(&self) -> &App {
+        &self.app
+    }
+
+    /// Returns what runs on the machine.
+    pub fn app_mut(&mut self) -> &mut App {
+        &mut self.app
+    }
+
+    /// Says that something was done to a session from outside.
+    pub fn touch(&mut self, handle: SessionHandle) {
+        self.touched.insert(handle);
+    }
+
+    /// Says that something was done to all sessions from outside.
+    pub fn touch_all(&mut self) {
+        self.touched.extend(self.sessions.keys());
+    }
+
+    /// Takes a datagram.
+    pub fn handle(
+        &mut self,
+        cx: &mut Cx<'_>,
+        from: SocketAddr,
+        ecn: Option<Ecn>,
+        bytes: &[u8],
+        out: &mut Vec<Outgoing>,
+    ) {
+        self.buf.clear();
+        match self.endpoint.handle(cx.now, from, None, ecn, BytesMut::from(bytes), &mut self.buf) {
+            None => cx.trace.count("datagram ignored"),
+            Some(DatagramEvent::Session(handle, event)) => {
+                if let Some(slot) = self.sessions.get_mut(&handle) {
+                    slot.session.handle_event(cx.now, event);
+                    self.touched.insert(handle);
+                }
+            }
+            Some(DatagramEvent::Incoming(incoming)) => {
+                match self.endpoint.accept(cx.now, incoming, &mut self.buf) {
+                    Ok((handle, session)) => {
+                        self.sessions.insert(handle, Slot { session, deadline: None });
+                        self.touched.insert(handle);
+                    }
+                    Err(error) => {
+                        cx.trace.count("client not accepted");
+                        if let Some(response) = error.response {
+                            split(&response, &self.buf, out);
+                        }
+                    }
+                }
+            }
+            Some(DatagramEvent::Response(response)) => {
+                cx.trace.count("endpoint answered");
+                split(&response, &self.buf, out);
+            }
+            Some(_) => panic!("the endpoint did something that this machine does not know"),
+        }
+    }
+
+    /// Does all that is to be done now: due timers, what sessions want, what the application wants.
+    pub fn turn(&mut self, cx: &mut Cx<'_>, socket: Socket, out: &mut Vec<Outgoing>) {
+        for (&handle, slot) in &mut self.sessions {
+            let due = slot.deadline.is_some_and(|at| at <= cx.now);
+            if due {
+                slot.session.handle_timeout(cx.now);
+            }
+            if due || self.app.wake_at(handle).is_some_and(|at| at <= cx.at) {
+                self.touched.insert(handle);
+            }
+        }
+        while let Some(handle) = self.touched.pop_first() {
+            self.settle(cx, handle, socket, out);
+        }
+    }
+
+    /// Works off one session until it wants nothing more.
+    fn settle(&mut self, cx: &mut Cx<'_>, handle: SessionHandle, socket: Socket, out: &mut Vec<Outgoing>) {
+        let Some(slot) = self.sessions.get_mut(&handle) else {
+            return;
+        };
+        let mut rounds = 0;
+        loop {
+            let mut idle = true;
+            while let Some(event) = slot.session.poll_endpoint_event() {
+                idle = false;
+                if let Some(answer) = self.endpoint.handle_session_event(cx.now, handle, event) {
+                    slot.session.handle_event(cx.now, answer);
+                }
+            }
+            self.buf.clear();
+            while let Some(transmit) = slot.transmit(cx.now, socket, &mut self.buf) {
+                idle = false;
+                split(&transmit, &self.buf, out);
+                self.buf.clear();
+            }
+            while let Some(event) = slot.session.poll_event() {
+                idle = false;
+                self.app.event(cx, handle, &mut slot.session, &event);
+            }
+            self.app.turn(cx, handle, &mut slot.session);
+            let due = slot.session.poll_timeout().is_some_and(|at| at <= cx.now);
+            if due && socket.open {
+                slot.session.handle_timeout(cx.now);
+            } else if idle {
+                break;
+            }
+            rounds += 1;
+            assert!(rounds < ROUNDS_MAX, "12: {} does not come to rest at {:?}", cx.node, cx.at);
+        }
+        if let Err(contradiction) = slot.session.audit() {
+            panic!("{contradiction}");
+        }
+        slot.deadline = slot.session.poll_timeout();
+        // What has arrived stays readable for as long as somebody reads.
+        if slot.session.is_drained() && !self.app.reads() {
+            cx.note(format_args!("session is drained"));
+            self.app.forget(handle);
+            self.sessions.remove(&handle);
+        }
+    }
+
+    /// When the machine wants a turn: by its own clock, and by the world's.
+    pub fn deadlines(&self) -> (Option<Instant>, Option<std::time::Duration>) {
+        let sessions = self.sessions.values().filter_map(|slot| slot.deadline).min();
+        let app = self.sessions.keys().filter_map(|&handle| self.app.wake_at(handle)).min();
+        (sessions, app)
+    }
+
+    /// Returns how many sessions are left, as the machine and as its endpoint count.
+    #[must_use]
+    pub fn left(&self) -> (usize, usize) {
+        (self.sessions.len(), self.endpoint.sessions())
+    }
+}
+
+/// Cuts a train into datagrams.
+fn split(transmit: &Transmit, buf: &[u8], out: &mut Vec<Outgoing>) {
+    let train = buf.get(..transmit.size).expect("the core says how much it wrote");
+    allocation_counter::opt_out(|| {
+        for datagram in train.chunks(transmit.segment_size.unwrap_or(transmit.size).max(1)) {
+            out.push(Outgoing { to: transmit.destination, bytes: datagram.to_vec(), ecn: transmit.ecn });
+        }
+    });
+}

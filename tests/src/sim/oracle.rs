@@ -1,0 +1,324 @@
+//! What must be true, said plainly: a model of every stream, without any of the protocol.
+//!
+//! The bytes of a stream follow from its name, so a reader's bytes are checked where they are read. Each check panics
+//! with the number of the invariant it belongs to; the numbers are those of the reliability brief: 1 exactness,
+//! 2 once, 3 no phantom, 4 end, 5 map, 6 memory, 7 credit, 8 ownership, 9 egress, 10 honesty, 11 containment,
+//! 12 no busy loop, 13 clean-up, 14 states, 15 no panic, 16 determinism.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+
+use bytes::Bytes;
+use kwik_core::{
+    ByteRange, Chunk, ConnectionError, ErrorCode, LeaseId, PathId, PathState, ReadError, Side, StreamId,
+};
+use rangemap::RangeSet;
+
+use super::NodeId;
+use crate::object::Object;
+
+/// Names one direction of one stream of one client's session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Flow {
+    /// Whose session.
+    pub client: NodeId,
+    /// Which of its sessions, if it connects more than once.
+    pub session: u32,
+    /// Which stream.
+    pub stream: StreamId,
+    /// Who sends.
+    pub sender: Side,
+}
+
+impl fmt::Display for Flow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{} from {:?}", self.client, self.session, self.stream, self.sender)
+    }
+}
+
+impl Flow {
+    /// Returns the object that the stream carries.
+    #[must_use]
+    pub fn object(self) -> Object {
+        let client = u64::from(self.client.0) << 32 | u64::from(self.session);
+        let stream = self.stream.into_inner() << 1 | u64::from(self.sender == Side::Server);
+        Object(client.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ stream.wrapping_mul(0xd6e8_feb8_6659_fd93))
+    }
+
+    /// Returns the bytes of `range` of the stream.
+    #[must_use]
+    pub fn bytes(self, range: ByteRange) -> Bytes {
+        self.object().bytes(range)
+    }
+}
+
+/// What is known of one direction of one stream.
+#[derive(Debug, Default)]
+struct Model {
+    /// The highest end that anybody was given or wrote.
+    end: u64,
+    finished: bool,
+    reset: Option<ErrorCode>,
+    stopped: Option<ErrorCode>,
+    accepted: bool,
+    /// What the reader has got.
+    got: RangeSet<u64>,
+    /// The next offset of an ordered reader.
+    next: u64,
+    /// The reader saw the end, or an error.
+    ended: bool,
+    /// Nobody is there to read it to its end.
+    unread: bool,
+}
+
+impl Model {
+    /// Returns whether nothing more is to be expected.
+    fn is_over(&self) -> bool {
+        self.ended || self.unread || self.stopped.is_some() || !(self.finished || self.reset.is_some())
+    }
+}
+
+/// The model of all streams of a world.
+#[derive(Debug, Default)]
+pub struct Oracle {
+    flows: BTreeMap<Flow, Model>,
+    paths: BTreeMap<(NodeId, u32, PathId), PathState>,
+    /// Machines that may break rules: faults of whoever they talk to are theirs.
+    hostile: BTreeSet<NodeId>,
+    delivered: u64,
+    /// Sessions in which nobody will read what this side sends from now on.
+    gone: BTreeSet<(NodeId, u32, Side)>,
+}
+
+impl Oracle {
+    /// Notes that `node` does not keep to the rules.
+    pub fn set_hostile(&mut self, node: NodeId) {
+        self.hostile.insert(node);
+    }
+
+    /// Returns whether `node` keeps to the rules.
+    #[must_use]
+    pub fn is_honest(&self, node: NodeId) -> bool {
+        !self.hostile.contains(&node)
+    }
+
+    /// Returns how many bytes readers have got in all.
+    #[must_use]
+    pub fn delivered(&self) -> u64 {
+        self.delivered
+    }
+
+    // What senders do.
+
+    /// A sender opened a stream.
+    pub fn opened(&mut self, flow: Flow) {
+        let unread = self.gone.contains(&(flow.client, flow.session, flow.sender));
+        let fresh = self.flows.insert(flow, Model { unread, ..Model::default() }).is_none();
+        assert!(fresh, "3: {flow} was opened twice");
+    }
+
+    /// Bytes up to `end` were written, or given to somebody to write.
+    pub fn given(&mut self, flow: Flow, end: u64) {
+        let model = self.model(flow);
+        model.end = model.end.max(end);
+    }
+
+    /// The sender said that nothing more comes.
+    pub fn finished(&mut self, flow: Flow) {
+        self.model(flow).finished = true;
+    }
+
+    /// The sender gave the stream up.
+    pub fn reset(&mut self, flow: Flow, code: ErrorCode) {
+        self.model(flow).reset = Some(code);
+    }
+
+    // What readers do and see.
+
+    /// The reader's end showed a stream to its application.
+    pub fn accepted(&mut self, flow: Flow) {
+        let Some(model) = self.flows.get_mut(&flow) else {
+            panic!("3: {flow} was accepted and never opened");
+        };
+        assert!(!std::mem::replace(&mut model.accepted, true), "3: {flow} was accepted twice");
+        model.unread = false;
+    }
+
+    /// The reader got bytes.
+    pub fn read(&mut self, flow: Flow, ordered: bool, chunk: &Chunk) {
+        let Some(range) = ByteRange::new(chunk.offset, chunk.bytes.len() as u64) else {
+            panic!("1: {flow} gave an empty chunk, or one beyond all offsets, at {}", chunk.offset);
+        };
+        assert!(flow.object().matches(range.start(), &chunk.bytes), "1: {flow} has wrong bytes in {range}");
+        let model = self.model(flow);
+        assert!(
+            range.end() <= model.end,
+            "1: {flow} gave {range}, and nobody has written past {}",
+            model.end
+        );
+        let std_range = range.start()..range.end();
+        assert!(!model.got.overlaps(&std_range), "2: {flow} gave {range} again");
+        assert!(!ordered || range.start() == model.next, "2: {flow} gave {range} before {}", model.next);
+        assert!(!model.ended, "4: {flow} gave {range} after its end");
+        model.got.insert(std_range);
+        model.next = range.end();
+        self.delivered += range.len();
+    }
+
+    /// The reader saw the end of the stream.
+    pub fn ended(&mut self, flow: Flow) {
+        let model = self.model(flow);
+        assert!(model.finished, "4: {flow} ended, and was not finished");
+        assert!(!model.ended, "4: {flow} ended twice");
+        let missing = model.got.gaps(&(0..model.end)).next();
+        assert!(missing.is_none(), "4: {flow} ended without {missing:?} of 0..{}", model.end);
+        model.ended = true;
+    }
+
+    /// The reader wants no more.
+    pub fn stopped(&mut self, flow: Flow, code: ErrorCode) {
+        self.model(flow).stopped = Some(code);
+    }
+
+    /// The reader saw an error. Returns a name for it.
+    pub fn failed(&mut self, flow: Flow, error: &ReadError, lost: Option<&ConnectionError>) {
+        let model = self.model(flow);
+        assert!(!model.ended, "4: {flow} failed after its end: {error}");
+        match error {
+            // A stream more than the client can guarantee credit for is given up, alone. Spec: KWIK §4.
+            ReadError::Reset(ErrorCode::NO_CREDIT) => {}
+            ReadError::Reset(code) => {
+                assert_eq!(model.reset, Some(*code), "4: {flow} was not reset like that");
+            }
+            ReadError::ConnectionLost(_) | ReadError::Incomplete { .. } => {
+                assert!(lost.is_some(), "10: {flow} failed in a session that lives: {error}");
+            }
+            ReadError::Blocked | ReadError::ClosedStream | ReadError::IllegalOrderedRead => {
+                panic!("10: {flow} failed with {error:?}")
+            }
+            _ => panic!("{flow} failed with an error that the oracle does not know: {error:?}"),
+        }
+        model.ended = true;
+    }
+
+    // Sessions and paths.
+
+    /// The state of a path changed. Spec: KWIK §8.
+    pub fn path(&mut self, client: NodeId, session: u32, path: PathId, state: PathState, server: NodeId) {
+        use PathState::{Active, Connecting, Dead, Degraded};
+        let before = self.paths.insert((client, session, path), state).unwrap_or(Connecting);
+        let edge = match (before, state) {
+            (a, b) if a == b => true,
+            (Connecting | Degraded, Active) | (Active, Degraded) => true,
+            (Connecting | Active | Degraded, Dead(_)) => true,
+            _ => false,
+        };
+        assert!(edge, "14: {path} of {client} went from {before:?} to {state:?}");
+        if let Dead(code) = state {
+            let named = format_args!("{path} of {client} to {server}").to_string();
+            self.check_honest(&[client, NodeId::PRIMARY, server], code, &named);
+        }
+    }
+
+    /// A session ended with a code: between honest ends it is never one that says somebody broke a rule.
+    pub fn check_honest(&self, ends: &[NodeId], code: ErrorCode, what: &str) {
+        assert_ne!(code, ErrorCode::INTERNAL, "15: {what} ended with INTERNAL");
+        if ends.iter().any(|end| self.hostile.contains(end)) {
+            return;
+        }
+        assert!(!is_violation(code), "10: {what} ended with {code} between honest ends");
+    }
+
+    /// A lease was lost: with nobody hostile about, never because somebody broke a rule.
+    pub fn check_honest_lease(&self, client: NodeId, code: ErrorCode, lease: LeaseId) {
+        let honest = self.hostile.is_empty();
+        assert!(!honest || !is_violation(code), "10: {lease} of {client} was lost with {code}");
+    }
+
+    /// A client's session is over: streams that it had not accepted will never be read.
+    pub fn unseen(&mut self, client: NodeId, session: u32) {
+        self.gone.insert((client, session, Side::Server));
+        let of =
+            |flow: &Flow| flow.client == client && flow.session == session && flow.sender == Side::Server;
+        let opened_here = |flow: &Flow| flow.stream.initiator() == Side::Client;
+        for (_, model) in
+            self.flows.iter_mut().filter(|(flow, model)| of(flow) && !model.accepted && !opened_here(flow))
+        {
+            model.unread = true;
+        }
+    }
+
+    /// Whoever read what `sender` sends in this session is gone, with all its state.
+    pub fn reader_gone(&mut self, client: NodeId, session: u32, sender: Side) {
+        self.gone.insert((client, session, sender));
+        let of = |flow: &Flow| flow.client == client && flow.session == session && flow.sender == sender;
+        for (_, model) in self.flows.iter_mut().filter(|(flow, _)| of(flow)) {
+            model.unread = true;
+        }
+    }
+
+    /// Everybody who read on a machine is gone: the primary, or a client with its session number `session`.
+    pub fn machine_gone(&mut self, node: NodeId, sessions: impl Iterator<Item = (NodeId, u32)>) {
+        let sender = if node == NodeId::PRIMARY { Side::Client } else { Side::Server };
+        self.gone.extend(sessions.map(|(client, session)| (client, session, sender)));
+        let reads = |flow: &Flow| match flow.sender {
+            Side::Client => node == NodeId::PRIMARY,
+            Side::Server => flow.client == node,
+        };
+        for (_, model) in self.flows.iter_mut().filter(|(flow, _)| reads(flow)) {
+            model.unread = true;
+        }
+    }
+
+    /// Returns whether everybody who reads has seen an end or an error, or has stopped.
+    #[must_use]
+    pub fn settled(&self) -> bool {
+        self.flows.values().all(Model::is_over)
+    }
+
+    /// Returns what has not come to an end, for a failure's report.
+    #[must_use]
+    pub fn unsettled(&self) -> Vec<String> {
+        let open = self.flows.iter().filter(|(_, model)| !model.is_over());
+        open.map(|(flow, model)| {
+            let gaps: Vec<_> = model.got.gaps(&(0..model.end)).take(4).collect();
+            format!(
+                "{flow}: accepted {}, finished {}, end {}, missing {gaps:?}",
+                model.accepted, model.finished, model.end
+            )
+        })
+        .collect()
+    }
+
+    fn model(&mut self, flow: Flow) -> &mut Model {
+        self.flows.get_mut(&flow).unwrap_or_else(|| panic!("3: {flow} does not exist"))
+    }
+}
+
+/// Returns whether `code` says that a peer broke a rule, rather than that something went away.
+#[must_use]
+pub fn is_violation(code: ErrorCode) -> bool {
+    [
+        ErrorCode::SECONDARY_STREAM_ISOLATION,
+        ErrorCode::STREAM_MAPPING_CONFLICT,
+        ErrorCode::OFFSET_SYNC_FAILURE,
+        ErrorCode::METADATA_PROTOCOL_VIOLATION,
+        ErrorCode::SECONDARY_STREAM_OVERFLOW,
+        ErrorCode::INVALID_STREAM_ROLE,
+        ErrorCode::INVALID_FRAME,
+        ErrorCode::FRAME_TOO_LARGE,
+        ErrorCode::FRAME_UNEXPECTED,
+        ErrorCode::VERSION,
+        ErrorCode::LEASE_VIOLATION,
+        ErrorCode::FINAL_SIZE,
+        ErrorCode::OFFSET_OVERFLOW,
+        ErrorCode::DIGEST_MISMATCH,
+        ErrorCode::DATA_CONFLICT,
+        ErrorCode::FLOW_CONTROL,
+        ErrorCode::EXCESSIVE_LOAD,
+        ErrorCode::INTERNAL,
+    ]
+    .contains(&code)
+}
