@@ -319,14 +319,10 @@ impl Session {
         if !native_done {
             match self.read_native(stream, max_len, ordered) {
                 Ok(Some(chunk)) if chunk.offset + chunk.bytes.len() as u64 > base => {
-                    self.fault(HOME, ErrorCode::METADATA_PROTOCOL_VIOLATION);
-                    return Err(ReadError::ClosedStream);
+                    return Err(self.read_fault(ErrorCode::METADATA_PROTOCOL_VIOLATION));
                 }
                 Ok(Some(chunk)) => return Ok(Some(chunk)),
-                Ok(None) => {
-                    self.fault(HOME, ErrorCode::FINAL_SIZE);
-                    return Err(ReadError::ClosedStream);
-                }
+                Ok(None) => return Err(self.read_fault(ErrorCode::FINAL_SIZE)),
                 Err(ReadError::Reset(code)) => {
                     if let Machine::Client(client) = &mut self.machine {
                         client.on_native_reset(self.now, stream);
@@ -376,10 +372,7 @@ impl Session {
             return Ok(());
         };
         match home.quic.read(stream, usize::MAX, false) {
-            Ok(_) => {
-                self.fault(HOME, ErrorCode::METADATA_PROTOCOL_VIOLATION);
-                Err(ReadError::ClosedStream)
-            }
+            Ok(_) => Err(self.read_fault(ErrorCode::METADATA_PROTOCOL_VIOLATION)),
             Err(ReadEnd::Reset(code)) => {
                 self.recv.remove(&stream);
                 if let Machine::Client(client) = &mut self.machine {
@@ -389,6 +382,12 @@ impl Session {
             }
             Err(ReadEnd::Blocked | ReadEnd::Closed | ReadEnd::Finished | ReadEnd::IllegalOrder) => Ok(()),
         }
+    }
+
+    /// Ends the session for a fault that reading brought to light, and says to the reader why it is over.
+    fn read_fault(&mut self, code: ErrorCode) -> ReadError {
+        self.fault(HOME, code);
+        ReadError::ConnectionLost(self.lost.clone().unwrap_or(ConnectionError::Fault(code)))
     }
 
     /// Tells the peer to send no more, and drops what is here. On a split stream all leases end.

@@ -1,5 +1,7 @@
 //! Sessions over real QUIC and real TLS, in memory and in virtual time: one client, one primary, some secondaries.
 
+mod edges;
+
 use std::{collections::VecDeque, sync::Arc};
 
 use bytes::BytesMut;

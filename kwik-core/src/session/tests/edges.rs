@@ -1,0 +1,48 @@
+//! What happens at the edges: rules broken, limits reached, one end ahead of the other.
+
+use super::*;
+
+/// A primary that breaks the rules of a split stream's native part: the reader learns what ended its session.
+#[test]
+fn a_fault_in_the_native_part_is_told_to_the_reader() {
+    // Native bytes before the split is told, and after; whether the stream ends then; what it costs.
+    let crimes = [
+        (100, 50, false, ErrorCode::METADATA_PROTOCOL_VIOLATION),
+        (0, 50, false, ErrorCode::METADATA_PROTOCOL_VIOLATION),
+        (40, 0, true, ErrorCode::FINAL_SIZE),
+    ];
+    for (before, after, ends, code) in crimes {
+        let mut world = World::new(1);
+        world.connect();
+        let path = world.attach(2);
+        let now = world.now;
+        let primary = world.session(PRIMARY);
+        let stream = primary.open(Dir::Bi).unwrap();
+        if before > 0 {
+            primary.write(now, stream, &mut [object(range(0, before))]).unwrap();
+        }
+        if ends {
+            primary.send.get_mut(&stream).unwrap().written += 10; // says that more is native than will come
+        }
+        primary.open_job(now, stream, NewJob::new(path, range(1000, 2000), "")).unwrap();
+        world.run_for(ONE_WAY * 3);
+        let home = world.session(PRIMARY).links.get_mut(&HOME).unwrap();
+        if after > 0 {
+            home.quic.write(stream, &mut [object(range(before, before + after))]).unwrap();
+        }
+        if ends {
+            home.quic.finish(stream);
+        }
+        world.run_for(ONE_WAY * 3);
+        let now = world.now;
+        let client = world.session(CLIENT);
+        assert_eq!(client.accept(Dir::Bi), Some(stream));
+        let error = loop {
+            if let Err(error) = client.read(now, stream, usize::MAX, true) {
+                break error;
+            }
+        };
+        assert_eq!(error, ReadError::ConnectionLost(ConnectionError::Fault(code)));
+        assert_eq!(client.lost(), Some(&ConnectionError::Fault(code)));
+    }
+}
