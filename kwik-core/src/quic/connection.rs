@@ -188,10 +188,6 @@ impl Connection {
         self.inner.send_stream(to_id(stream)).set_priority(priority).is_ok()
     }
 
-    pub(crate) fn priority(&mut self, stream: StreamId) -> Option<i32> {
-        self.inner.send_stream(to_id(stream)).priority().ok()
-    }
-
     /// `None` once the stream is closed; otherwise the code the peer stopped it with, if it did.
     pub(crate) fn stopped(&mut self, stream: StreamId) -> Option<Option<ErrorCode>> {
         self.inner.send_stream(to_id(stream)).stopped().ok().map(|code| code.map(event::code))

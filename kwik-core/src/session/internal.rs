@@ -7,7 +7,7 @@ use bytes::{Buf as _, Bytes};
 use super::{
     HOME, Machine, Session,
     action::{InternalEnd, Opened},
-    streams::flush_header,
+    streams::{below_control, flush_header},
 };
 use crate::{
     action::{Event, RunId},
@@ -69,7 +69,7 @@ impl Session {
             return None;
         };
         if let Some(home) = self.links.get_mut(&HOME) {
-            home.quic.set_priority(internal, priority);
+            home.quic.set_priority(internal, below_control(priority));
         }
         let header = Bytes::copy_from_slice(&encode_header(&header));
         self.outgoing.insert(internal, Outgoing { owner, header });

@@ -34,6 +34,8 @@ pub(super) struct SendHalf {
     pub(super) header: Bytes,
     /// Native bytes QUIC has taken.
     pub(super) written: u64,
+    /// As the application set it.
+    pub(super) priority: i32,
     pub(super) finished: bool,
     /// FIN waits for the header.
     pub(super) finish_pending: bool,
@@ -210,19 +212,21 @@ impl Session {
     /// # Errors
     /// - [`ClosedStream`] if the stream is closed.
     pub fn set_priority(&mut self, stream: StreamId, priority: i32) -> Result<(), ClosedStream> {
-        self.send.get(&stream).ok_or(ClosedStream)?;
+        let half = self.send.get_mut(&stream).ok_or(ClosedStream)?;
         let home = self.links.get_mut(&HOME).ok_or(ClosedStream)?;
-        // Control stays ahead of everything.
-        if home.quic.set_priority(stream, priority.min(i32::MAX - 1)) { Ok(()) } else { Err(ClosedStream) }
+        if !home.quic.set_priority(stream, below_control(priority)) {
+            return Err(ClosedStream);
+        }
+        half.priority = priority;
+        Ok(())
     }
 
-    /// Returns the stream's priority.
+    /// Returns the stream's priority, as it was set.
     ///
     /// # Errors
     /// - [`ClosedStream`] if the stream is closed.
-    pub fn priority(&mut self, stream: StreamId) -> Result<i32, ClosedStream> {
-        self.send.get(&stream).ok_or(ClosedStream)?;
-        self.links.get_mut(&HOME).and_then(|home| home.quic.priority(stream)).ok_or(ClosedStream)
+    pub fn priority(&self, stream: StreamId) -> Result<i32, ClosedStream> {
+        self.send.get(&stream).map(|half| half.priority).ok_or(ClosedStream)
     }
 
     /// Returns the code the peer stopped the stream with, `None` while it is open.
@@ -443,6 +447,11 @@ impl Session {
     pub fn datagram_send_buffer_space(&mut self) -> usize {
         self.links.get_mut(&HOME).map_or(0, |home| home.quic.datagram_send_buffer_space())
     }
+}
+
+/// What QUIC is told of an application's priority: control stays ahead of everything.
+pub(super) fn below_control(priority: i32) -> i32 {
+    priority.min(i32::MAX - 1)
 }
 
 /// Writes what is left of a stream's header.

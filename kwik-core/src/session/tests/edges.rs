@@ -46,3 +46,17 @@ fn a_fault_in_the_native_part_is_told_to_the_reader() {
         assert_eq!(client.lost(), Some(&ConnectionError::Fault(code)));
     }
 }
+
+/// Control stays ahead of it all the same.
+#[test]
+fn a_priority_reads_back_as_it_was_set() {
+    let mut world = World::new(0);
+    world.connect();
+    let client = world.session(CLIENT);
+    let stream = client.open(Dir::Bi).unwrap();
+    assert_eq!(client.priority(stream), Ok(0));
+    for priority in [i32::MIN, -1, 7, i32::MAX - 1, i32::MAX] {
+        client.set_priority(stream, priority).unwrap();
+        assert_eq!(client.priority(stream), Ok(priority));
+    }
+}
