@@ -594,7 +594,7 @@ fn a_removed_path_gives_back_its_leases() {
         assert!(soon("the end of the job", taken.next_lease()).await.is_none());
         soon("the path's end", stage.primary.path_dead(stage.paths[0])).await.unwrap();
         assert!(stage.primary.remove_path(stage.paths[0]).is_err());
-        assert_eq!(work.lease(range(1, MIB)).err(), Some(LeaseError::JobClosed), "jobs end with their path");
+        assert_eq!(work.lease(range(1, MIB)).err(), Some(LeaseError::PathDead));
         assert_eq!(
             stage.stream.open_job(job(stage.paths[0], range(1, MIB))).err(),
             Some(LeaseError::PathDead)

@@ -85,14 +85,18 @@ impl Primary {
         range: ByteRange,
     ) -> Result<LeaseId, LeaseError> {
         let job = self.jobs.get_mut(&job_id).ok_or(LeaseError::JobClosed)?;
+        // The end of a path refuses its jobs as well: what it names is the path. Spec: KWIK §8.
+        let path = self.paths.get_mut(&job.path).ok_or(LeaseError::PathDead)?;
+        if matches!(path.state, PathState::Dead(_)) {
+            return Err(LeaseError::PathDead);
+        }
         if matches!(job.answer, Some(Err(_))) {
             return Err(LeaseError::JobClosed);
         }
         if !job.range.contains(range) || range.len() > job.left || range.len() > limits::LEASE_MAX {
             return Err(LeaseError::OutsideJob);
         }
-        let path = self.paths.get_mut(&job.path).ok_or(LeaseError::PathDead)?;
-        if matches!(path.state, PathState::Dead(_) | PathState::Degraded) {
+        if path.state == PathState::Degraded {
             return Err(LeaseError::PathDead);
         }
         let on_stream = self.leases.values().filter(|lease| lease.stream == job.stream).count();

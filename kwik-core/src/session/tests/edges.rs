@@ -60,3 +60,25 @@ fn a_priority_reads_back_as_it_was_set() {
         assert_eq!(client.priority(stream), Ok(priority));
     }
 }
+
+/// Spec: KWIK §8: a command that names a dead path says so, though the path's end has ended the job too.
+#[test]
+fn a_lease_on_a_dead_path_says_that_the_path_is_dead() {
+    let mut world = World::new(1);
+    world.connect();
+    let path = world.attach(2);
+    let now = world.now;
+    let primary = world.session(PRIMARY);
+    let stream = primary.open(Dir::Bi).unwrap();
+    let job = primary.open_job(now, stream, NewJob::new(path, range(0, 100), "")).unwrap();
+    world.session(PRIMARY).remove_path(now, path).unwrap();
+    world.run(|w| matches!(w.session(PRIMARY).path_state(path), Some(PathState::Dead(_))));
+    let now = world.now;
+    let primary = world.session(PRIMARY);
+    assert!(matches!(primary.job_answer(job), Some(Err(_))));
+    assert_eq!(primary.lease(now, job, range(0, 100)), Err(LeaseError::PathDead));
+    let again = primary.open_job(now, stream, NewJob::new(path, range(0, 100), ""));
+    assert_eq!(again, Err(LeaseError::PathDead));
+    primary.close_job(now, job);
+    assert_eq!(primary.lease(now, job, range(0, 100)), Err(LeaseError::JobClosed));
+}
