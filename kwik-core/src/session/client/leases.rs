@@ -25,7 +25,9 @@ impl Client {
         if !path.state.is_live() {
             return self.refuse_job(&open, ErrorCode::PATH_DEAD);
         }
-        if self.jobs.values().filter(|job| job.path == open.path).count() >= limits::JOBS_PER_PATH {
+        // As the primary counts: one that was refused is no work any more, though its owner may still hold on to it.
+        let taken = |job: &&Job| job.path == open.path && job.closed.is_none();
+        if self.jobs.values().filter(taken).count() >= limits::JOBS_PER_PATH {
             return self.refuse_job(&open, ErrorCode::LIMIT_EXCEEDED);
         }
         let job = Job { path: open.path, stream: open.stream, range: open.range, closed: None };
@@ -72,6 +74,8 @@ impl Client {
     ) -> Result<(), ErrorCode> {
         match self.jobs.get_mut(&id) {
             Some(job) if job.path != path => return Err(ErrorCode::METADATA_PROTOCOL_VIOLATION),
+            // What was refused stays refused: the primary, too, counts on it.
+            Some(job) if job.closed.is_some() => self.late_frames += 1,
             Some(job) => {
                 job.closed = refused;
                 self.tell_primary(match refused {
@@ -83,8 +87,19 @@ impl Client {
         }
         if let Some(code) = refused {
             self.lose_leases_of_job(now, path, id, code);
+            self.forget_refused(path);
         }
         Ok(())
+    }
+
+    /// Refused jobs are remembered for the code that leases on their way are refused with; not without end, because
+    /// they do not count, and it is the primary that has to close them.
+    fn forget_refused(&mut self, path: PathId) {
+        let refused = || self.jobs.iter().filter(|(_, job)| job.path == path && job.closed.is_some());
+        if refused().count() > limits::JOBS_PER_PATH {
+            let oldest = refused().next().map(|(&id, _)| id);
+            oldest.map(|id| self.jobs.remove(&id));
+        }
     }
 
     /// Ends what a path was given of a job, closed or not.

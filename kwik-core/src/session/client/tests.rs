@@ -363,3 +363,43 @@ fn a_run_leaves_half_the_window_to_leases() {
     let credit = Credit::Lease { lease: LeaseId::new(0), bytes: 100 };
     assert!(granted.contains(&Action::Send { path: PATH, frame: Frame::Credit(credit) }), "{granted:?}");
 }
+
+/// Spec: KWIK §11: 256 jobs per path are 256 that may still be worked on, at both ends.
+#[test]
+fn refused_jobs_do_not_count_and_are_not_kept_without_end() {
+    let mut machine = Machine::new();
+    let code = ErrorCode::from_u32(404);
+    let refused = |actions: &[Action]| {
+        actions
+            .iter()
+            .any(|a| matches!(a, Action::Send { path: PathId::PRIMARY, frame: Frame::JobRefused { .. } }))
+    };
+    for id in 1..2000 {
+        let id = JobId::new(id);
+        machine.primary(Frame::JobOpen(job(id, PATH)));
+        assert!(!refused(&machine.actions()), "{id} was not passed on");
+        machine.secondary(PATH, Frame::JobRefused { job: id, code });
+        assert_eq!(machine.actions(), [told(Frame::JobRefused { job: id, code })]);
+        machine.secondary(PATH, Frame::JobAccepted { job: id });
+        assert!(machine.actions().is_empty(), "{id} was accepted after all");
+    }
+    assert!(machine.client.jobs.len() <= 2 * limits::JOBS_PER_PATH + 1);
+    // A lease that crossed the refusal is refused with its code.
+    let late = Frame::LeaseGrant(LeaseGrant {
+        lease: LeaseId::new(0),
+        job: JobId::new(1999),
+        range: range(200, 300),
+        digest: None,
+        deadline_ms: None,
+        hedge_of: None,
+    });
+    machine.primary(late);
+    assert_eq!(machine.actions(), [told(Frame::LeaseRefused { lease: LeaseId::new(0), code })]);
+    // Those that are worked on do count.
+    for id in 2000..2000 + limits::JOBS_PER_PATH as u64 - 1 {
+        machine.primary(Frame::JobOpen(job(JobId::new(id), PATH)));
+        assert!(!refused(&machine.actions()), "{id} was not passed on");
+    }
+    machine.primary(Frame::JobOpen(job(JobId::new(9999), PATH)));
+    assert!(refused(&machine.actions()));
+}
