@@ -39,6 +39,11 @@ impl ErrorCode {
     pub const fn is_reserved(self) -> bool {
         self.0 >= BLOCK && self.0 < BLOCK + BLOCK_LEN
     }
+
+    /// Fails if the code is not an application's to send.
+    pub(crate) const fn check_own(self) -> Result<(), ApiMisuse> {
+        if self.is_reserved() { Err(ApiMisuse::ReservedCode) } else { Ok(()) }
+    }
 }
 
 impl From<u32> for ErrorCode {
@@ -394,6 +399,18 @@ pub enum SendDatagramError {
 #[error("closed stream")]
 #[non_exhaustive]
 pub struct ClosedStream;
+
+/// Errors of giving up one half of a stream with a code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum GiveUpError {
+    /// Wrong in the program itself.
+    #[error(transparent)]
+    Misuse(#[from] ApiMisuse),
+    /// The half was given up before, or is over, or never existed.
+    #[error(transparent)]
+    ClosedStream(#[from] ClosedStream),
+}
 
 /// The path is closed, timed out, or was never added.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Error)]

@@ -53,7 +53,7 @@ pub use endpoint::{
 };
 pub use error::{
     AddPathError, ApiMisuse, ApplicationClose, ClosedStream, ConfigError, ConnectError, ConnectionError,
-    ErrorCode, LeaseError, LeaseWriteError, PathDead, ReadError, SendDatagramError, WriteError,
+    ErrorCode, GiveUpError, LeaseError, LeaseWriteError, PathDead, ReadError, SendDatagramError, WriteError,
 };
 pub use id::{
     ByteRange, Dir, JobId, LeaseId, OFFSET_MAX, PathId, PublicKey, Role, SessionId, Side, Signature,

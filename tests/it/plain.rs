@@ -417,6 +417,27 @@ fn closing_with_a_reserved_code_sends_0() {
     });
 }
 
+/// So it is with streams: the call takes effect, or the writer's drop would end the stream as if it were whole.
+#[test]
+fn resetting_and_stopping_with_a_reserved_code_send_0() {
+    run(async {
+        let (_world, ways) = both_ways().await;
+        for (from, to) in ways {
+            let mut send = from.open_uni().await.unwrap();
+            send.write_all(b"x").await.unwrap();
+            let mut recv = to.accept_uni().await.unwrap();
+            recv.read_exact(&mut [0]).await.unwrap();
+            send.reset(ErrorCode::NO_ERROR).unwrap();
+            assert_eq!(soon("the reset", recv.read(&mut [0])).await, Err(ReadError::Reset(code(0))));
+
+            let mut send = from.open_uni().await.unwrap();
+            send.write_all(b"x").await.unwrap();
+            to.accept_uni().await.unwrap().stop(ErrorCode::PRIMARY_LOST).unwrap();
+            assert_eq!(soon("the stop", send.stopped()).await, Ok(Some(code(0))));
+        }
+    });
+}
+
 fn protocols(names: &[&str]) -> Vec<Vec<u8>> {
     names.iter().map(|name| name.as_bytes().to_vec()).collect()
 }

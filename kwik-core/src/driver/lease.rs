@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::{
     error::RangeWriteError,
-    session::{Key, SessionRef},
+    session::{Key, SessionRef, own_code},
     stream::{self, Sink},
 };
 use crate::{
@@ -123,16 +123,15 @@ impl SecondaryStream {
     }
 
     /// Gives the rest of the range back, with a code of the application's.
-    pub fn reset(mut self, code: ErrorCode) {
-        self.give_back(code);
-        self.written = self.lease.range.len(); // nothing left for drop to give back
-    }
-
-    fn give_back(&self, code: ErrorCode) {
+    ///
+    /// A code of KWIK's reserved block is a mistake: it is logged, and code 0 is sent instead.
+    pub fn reset(self, code: ErrorCode) {
         self.session.with(|s| {
             if s.error.is_none() {
                 let now = s.now();
-                s.core.reset_lease(now, self.lease.id, code);
+                if let Err(error) = s.core.reset_lease(now, self.lease.id, own_code(code)) {
+                    tracing::error!(%error, "reset failed");
+                }
                 s.notify();
             }
         });
@@ -175,9 +174,15 @@ impl Sink for SecondaryStream {
 
 impl Drop for SecondaryStream {
     fn drop(&mut self) {
-        self.session.with(|s| s.wakers.unset(Key::Lease(self.lease.id)));
-        // Complete or not: a complete one is only let go of.
-        self.give_back(ErrorCode::LEASE_SHORT);
+        self.session.with(|s| {
+            s.wakers.unset(Key::Lease(self.lease.id));
+            if s.error.is_none() {
+                // Complete or not: a complete one, or one that was reset, is only let go of.
+                let now = s.now();
+                s.core.drop_lease(now, self.lease.id);
+                s.notify();
+            }
+        });
     }
 }
 

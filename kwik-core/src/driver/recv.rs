@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::{
     error::{ReadExactError, ReadToEndError},
-    session::{Key, SessionRef, State},
+    session::{Key, SessionRef, State, own_code},
 };
 use crate::{
     action::Chunk,
@@ -180,13 +180,15 @@ impl RecvStream {
 
     /// Tells the peer that no more of the stream is wanted, and drops what has not been read.
     ///
+    /// A code of KWIK's reserved block is a mistake: it is logged, and code 0 is sent instead.
+    ///
     /// # Errors
     /// - [`ClosedStream`] if the stream was stopped or read to its end before.
     pub fn stop(&mut self, code: ErrorCode) -> Result<(), ClosedStream> {
         self.session.with(|s| {
             s.wakers.unset(Key::Readable(self.stream));
             let now = s.now();
-            s.core.stop(now, self.stream, code)?;
+            s.core.stop(now, self.stream, own_code(code)).map_err(|_closed| ClosedStream)?;
             s.notify();
             Ok(())
         })?;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{
     lease::{SecondaryLease, SecondaryStream},
-    session::{Key, SessionRef},
+    session::{Key, SessionRef, own_code},
 };
 use crate::{
     action::JobInfo,
@@ -120,6 +120,8 @@ impl SecondaryJob {
     }
 
     /// Refuses the job, or ends it if it was accepted before.
+    ///
+    /// A code of KWIK's reserved block is a mistake: it is logged, and code 0 is sent instead.
     pub fn refuse(mut self, code: ErrorCode) {
         self.refuse_now(code);
         self.ended = Some(code);
@@ -159,7 +161,9 @@ impl SecondaryJob {
         self.session.with(|s| {
             if s.error.is_none() {
                 let now = s.now();
-                s.core.refuse_job(now, self.job.id, code);
+                if let Err(error) = s.core.refuse_job(now, self.job.id, own_code(code)) {
+                    tracing::error!(%error, "refusal failed");
+                }
                 s.notify();
             }
         });

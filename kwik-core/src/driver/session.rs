@@ -127,13 +127,10 @@ impl State {
         Ok(())
     }
 
-    /// Closes the session whatever the code: a reserved one, which only a mistaken program passes, becomes 0.
+    /// Closes the session whatever the code; see [`own_code`].
     pub(super) fn close_always(&mut self, code: ErrorCode, reason: &[u8]) {
-        if let Err(error) = self.close(code, reason) {
-            tracing::error!(%error, ?code, "close called with a reserved code; closing with code 0");
-            if let Err(error) = self.close(ErrorCode::from_u32(0), reason) {
-                tracing::error!(%error, "close failed");
-            }
+        if let Err(error) = self.close(own_code(code), reason) {
+            tracing::error!(%error, "close failed");
         }
     }
 
@@ -200,7 +197,7 @@ impl State {
         let now = self.now();
         loop {
             match self.core.next_lease(job) {
-                Ok(Some(lease)) => self.core.reset_lease(now, lease.id, ErrorCode::LEASE_SHORT),
+                Ok(Some(lease)) => self.core.drop_lease(now, lease.id),
                 Ok(None) => return,
                 Err(_ended) => {
                     self.unwatched.jobs.remove(&job);
@@ -413,6 +410,20 @@ impl Drop for Slot {
 impl fmt::Debug for Slot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Slot").finish_non_exhaustive()
+    }
+}
+
+/// Returns `code`, or 0 in place of a reserved one, which only a mistaken program passes. Spec: KWIK §10.
+///
+/// For calls that must not fail for such a reason, or cannot say so: quinn's have no error for it, and a stream whose
+/// reset had failed unnoticed would be finished when its handle is dropped, as if nothing were missing.
+pub(super) fn own_code(code: ErrorCode) -> ErrorCode {
+    match code.check_own() {
+        Ok(()) => code,
+        Err(error) => {
+            tracing::error!(%error, %code, "code 0 is sent instead");
+            ErrorCode::from_u32(0)
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use super::{
     COPY_MAX,
     error::StoppedError,
     ranges::{Job, RangeWriter, Ranges},
-    session::{Key, SessionRef},
+    session::{Key, SessionRef, own_code},
 };
 use crate::{
     error::{ClosedStream, ErrorCode, LeaseError, WriteError},
@@ -105,12 +105,14 @@ impl SendStream {
 
     /// Gives the stream up: what has not arrived yet will not, and the peer's reader fails with `code`.
     ///
+    /// A code of KWIK's reserved block is a mistake: it is logged, and code 0 is sent instead.
+    ///
     /// # Errors
     /// - [`ClosedStream`] if the stream was reset before, or all of it has arrived.
     pub fn reset(&mut self, code: ErrorCode) -> Result<(), ClosedStream> {
         self.session.with(|s| {
             let now = s.now();
-            s.core.reset(now, self.stream, code)?;
+            s.core.reset(now, self.stream, own_code(code)).map_err(|_closed| ClosedStream)?;
             s.notify();
             Ok(())
         })

@@ -406,9 +406,7 @@ impl Session {
     /// # Errors
     /// - [`ApiMisuse::ReservedCode`] if `code` is one of KWIK's.
     pub fn close(&mut self, now: Instant, code: ErrorCode, reason: &[u8]) -> Result<(), ApiMisuse> {
-        if code.is_reserved() {
-            return Err(ApiMisuse::ReservedCode);
-        }
+        code.check_own()?;
         self.touch(now);
         self.close_with(code, reason);
         Ok(())

@@ -202,11 +202,16 @@ impl Session {
     }
 
     /// Refuses a job, before or after it was accepted; leases that were not handed out end with it.
-    pub fn refuse_job(&mut self, now: Instant, job: JobId, code: ErrorCode) {
+    ///
+    /// # Errors
+    /// - [`ApiMisuse::ReservedCode`] if `code` is one of KWIK's; nothing was done.
+    pub fn refuse_job(&mut self, now: Instant, job: JobId, code: ErrorCode) -> Result<(), ApiMisuse> {
+        code.check_own()?;
         self.touch(now);
         if let Machine::Secondary(secondary) = &mut self.machine {
             secondary.refuse_job(job, code);
         }
+        Ok(())
     }
 
     /// Takes the next lease of a job; `None` if none waits.
@@ -240,7 +245,21 @@ impl Session {
     }
 
     /// Lets go of a lease. An incomplete one is given up with `code`, which the primary is told.
-    pub fn reset_lease(&mut self, now: Instant, lease: LeaseId, code: ErrorCode) {
+    ///
+    /// # Errors
+    /// - [`ApiMisuse::ReservedCode`] if `code` is one of KWIK's; nothing was done.
+    pub fn reset_lease(&mut self, now: Instant, lease: LeaseId, code: ErrorCode) -> Result<(), ApiMisuse> {
+        code.check_own()?;
+        self.let_go(now, lease, code);
+        Ok(())
+    }
+
+    /// Lets go of a lease without a word of the application's: an incomplete one is given up with `LEASE_SHORT`.
+    pub fn drop_lease(&mut self, now: Instant, lease: LeaseId) {
+        self.let_go(now, lease, ErrorCode::LEASE_SHORT);
+    }
+
+    fn let_go(&mut self, now: Instant, lease: LeaseId, code: ErrorCode) {
         self.touch(now);
         if let Machine::Secondary(secondary) = &mut self.machine {
             secondary.reset_lease(lease, code);

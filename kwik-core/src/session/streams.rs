@@ -5,7 +5,9 @@ use bytes::Bytes;
 use super::{HOME, Machine, Session, internal::Owner};
 use crate::{
     action::Chunk,
-    error::{ClosedStream, ConnectionError, ErrorCode, ReadError, SendDatagramError, WriteError},
+    error::{
+        ClosedStream, ConnectionError, ErrorCode, GiveUpError, ReadError, SendDatagramError, WriteError,
+    },
     id::{Dir, StreamId},
     quic::{DatagramEnd, ReadEnd, WriteEnd, Written},
     stream::send::SplitSend,
@@ -190,8 +192,10 @@ impl Session {
     /// Gives the stream up; what was not delivered may never be. On a split stream all leases end.
     ///
     /// # Errors
-    /// - [`ClosedStream`] if it was reset before, or delivered whole.
-    pub fn reset(&mut self, now: Instant, stream: StreamId, code: ErrorCode) -> Result<(), ClosedStream> {
+    /// - [`GiveUpError::ClosedStream`] if it was reset before, or delivered whole.
+    /// - [`GiveUpError::Misuse`] if `code` is one of KWIK's; nothing was done.
+    pub fn reset(&mut self, now: Instant, stream: StreamId, code: ErrorCode) -> Result<(), GiveUpError> {
+        code.check_own()?;
         self.touch(now);
         self.send.remove(&stream).ok_or(ClosedStream)?;
         if let Machine::Primary(primary) = &mut self.machine {
@@ -204,7 +208,7 @@ impl Session {
             return Ok(());
         }
         let home = self.links.get_mut(&HOME).ok_or(ClosedStream)?;
-        if home.quic.reset(stream, code) { Ok(()) } else { Err(ClosedStream) }
+        if home.quic.reset(stream, code) { Ok(()) } else { Err(ClosedStream.into()) }
     }
 
     /// Sets which streams' bytes go first; higher first, 0 by default.
@@ -397,8 +401,10 @@ impl Session {
     /// Tells the peer to send no more, and drops what is here. On a split stream all leases end.
     ///
     /// # Errors
-    /// - [`ClosedStream`] if it was stopped before or read to its end.
-    pub fn stop(&mut self, now: Instant, stream: StreamId, code: ErrorCode) -> Result<(), ClosedStream> {
+    /// - [`GiveUpError::ClosedStream`] if it was stopped before or read to its end.
+    /// - [`GiveUpError::Misuse`] if `code` is one of KWIK's; nothing was done.
+    pub fn stop(&mut self, now: Instant, stream: StreamId, code: ErrorCode) -> Result<(), GiveUpError> {
+        code.check_own()?;
         self.touch(now);
         self.recv.remove(&stream).ok_or(ClosedStream)?;
         if let Machine::Client(client) = &mut self.machine {

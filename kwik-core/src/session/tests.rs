@@ -572,7 +572,7 @@ fn a_job_may_be_refused_and_its_leases_with_it() {
         let secondary = w.session(2);
         if let Some(job) = secondary.accept_job() {
             assert_eq!(job.payload, "?");
-            secondary.refuse_job(now, job.id, code);
+            secondary.refuse_job(now, job.id, code).unwrap();
         }
         w.session(PRIMARY).job_answer(job) == Some(Err(code))
     });
@@ -816,7 +816,7 @@ fn a_lease_given_up_at_once_is_answered() {
             return false;
         };
         secondary.write_lease(now, info.id, &mut [object(range(0, 20))]).unwrap();
-        secondary.reset_lease(now, info.id, code);
+        secondary.reset_lease(now, info.id, code).unwrap();
         true
     });
     let mut outcome = None;
@@ -841,7 +841,7 @@ fn leases_of_a_closed_job_are_answered_when_it_is_refused() {
     primary.close_job(now, job);
     world.run_for(ONE_WAY * 10);
     let now = world.now;
-    world.session(2).refuse_job(now, job, ErrorCode::from_u32(1));
+    world.session(2).refuse_job(now, job, ErrorCode::from_u32(1)).unwrap();
     world.run(|w| matches!(w.session(PRIMARY).lease_outcome(lease), Some(LeaseOutcome::Lost { .. })));
 }
 

@@ -82,3 +82,34 @@ fn a_lease_on_a_dead_path_says_that_the_path_is_dead() {
     primary.close_job(now, job);
     assert_eq!(primary.lease(now, job, range(0, 100)), Err(LeaseError::JobClosed));
 }
+
+/// Spec: KWIK §10: an application cannot speak in KWIK's name, and a call that is refused has done nothing.
+#[test]
+fn reserved_codes_are_refused_wherever_an_application_names_one() {
+    let mut world = World::new(1);
+    world.connect();
+    let path = world.attach(2);
+    let now = world.now;
+    let primary = world.session(PRIMARY);
+    let stream = primary.open(Dir::Bi).unwrap();
+    let job = primary.open_job(now, stream, NewJob::new(path, range(0, 100), "")).unwrap();
+    let lease = primary.lease(now, job, range(0, 100)).unwrap();
+    world.run(|w| w.session(CLIENT).accept(Dir::Bi).is_some());
+    world.run(|w| w.session(2).accept_job().is_some());
+    world.run(|w| matches!(w.session(2).next_lease(job), Ok(Some(_))));
+    let now = world.now;
+    for code in [ErrorCode::NO_ERROR, ErrorCode::LEASE_SHORT, ErrorCode::from_u32(0x4b57_ffff)] {
+        let misuse = ApiMisuse::ReservedCode;
+        assert_eq!(world.session(PRIMARY).reset(now, stream, code), Err(misuse.into()));
+        assert_eq!(world.session(CLIENT).stop(now, stream, code), Err(misuse.into()));
+        assert_eq!(world.session(2).reset_lease(now, lease, code), Err(misuse));
+        assert_eq!(world.session(2).refuse_job(now, job, code), Err(misuse));
+    }
+    world.run_for(ONE_WAY * 5);
+    let primary = world.session(PRIMARY);
+    assert_eq!((primary.job_answer(job), primary.lease_outcome(lease)), (None, None));
+    assert_eq!(primary.stopped(stream), Ok(None));
+    // Without a code of its own the application may still let go of a lease: that is KWIK's to word.
+    world.session(2).drop_lease(now, lease);
+    world.run(|w| w.session(PRIMARY).lease_outcome(lease).is_some());
+}
