@@ -845,32 +845,36 @@ fn leases_of_a_closed_job_are_answered_when_it_is_refused() {
     world.run(|w| matches!(w.session(PRIMARY).lease_outcome(lease), Some(LeaseOutcome::Lost { .. })));
 }
 
-/// Streams that are complete but unread count at the client and no more at the primary: the one too many is stopped,
-/// the session lives.
+/// What is unread of complete streams takes up the client's window and no slot at the primary: the stream that has no
+/// room left is stopped, the session lives, and the window is never exceeded.
 #[test]
 fn an_unread_stream_too_many_costs_only_itself() {
     let mut world = World::new(0);
     world.connect_with(TransportConfig::default().session_window(128 * 1024));
-    let mut streams = Vec::new();
-    for _ in 0..2 {
+    let another = |world: &mut World| {
         let now = world.now;
         let primary = world.session(PRIMARY);
         let stream = primary.open(Dir::Uni).unwrap();
-        let run = primary.write_at(now, stream, range(0, 100)).unwrap();
-        primary.write_run(now, run, &mut [object(range(0, 100))]).unwrap();
+        let run = primary.write_at(now, stream, range(0, 1 << 16)).unwrap();
+        primary.write_run(now, run, &mut [object(range(0, 1 << 16))]).unwrap();
         primary.finish(now, stream).unwrap();
         world.run_for(ONE_WAY * 10);
-        streams.push(stream);
-    }
+        (stream, world.session(PRIMARY).stopped(stream))
+    };
+    let complete = Err(crate::error::ClosedStream);
+    let (first, end) = another(&mut world);
+    assert_eq!(end, complete);
+    assert_eq!(another(&mut world).1, complete);
+    assert_eq!(another(&mut world).1, Ok(Some(ErrorCode::NO_CREDIT)));
     assert_eq!(world.session(PRIMARY).lost(), None);
-    let stopped = world.session(PRIMARY).stopped(streams[1]);
-    assert!(matches!(stopped, Ok(Some(_)) | Err(_)), "{stopped:?}");
     let mut got = Vec::new();
     world.run(|w| {
         let now = w.now;
         let client = w.session(CLIENT);
         client.accept(Dir::Uni);
-        client.recv.contains_key(&streams[0]) && read_all(now, client, streams[0], true, &mut got)
+        client.recv.contains_key(&first) && read_all(now, client, first, true, &mut got)
     });
-    check(&got, 100);
+    check(&got, 1 << 16);
+    assert_eq!(another(&mut world).1, complete);
+    assert_eq!(world.session(CLIENT).stats().held_bytes_max, 1 << 17);
 }

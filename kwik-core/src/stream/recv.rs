@@ -10,7 +10,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::assemble::{Assembler, Inserted};
-use crate::id::{ByteRange, OFFSET_MAX, PathId};
+use crate::{
+    id::{ByteRange, OFFSET_MAX, PathId},
+    limits::GUARANTEED_CREDIT,
+};
 
 /// The size contradicts an earlier one, or bytes beyond it are granted or here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +34,8 @@ pub(crate) struct SplitRecv {
     run_credit: u64,
     run_above: u64,
     final_size: Option<u64>,
+    /// Every byte is here, and the primary was told so.
+    complete: bool,
     /// The highest end of any range granted, or of any byte placed.
     claimed_end: u64,
     /// Window growth: when the present round began and what the reader has taken in it.
@@ -53,6 +58,7 @@ impl SplitRecv {
             run_credit: 0,
             run_above: 0,
             final_size: None,
+            complete: false,
             claimed_end: base,
             round_start: None,
             round_consumed: 0,
@@ -167,6 +173,24 @@ impl SplitRecv {
         self.final_size.is_some_and(|size| {
             size == self.base || self.assembler.received().end_of_prefix(self.base) >= size
         })
+    }
+
+    /// Returns `true` once, as soon as every byte is here: nothing more will come, so nothing more is promised.
+    pub(crate) fn complete(&mut self) -> bool {
+        let before = self.complete;
+        self.complete = before || self.is_complete();
+        self.complete != before
+    }
+
+    /// Returns whether bytes may still come.
+    pub(crate) fn is_open(&self) -> bool {
+        !self.complete
+    }
+
+    /// What it takes of the session window beyond the part that every open stream is guaranteed: the rest of its
+    /// window, or once it is complete, what is unread.
+    pub(crate) fn extra(&self) -> u64 {
+        if self.complete { self.held() } else { self.window.saturating_sub(GUARANTEED_CREDIT) }
     }
 
     /// Returns whether the application has every byte up to the final size.

@@ -27,6 +27,9 @@ impl Client {
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
         };
+        if !stream.is_open() {
+            return; // nothing more will come
+        }
         if stream.wants_growth(now, rtt) {
             let growth = stream.window().min(free);
             stream.grow(growth);
@@ -42,7 +45,7 @@ impl Client {
         if self.lost.is_some() {
             return;
         }
-        let Some(stream) = self.streams.get_mut(&id) else {
+        let Some(stream) = self.streams.get_mut(&id).filter(|stream| stream.is_open()) else {
             return;
         };
         if stream.is_unordered() {

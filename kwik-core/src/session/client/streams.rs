@@ -41,9 +41,9 @@ impl Client {
         if self.streams.contains_key(&stream) || stream == StreamId::CONTROL {
             return Err(ErrorCode::METADATA_PROTOCOL_VIOLATION);
         }
-        if self.streams.len() >= usize::try_from(self.config.split_streams_max()).unwrap_or(usize::MAX) {
-            // An honest primary counts the streams it has not seen complete; those complete but unread count here as
-            // well. Only this stream has to pay for it.
+        if !self.has_room_for_split() {
+            // The application leaves too much of earlier streams unread, or a reset of one is late. Only this stream
+            // has to pay for it.
             self.tell_primary(Frame::SplitAck { stream, credit: offset });
             self.tell_primary(Frame::StreamStopped { stream, code: ErrorCode::NO_CREDIT });
             self.remember_ended(stream);
@@ -77,6 +77,14 @@ impl Client {
         self.tell_primary(Frame::StreamStopped { stream, code: ErrorCode::STREAM_CLOSED });
     }
 
+    /// Returns whether one more stream can be guaranteed credit. Both ends count streams that are not complete; what
+    /// is unread of complete ones takes its place in the window, but nobody's place in the count. Spec: KWIK §4.
+    fn has_room_for_split(&self) -> bool {
+        let open = self.streams.values().filter(|stream| stream.is_open()).count() as u64;
+        let taken = (open + 1) * limits::GUARANTEED_CREDIT + self.extra_window;
+        open < u64::from(self.config.split_streams_max()) && taken <= self.config.session_window
+    }
+
     pub(super) fn extra_window_free(&self) -> u64 {
         let guaranteed = u64::from(self.config.split_streams_max()) * limits::GUARANTEED_CREDIT;
         self.config.session_window.saturating_sub(guaranteed).saturating_sub(self.extra_window)
@@ -108,7 +116,12 @@ impl Client {
     }
 
     fn check_complete(&mut self, now: Instant, stream: StreamId) {
-        if self.streams.get(&stream).is_some_and(SplitRecv::is_complete) {
+        let Some(split) = self.streams.get_mut(&stream) else {
+            return;
+        };
+        let extra = split.extra();
+        if split.complete() {
+            self.extra_window = self.extra_window.saturating_sub(extra) + split.extra();
             // What is leased once more of a complete stream is not needed.
             self.lose_leases_on(now, stream, ErrorCode::STREAM_CLOSED);
             self.tell_primary(Frame::StreamComplete { stream });
@@ -365,8 +378,10 @@ impl Client {
             self.replenish(now, id);
         }
         let stream = self.streams.get_mut(&id).ok_or(ReadError::ClosedStream)?;
+        let extra = stream.extra();
         if let Some((offset, bytes)) = stream.read(max_len, ordered) {
             self.held -= bytes.len() as u64;
+            self.extra_window -= (extra - stream.extra()).min(self.extra_window);
             self.on_consumed(now, id);
             return Ok(Some(Chunk { offset, bytes }));
         }
@@ -399,7 +414,7 @@ impl Client {
         let Some(stream) = self.streams.get(&id) else {
             return;
         };
-        self.extra_window -= (stream.window() - limits::GUARANTEED_CREDIT).min(self.extra_window);
+        self.extra_window -= stream.extra().min(self.extra_window);
         self.held -= stream.held();
         self.lose_leases_on(now, id, code);
         self.streams.remove(&id);

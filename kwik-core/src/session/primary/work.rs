@@ -179,7 +179,8 @@ impl Primary {
         if let Some(split) = self.streams.get(&stream) {
             return if split.is_open() { Ok(()) } else { Err(LeaseError::ClosedStream) };
         }
-        if self.streams.len() >= self.split_max {
+        // As the client counts: what is complete, or wanted no more, needs no credit. Spec: KWIK §4.
+        if self.streams.values().filter(|split| split.is_open()).count() >= self.split_max {
             return Err(LeaseError::NoCredit);
         }
         self.streams.insert(stream, SplitSend::new(native));

@@ -113,3 +113,35 @@ fn reserved_codes_are_refused_wherever_an_application_names_one() {
     world.session(2).drop_lease(now, lease);
     world.run(|w| w.session(PRIMARY).lease_outcome(lease).is_some());
 }
+
+/// The client has every byte when `stopped` says so: from there on the stream needs no credit, at either end.
+#[test]
+fn a_complete_stream_makes_room_for_the_next_at_once() {
+    let mut world = World::new(0);
+    world.connect_with(TransportConfig::default().session_window(128 * 1024)); // one split stream at once
+    let mut read = 0;
+    for _ in 0..20 {
+        let now = world.now;
+        let primary = world.session(PRIMARY);
+        let stream = primary.open(Dir::Uni).unwrap();
+        let run = primary.write_at(now, stream, range(0, 5000)).unwrap();
+        let other = primary.open(Dir::Uni).unwrap();
+        assert_eq!(primary.write_at(now, other, range(0, 1)), Err(LeaseError::NoCredit));
+        primary.reset(now, other, ErrorCode::from_u32(0)).unwrap();
+        primary.write_run(now, run, &mut [object(range(0, 5000))]).unwrap();
+        primary.finish(now, stream).unwrap();
+        let mut got = Vec::new();
+        world.run(|w| {
+            let now = w.now;
+            let client = w.session(CLIENT);
+            while client.accept(Dir::Uni).is_some() {}
+            read += usize::from(
+                client.recv.contains_key(&stream) && read_all(now, client, stream, true, &mut got),
+            );
+            w.session(PRIMARY).stopped(stream).is_err()
+        });
+    }
+    world.run_for(Duration::from_secs(1));
+    assert_eq!(world.session(PRIMARY).lost(), None);
+    assert_eq!(read, 20);
+}
