@@ -110,7 +110,7 @@ impl Session {
             HeaderEnd::Gone => {
                 // Reset before its header came: if it was split, what servers place in it goes with it.
                 if let (HOME, Machine::Client(client)) = (path, &mut self.machine) {
-                    client.on_native_reset(self.now, stream);
+                    client.on_native_reset(stream);
                 }
             }
             HeaderEnd::Bad(error) => self.fault(path, error.code()),
@@ -161,7 +161,7 @@ impl Session {
         };
         if let Some(code) = home.quic.received_reset(stream) {
             half.reset = Some(code);
-            client.on_native_reset(self.now, stream);
+            client.on_native_reset(stream);
         }
     }
 
@@ -204,7 +204,7 @@ impl Session {
             (Side::Client, _) => false,
         };
         if !unseen {
-            client.split_of_closed(self.now, stream);
+            client.split_of_closed(stream);
         } else if !home.quic.may_receive(stream) {
             self.fault(HOME, ErrorCode::METADATA_PROTOCOL_VIOLATION);
         } else if stream.dir() == Dir::Bi {

@@ -298,7 +298,7 @@ impl Session {
             self.fault(path, ErrorCode::INVALID_STREAM_ROLE);
             return;
         };
-        match client.on_internal(self.now, path, internal, header) {
+        match client.on_internal(path, internal, header) {
             Opened::Wait => {}
             Opened::Read => {
                 if let Some(link) = self.links.get_mut(&path) {
@@ -333,14 +333,13 @@ impl Session {
             if client.is_waiting(internal) && path == HOME {
                 continue;
             }
-            let now = self.now;
-            let end = link.quic.read_all(internal, |bytes| client.on_bytes(now, path, internal, bytes));
+            let end = link.quic.read_all(internal, |bytes| client.on_bytes(path, internal, bytes));
             let end = match end {
                 ReadEnd::Finished => InternalEnd::Fin,
                 ReadEnd::Reset(code) => InternalEnd::Reset(code),
                 ReadEnd::Blocked | ReadEnd::Closed | ReadEnd::IllegalOrder => continue,
             };
-            client.on_internal_end(now, path, internal, end);
+            client.on_internal_end(path, internal, end);
         }
         self.drain_actions();
     }

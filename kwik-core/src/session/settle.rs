@@ -157,7 +157,7 @@ impl Session {
             let identity =
                 identity.as_ref().and_then(|chain| chain.first()).and_then(|own| ticket::spki_hash(own));
             let exporter = link.quic.exporter(EXPORTER_LABEL);
-            client.on_path_handshake(self.now, path, identity, exporter);
+            client.on_path_handshake(path, identity, exporter);
         }
     }
 
@@ -171,7 +171,7 @@ impl Session {
             }
             self.on_lost(cause);
         } else if let Machine::Client(client) = &mut self.machine {
-            client.on_path_lost(self.now, path, path_code(&cause));
+            client.on_path_lost(path, path_code(&cause));
         }
     }
 
@@ -187,7 +187,7 @@ impl Session {
                 }
                 self.links.insert(path, link);
             }
-            Err(_) => client.on_path_lost(self.now, path, ErrorCode::DIAL_REFUSED),
+            Err(_) => client.on_path_lost(path, ErrorCode::DIAL_REFUSED),
         }
     }
 
@@ -310,7 +310,7 @@ impl Session {
     /// A peer broke a rule: on a client a secondary loses its path; any other fault ends the session.
     pub(super) fn fault(&mut self, path: PathId, code: ErrorCode) {
         if let (Machine::Client(client), false) = (&mut self.machine, path == HOME) {
-            client.fault(self.now, path, code);
+            client.fault(path, code);
         } else {
             tracing::debug!(%code, "closing the session");
             self.close_with(code, b"");

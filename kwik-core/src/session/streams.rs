@@ -333,7 +333,7 @@ impl Session {
                 Ok(None) => return Err(self.read_fault(ErrorCode::FINAL_SIZE)),
                 Err(ReadError::Reset(code)) => {
                     if let Machine::Client(client) = &mut self.machine {
-                        client.on_native_reset(self.now, stream);
+                        client.on_native_reset(stream);
                     }
                     return Err(ReadError::Reset(code));
                 }
@@ -384,7 +384,7 @@ impl Session {
             Err(ReadEnd::Reset(code)) => {
                 self.recv.remove(&stream);
                 if let Machine::Client(client) = &mut self.machine {
-                    client.on_native_reset(self.now, stream);
+                    client.on_native_reset(stream);
                 }
                 Err(ReadError::Reset(code))
             }
@@ -408,7 +408,7 @@ impl Session {
         self.touch(now);
         self.recv.remove(&stream).ok_or(ClosedStream)?;
         if let Machine::Client(client) = &mut self.machine {
-            client.stop(now, stream, code);
+            client.stop(stream, code);
         }
         if let Some(deferred) = self.early.get_mut(&stream) {
             deferred.stop = Some(code);

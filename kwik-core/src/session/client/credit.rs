@@ -36,12 +36,20 @@ impl Client {
             self.extra_window += growth;
         }
         if !stream.is_unordered() || stream.take_quantum(QUANTUM_PART) {
-            self.replenish(now, id);
+            self.replenish(id);
+        }
+    }
+
+    /// Gives credit on the streams where something came or ended since this was last called. Once per batch: each look
+    /// goes through all leases, and who is looked at first must not depend on whose bytes came first.
+    pub(super) fn replenish_noted(&mut self) {
+        for id in std::mem::take(&mut self.recredit) {
+            self.replenish(id);
         }
     }
 
     /// Gives what credit the window has room for. Cheap when there is none.
-    pub(super) fn replenish(&mut self, _now: Instant, id: StreamId) {
+    pub(super) fn replenish(&mut self, id: StreamId) {
         if self.lost.is_some() {
             return;
         }
@@ -106,9 +114,16 @@ impl Client {
         } else {
             limits::GUARANTEED_CREDIT.min(stream.window() / 2)
         };
-        let run_room = run_part.saturating_sub(stream.run_outstanding()).min(room);
-        let run_grant = if run_room >= quantum.min(limits::GUARANTEED_CREDIT / 2) { run_room } else { 0 };
         let window = if runs { stream.window() - run_part } else { stream.window() };
+        let run_outstanding = stream.run_outstanding();
+        // Who has less outstanding comes first, and takes this much at most.
+        let part = window / (demands.len() as u64).max(1);
+        let ahead = demands.iter().filter(|demand| demand.outstanding < run_outstanding).map(|demand| {
+            let wanted = demand.leases.iter().map(|wanting| wanting.uncredited).sum::<u64>();
+            part.saturating_sub(demand.outstanding).min(wanted)
+        });
+        let run_room = run_part.saturating_sub(run_outstanding).min(room.saturating_sub(ahead.sum()));
+        let run_grant = if run_room >= quantum.min(limits::GUARANTEED_CREDIT / 2) { run_room } else { 0 };
         let mut granted: SmallVec<[(PathId, LeaseId, u64); 8]> = SmallVec::new();
         credit::share(window, room - run_grant, quantum, &mut demands, |path, lease, bytes| {
             granted.push((path, lease, bytes));

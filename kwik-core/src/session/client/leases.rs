@@ -1,8 +1,6 @@
 //! Jobs and leases at the client: every grant is checked, noticed to its path, and answered exactly once.
 //! Spec: KWIK §5.
 
-use std::time::Instant;
-
 use super::{Client, Job, Lease};
 use crate::{
     error::ErrorCode,
@@ -46,7 +44,7 @@ impl Client {
     }
 
     /// The primary wants no more of a job; leases that the path knows go on.
-    pub(super) fn close_job(&mut self, now: Instant, id: JobId) {
+    pub(super) fn close_job(&mut self, id: JobId) {
         let Some(job) = self.jobs.remove(&id) else {
             self.late_frames += 1;
             return;
@@ -60,14 +58,13 @@ impl Client {
             self.send(job.path, Frame::JobClose { job: id });
         } else {
             // The path never heard of the job, so nobody there could fill its leases.
-            self.lose_leases_of_job(now, job.path, id, ErrorCode::LEASE_REVOKED);
+            self.lose_leases_of_job(job.path, id, ErrorCode::LEASE_REVOKED);
         }
     }
 
     /// A secondary accepts a job, or refuses it with a code.
     pub(super) fn on_job_answer(
         &mut self,
-        now: Instant,
         path: PathId,
         id: JobId,
         refused: Option<ErrorCode>,
@@ -86,7 +83,7 @@ impl Client {
             None => self.late_frames += 1, // closed while the answer was on its way
         }
         if let Some(code) = refused {
-            self.lose_leases_of_job(now, path, id, code);
+            self.lose_leases_of_job(path, id, code);
             self.forget_refused(path);
         }
         Ok(())
@@ -103,16 +100,16 @@ impl Client {
     }
 
     /// Ends what a path was given of a job, closed or not.
-    fn lose_leases_of_job(&mut self, now: Instant, path: PathId, job: JobId, code: ErrorCode) {
+    fn lose_leases_of_job(&mut self, path: PathId, job: JobId, code: ErrorCode) {
         let of = self.leases.iter().filter(|(_, lease)| lease.job == job && lease.path == path);
         let leases: Vec<LeaseId> = of.map(|(&lease, _)| lease).collect();
         for lease in leases {
-            self.lose_lease(now, lease, code, false);
+            self.lose_lease(lease, code, false);
         }
     }
 
     /// The primary gives a range to a path.
-    pub(super) fn grant(&mut self, now: Instant, grant: LeaseGrant) -> Result<(), ErrorCode> {
+    pub(super) fn grant(&mut self, grant: LeaseGrant) -> Result<(), ErrorCode> {
         let unasked = grant.digest.is_some() || grant.deadline_ms.is_some() || grant.hedge_of.is_some();
         if unasked || self.last_lease.is_some_and(|last| grant.lease <= last) {
             return Err(ErrorCode::FRAME_UNEXPECTED);
@@ -125,7 +122,7 @@ impl Client {
                 if let Some(path) = self.paths.get_mut(&path) {
                     path.leases.insert(grant.lease);
                 }
-                self.notice(now, grant.lease);
+                self.notice(grant.lease);
             }
             Err(Answer::Done) => self.tell_primary(Frame::LeaseDone { lease: grant.lease }),
             Err(Answer::Refused(code)) => self.tell_primary(Frame::LeaseRefused { lease: grant.lease, code }),
@@ -191,7 +188,7 @@ impl Client {
     }
 
     /// Tells an active path of a lease, with what it may send of it at once.
-    pub(super) fn notice(&mut self, now: Instant, id: LeaseId) {
+    pub(super) fn notice(&mut self, id: LeaseId) {
         let Some(lease) = self.leases.get_mut(&id) else {
             return;
         };
@@ -214,20 +211,19 @@ impl Client {
         let notice = Frame::LeaseNotice { lease: id, job: lease.job, range: lease.range, credit };
         let (path, stream) = (lease.path, lease.stream);
         self.send(path, notice);
-        self.replenish(now, stream);
+        self.recredit.insert(stream);
     }
 
     /// A secondary will not, or cannot, fill a lease.
     pub(super) fn on_lease_refused(
         &mut self,
-        now: Instant,
         path: PathId,
         id: LeaseId,
         code: ErrorCode,
     ) -> Result<(), ErrorCode> {
         match self.leases.get(&id) {
             Some(lease) if lease.path == path && lease.noticed => {
-                self.lose_lease(now, id, code, false);
+                self.lose_lease(id, code, false);
                 Ok(())
             }
             Some(_) => Err(ErrorCode::LEASE_VIOLATION),
@@ -246,16 +242,16 @@ impl Client {
     }
 
     /// Every byte of a lease is placed.
-    pub(super) fn finish_lease(&mut self, now: Instant, id: LeaseId) {
+    pub(super) fn finish_lease(&mut self, id: LeaseId) {
         if let Some(lease) = self.drop_lease(id) {
             self.source(lease.path).leases_done += 1;
             self.tell_primary(Frame::LeaseDone { lease: id });
-            self.replenish(now, lease.stream);
+            self.recredit.insert(lease.stream);
         }
     }
 
     /// Ends a lease before its end: the primary learns what is missing. With `tell_path` its path is told to stop.
-    pub(super) fn lose_lease(&mut self, now: Instant, id: LeaseId, code: ErrorCode, tell_path: bool) {
+    pub(super) fn lose_lease(&mut self, id: LeaseId, code: ErrorCode, tell_path: bool) {
         let Some(lease) = self.drop_lease(id) else {
             self.late_frames += 1;
             return;
@@ -276,18 +272,18 @@ impl Client {
             .map(|stream| stream.missing(lease.range, limits::REPEATED_MAX).collect())
             .unwrap_or_default();
         self.tell_primary(Frame::LeaseLost { lease: id, code, missing });
-        self.replenish(now, lease.stream);
+        self.recredit.insert(lease.stream);
     }
 
     /// Ends every lease of a path. A path that is silent, not dead, is told, should it ever listen again.
-    pub(super) fn lose_leases_of(&mut self, now: Instant, path: PathId, code: ErrorCode) {
+    pub(super) fn lose_leases_of(&mut self, path: PathId, code: ErrorCode) {
         let Some(state) = self.paths.get(&path) else {
             return;
         };
         let tell_path = state.state.is_live();
         let leases: Vec<LeaseId> = state.leases.iter().copied().collect();
         for lease in leases {
-            self.lose_lease(now, lease, code, tell_path);
+            self.lose_lease(lease, code, tell_path);
         }
     }
 

@@ -62,6 +62,8 @@ pub(super) struct Client {
     waiting: BTreeMap<StreamId, (StreamId, u64)>,
     /// The primary's runs being read.
     runs: BTreeMap<StreamId, Run>,
+    /// Streams whose credit has to be looked at once the present facts have settled.
+    recredit: BTreeSet<StreamId>,
     /// What of the session window streams have beyond their guaranteed part.
     extra_window: u64,
     sources: BTreeMap<PathId, SourceStats>,
@@ -208,6 +210,7 @@ impl Client {
             ended: VecDeque::new(),
             waiting: BTreeMap::new(),
             runs: BTreeMap::new(),
+            recredit: BTreeSet::new(),
             extra_window: 0,
             sources: BTreeMap::new(),
             held: 0,
@@ -241,10 +244,10 @@ impl Client {
         let handled = if path.is_primary() {
             self.handle_primary_frame(now, frame)
         } else {
-            self.handle_secondary_frame(now, path, frame)
+            self.handle_secondary_frame(path, frame)
         };
         if let Err(code) = handled {
-            self.fault(now, path, code);
+            self.fault(path, code);
         }
     }
 
@@ -261,21 +264,21 @@ impl Client {
             Frame::Refuse { code, .. } if self.session.is_none() => Err(code),
             Frame::AddPath(add) => self.add_path(now, add),
             Frame::RemovePath { path, code, .. } => {
-                self.remove_path(now, path, code);
+                self.remove_path(path, code);
                 Ok(())
             }
             Frame::JobOpen(job) => self.open_job(job),
             Frame::JobClose { job } => {
-                self.close_job(now, job);
+                self.close_job(job);
                 Ok(())
             }
-            Frame::LeaseGrant(grant) => self.grant(now, grant),
+            Frame::LeaseGrant(grant) => self.grant(grant),
             Frame::LeaseRevoke { lease, keep: 0, code } => {
-                self.lose_lease(now, lease, code, true);
+                self.lose_lease(lease, code, true);
                 Ok(())
             }
-            Frame::Split { stream, offset } => self.split(now, stream, offset),
-            Frame::StreamFinal { stream, size } => self.stream_final(now, stream, size),
+            Frame::Split { stream, offset } => self.split(stream, offset),
+            Frame::StreamFinal { stream, size } => self.stream_final(stream, size),
             Frame::SessionClose { code, .. } => Err(code),
             Frame::ServerHello(_)
             | Frame::Refuse { .. }
@@ -300,13 +303,13 @@ impl Client {
     }
 
     /// Frames a secondary may send: the whole list. An error costs it its path.
-    fn handle_secondary_frame(&mut self, now: Instant, path: PathId, frame: Frame) -> Result<(), ErrorCode> {
+    fn handle_secondary_frame(&mut self, path: PathId, frame: Frame) -> Result<(), ErrorCode> {
         match frame {
-            Frame::ServerHello(hello) => self.on_secondary_hello(now, path, &hello),
+            Frame::ServerHello(hello) => self.on_secondary_hello(path, &hello),
             Frame::Refuse { code, .. } => Err(code),
-            Frame::JobAccepted { job } => self.on_job_answer(now, path, job, None),
-            Frame::JobRefused { job, code } => self.on_job_answer(now, path, job, Some(code)),
-            Frame::LeaseRefused { lease, code } => self.on_lease_refused(now, path, lease, code),
+            Frame::JobAccepted { job } => self.on_job_answer(path, job, None),
+            Frame::JobRefused { job, code } => self.on_job_answer(path, job, Some(code)),
+            Frame::LeaseRefused { lease, code } => self.on_lease_refused(path, lease, code),
             Frame::ClientHello(_)
             | Frame::AddPath(_)
             | Frame::PathReport { .. }
@@ -333,10 +336,10 @@ impl Client {
     }
 
     /// A peer broke a rule: a secondary loses its path, the primary the session. Spec: KWIK §9, "Blame".
-    pub(super) fn fault(&mut self, now: Instant, path: PathId, code: ErrorCode) {
+    pub(super) fn fault(&mut self, path: PathId, code: ErrorCode) {
         if path.is_primary() {
             self.actions.push_back(Action::CloseSession { code });
-        } else if self.end_path(now, path, code) {
+        } else if self.end_path(path, code) {
             self.actions.push_back(Action::ClosePath { path, code });
         }
     }
@@ -380,8 +383,9 @@ impl Client {
         }
     }
 
-    /// Looks again at which paths owe bytes. Called once facts have settled, not per datagram.
+    /// Gives credit, and looks again at which paths owe bytes. Called once facts have settled, not per datagram.
     pub(super) fn settle(&mut self, now: Instant) {
+        self.replenish_noted();
         let (leases, streams) = (&self.leases, &self.streams);
         for path in self.paths.values_mut() {
             if !std::mem::take(&mut path.touched) {

@@ -94,7 +94,6 @@ impl Client {
     /// The QUIC handshake with a secondary is done. `identity` is its key, `exporter` what both ends alone know.
     pub(in crate::session) fn on_path_handshake(
         &mut self,
-        now: Instant,
         id: PathId,
         identity: Option<SpkiHash>,
         exporter: Option<[u8; 32]>,
@@ -104,7 +103,7 @@ impl Client {
         };
         let pinned = path.pins.is_empty() || identity.is_some_and(|identity| path.pins.contains(&identity));
         let Some(exporter) = exporter.filter(|_| pinned) else {
-            self.fault(now, id, ErrorCode::AUTH_FAILED);
+            self.fault(id, ErrorCode::AUTH_FAILED);
             return;
         };
         if path.state.on_handshake().is_err() {
@@ -120,12 +119,7 @@ impl Client {
     }
 
     /// A secondary accepts the hello.
-    pub(super) fn on_secondary_hello(
-        &mut self,
-        now: Instant,
-        id: PathId,
-        hello: &ServerHello,
-    ) -> Result<(), ErrorCode> {
+    pub(super) fn on_secondary_hello(&mut self, id: PathId, hello: &ServerHello) -> Result<(), ErrorCode> {
         if hello.version != limits::VERSION {
             return Err(ErrorCode::VERSION);
         }
@@ -144,15 +138,15 @@ impl Client {
             self.send(id, Frame::JobOpen(job));
         }
         for lease in leases {
-            self.notice(now, lease);
+            self.notice(lease);
         }
         self.dial_next();
         Ok(())
     }
 
     /// The primary wants a path gone.
-    pub(super) fn remove_path(&mut self, now: Instant, id: PathId, code: ErrorCode) {
-        if self.end_path(now, id, code) {
+    pub(super) fn remove_path(&mut self, id: PathId, code: ErrorCode) {
+        if self.end_path(id, code) {
             self.actions.push_back(Action::ClosePath { path: id, code });
         } else {
             self.late_frames += 1;
@@ -160,14 +154,14 @@ impl Client {
     }
 
     /// A path's connection is gone by itself.
-    pub(in crate::session) fn on_path_lost(&mut self, now: Instant, id: PathId, code: ErrorCode) {
+    pub(in crate::session) fn on_path_lost(&mut self, id: PathId, code: ErrorCode) {
         let attaching = self.paths.get(&id).is_some_and(|path| path.state.is_attaching());
         let failed = code == ErrorCode::AUTH_FAILED && !attaching; // it had been let in: something else broke
-        self.end_path(now, id, if failed { ErrorCode::PATH_DEAD } else { code });
+        self.end_path(id, if failed { ErrorCode::PATH_DEAD } else { code });
     }
 
     /// Ends a path once: its leases are lost, the primary is told. Returns whether it was live.
-    pub(super) fn end_path(&mut self, now: Instant, id: PathId, code: ErrorCode) -> bool {
+    pub(super) fn end_path(&mut self, id: PathId, code: ErrorCode) -> bool {
         let Some(path) = self.paths.get_mut(&id) else {
             return false;
         };
@@ -177,7 +171,7 @@ impl Client {
         path.deadline = None;
         path.held_jobs = Vec::new();
         path.ticket = Bytes::new();
-        self.lose_leases_of(now, id, code);
+        self.lose_leases_of(id, code);
         if let Some(path) = self.paths.get_mut(&id) {
             path.internal.clear();
         }
@@ -218,19 +212,19 @@ impl Client {
                         ErrorCode::PATH_DEAD
                     }
                 };
-                self.fault(now, id, code);
+                self.fault(id, code);
                 continue;
             }
             match path.health.verdict(now) {
                 Verdict::Wait => {}
                 Verdict::Probe => self.actions.push_back(Action::Ping { path: id }),
-                Verdict::Silent => self.degrade(now, id),
+                Verdict::Silent => self.degrade(id),
             }
         }
     }
 
     /// The path stayed silent though asked twice: its leases go to others, its connection is kept. Spec: KWIK §8.
-    fn degrade(&mut self, now: Instant, id: PathId) {
+    fn degrade(&mut self, id: PathId) {
         let Some(path) = self.paths.get_mut(&id) else {
             return;
         };
@@ -240,6 +234,6 @@ impl Client {
         self.source(id).degraded += 1;
         // First the state, then the losses: the primary must not lease the ranges to the same path again.
         self.report(id, PathStatus::Degraded);
-        self.lose_leases_of(now, id, ErrorCode::PATH_STALLED);
+        self.lose_leases_of(id, ErrorCode::PATH_STALLED);
     }
 }

@@ -37,7 +37,7 @@ impl Client {
     }
 
     /// From `offset` on, the stream's bytes come in internal streams.
-    pub(super) fn split(&mut self, now: Instant, stream: StreamId, offset: u64) -> Result<(), ErrorCode> {
+    pub(super) fn split(&mut self, stream: StreamId, offset: u64) -> Result<(), ErrorCode> {
         if self.streams.contains_key(&stream) || stream == StreamId::CONTROL {
             return Err(ErrorCode::METADATA_PROTOCOL_VIOLATION);
         }
@@ -67,13 +67,13 @@ impl Client {
                 self.actions.push_back(Action::ResumeInternal { path: PathId::PRIMARY, stream: run });
             }
         }
-        self.replenish(now, stream);
+        self.recredit.insert(stream);
         Ok(())
     }
 
     /// The glue found that the stream of a `Split` is closed already: says so, as every `Split` is answered.
-    pub(in crate::session) fn split_of_closed(&mut self, now: Instant, stream: StreamId) {
-        self.end_stream(now, stream, ErrorCode::STREAM_CLOSED);
+    pub(in crate::session) fn split_of_closed(&mut self, stream: StreamId) {
+        self.end_stream(stream, ErrorCode::STREAM_CLOSED);
         self.tell_primary(Frame::StreamStopped { stream, code: ErrorCode::STREAM_CLOSED });
     }
 
@@ -91,12 +91,7 @@ impl Client {
     }
 
     /// The primary says where the stream ends.
-    pub(super) fn stream_final(
-        &mut self,
-        now: Instant,
-        stream: StreamId,
-        size: u64,
-    ) -> Result<(), ErrorCode> {
+    pub(super) fn stream_final(&mut self, stream: StreamId, size: u64) -> Result<(), ErrorCode> {
         let Some(split) = self.streams.get_mut(&stream) else {
             if self.ended.contains(&stream) {
                 self.late_frames += 1;
@@ -109,13 +104,13 @@ impl Client {
             return Err(ErrorCode::FINAL_SIZE);
         }
         if !known {
-            self.check_complete(now, stream);
+            self.check_complete(stream);
             self.actions.push_back(Action::Notify(Event::Readable(stream)));
         }
         Ok(())
     }
 
-    fn check_complete(&mut self, now: Instant, stream: StreamId) {
+    fn check_complete(&mut self, stream: StreamId) {
         let Some(split) = self.streams.get_mut(&stream) else {
             return;
         };
@@ -123,7 +118,7 @@ impl Client {
         if split.complete() {
             self.extra_window = self.extra_window.saturating_sub(extra) + split.extra();
             // What is leased once more of a complete stream is not needed.
-            self.lose_leases_on(now, stream, ErrorCode::STREAM_CLOSED);
+            self.lose_leases_on(stream, ErrorCode::STREAM_CLOSED);
             self.tell_primary(Frame::StreamComplete { stream });
         }
     }
@@ -131,17 +126,16 @@ impl Client {
     /// The header of an internal stream arrived.
     pub(in crate::session) fn on_internal(
         &mut self,
-        now: Instant,
         path: PathId,
         internal: StreamId,
         header: StreamHeader,
     ) -> Opened {
         match header {
             StreamHeader::Secondary { lease, offset } if !path.is_primary() => {
-                self.on_secondary_stream(now, path, internal, lease, offset)
+                self.on_secondary_stream(path, internal, lease, offset)
             }
             StreamHeader::Internal { stream, offset } if path.is_primary() => {
-                self.on_run(now, internal, stream, offset)
+                self.on_run(internal, stream, offset)
             }
             StreamHeader::Public if !path.is_primary() => {
                 // The application must never see it; the path may live, it has touched nothing. Spec: KWIK §2, I2.
@@ -149,20 +143,13 @@ impl Client {
             }
             StreamHeader::Relay { .. } => Opened::Stop(ErrorCode::RELAY_REFUSED),
             StreamHeader::Public | StreamHeader::Secondary { .. } | StreamHeader::Internal { .. } => {
-                self.fault(now, path, ErrorCode::INVALID_STREAM_ROLE);
+                self.fault(path, ErrorCode::INVALID_STREAM_ROLE);
                 Opened::Stop(ErrorCode::INVALID_STREAM_ROLE)
             }
         }
     }
 
-    fn on_secondary_stream(
-        &mut self,
-        now: Instant,
-        path: PathId,
-        internal: StreamId,
-        id: LeaseId,
-        offset: u64,
-    ) -> Opened {
+    fn on_secondary_stream(&mut self, path: PathId, internal: StreamId, id: LeaseId, offset: u64) -> Opened {
         let retired = self.is_retired(path, id);
         let violation = match self.leases.get_mut(&id) {
             Some(lease) if lease.path != path || !lease.noticed || offset != lease.range.start() => {
@@ -179,18 +166,18 @@ impl Client {
             None if retired => return Opened::Stop(ErrorCode::LEASE_REVOKED),
             None => ErrorCode::LEASE_VIOLATION,
         };
-        self.fault(now, path, violation);
+        self.fault(path, violation);
         Opened::Stop(violation)
     }
 
-    fn on_run(&mut self, now: Instant, internal: StreamId, stream: StreamId, offset: u64) -> Opened {
+    fn on_run(&mut self, internal: StreamId, stream: StreamId, offset: u64) -> Opened {
         if let Some(split) = self.streams.get(&stream) {
             if offset < split.base() {
-                self.fault(now, PathId::PRIMARY, ErrorCode::LEASE_VIOLATION);
+                self.fault(PathId::PRIMARY, ErrorCode::LEASE_VIOLATION);
                 return Opened::Stop(ErrorCode::LEASE_VIOLATION);
             }
             self.runs.insert(internal, Run { stream, next: offset });
-            self.replenish(now, stream);
+            self.recredit.insert(stream);
             return Opened::Read;
         }
         if self.ended.contains(&stream) {
@@ -202,34 +189,22 @@ impl Client {
     }
 
     /// Bytes of an internal stream arrived, next in its order. Returns whether more are wanted.
-    pub(in crate::session) fn on_bytes(
-        &mut self,
-        now: Instant,
-        path: PathId,
-        internal: StreamId,
-        bytes: Bytes,
-    ) -> bool {
+    pub(in crate::session) fn on_bytes(&mut self, path: PathId, internal: StreamId, bytes: Bytes) -> bool {
         let placed = if path.is_primary() {
-            self.place_run(now, internal, bytes)
+            self.place_run(internal, bytes)
         } else {
-            self.place_lease(now, path, internal, bytes)
+            self.place_lease(path, internal, bytes)
         };
         match placed {
             Ok(wanted) => wanted,
             Err(code) => {
-                self.fault(now, path, code);
+                self.fault(path, code);
                 false
             }
         }
     }
 
-    fn place_lease(
-        &mut self,
-        now: Instant,
-        path: PathId,
-        internal: StreamId,
-        bytes: Bytes,
-    ) -> Result<bool, ErrorCode> {
+    fn place_lease(&mut self, path: PathId, internal: StreamId, bytes: Bytes) -> Result<bool, ErrorCode> {
         let len = bytes.len() as u64;
         let Some(state) = self.paths.get_mut(&path) else {
             return Ok(false);
@@ -254,15 +229,15 @@ impl Client {
         state.touched = true;
         let (id, stream) = (filling.lease, lease.stream);
         let filled = end == lease.range.end();
-        self.place(now, path, stream, offset, bytes, false)?;
+        self.place(path, stream, offset, bytes, false)?;
         if filled {
-            self.finish_lease(now, id);
-            self.check_complete(now, stream);
+            self.finish_lease(id);
+            self.check_complete(stream);
         }
         Ok(true)
     }
 
-    fn place_run(&mut self, now: Instant, internal: StreamId, bytes: Bytes) -> Result<bool, ErrorCode> {
+    fn place_run(&mut self, internal: StreamId, bytes: Bytes) -> Result<bool, ErrorCode> {
         let len = bytes.len() as u64;
         let Some(run) = self.runs.get_mut(&internal) else {
             self.source(PathId::PRIMARY).late_bytes += len;
@@ -279,15 +254,14 @@ impl Client {
         }
         let offset = std::mem::replace(&mut run.next, end);
         let stream = run.stream;
-        self.place(now, PathId::PRIMARY, stream, offset, bytes, true)?;
-        self.check_complete(now, stream);
+        self.place(PathId::PRIMARY, stream, offset, bytes, true)?;
+        self.check_complete(stream);
         Ok(true)
     }
 
     /// Puts checked bytes where they belong, counts them, and tells the reader.
     fn place(
         &mut self,
-        now: Instant,
         path: PathId,
         id: StreamId,
         offset: u64,
@@ -313,8 +287,10 @@ impl Client {
         if readable {
             self.actions.push_back(Action::Notify(Event::Readable(id)));
         }
+        // Noted, not done: a batch brings many pieces from many servers, and all have to be counted before any of them
+        // is promised more.
         if inserted.overlap > 0 || (run && unordered) {
-            self.replenish(now, id);
+            self.recredit.insert(id);
         }
         Ok(())
     }
@@ -334,17 +310,11 @@ impl Client {
     }
 
     /// An internal stream ended.
-    pub(in crate::session) fn on_internal_end(
-        &mut self,
-        now: Instant,
-        path: PathId,
-        internal: StreamId,
-        end: InternalEnd,
-    ) {
+    pub(in crate::session) fn on_internal_end(&mut self, path: PathId, internal: StreamId, end: InternalEnd) {
         if path.is_primary() {
             self.waiting.remove(&internal);
             if let Some(run) = self.runs.remove(&internal) {
-                self.replenish(now, run.stream);
+                self.recredit.insert(run.stream);
             }
             return;
         }
@@ -357,7 +327,7 @@ impl Client {
         };
         if let Some(lease) = self.leases.get_mut(&filling.lease) {
             lease.internal = None;
-            self.lose_lease(now, filling.lease, code, false);
+            self.lose_lease(filling.lease, code, false);
         }
     }
 
@@ -375,7 +345,7 @@ impl Client {
         }
         if !ordered && !stream.is_unordered() {
             stream.set_unordered();
-            self.replenish(now, id);
+            self.replenish(id);
         }
         let stream = self.streams.get_mut(&id).ok_or(ReadError::ClosedStream)?;
         let extra = stream.extra();
@@ -386,7 +356,7 @@ impl Client {
             return Ok(Some(Chunk { offset, bytes }));
         }
         if stream.is_consumed() {
-            self.end_stream(now, id, ErrorCode::NO_ERROR);
+            self.end_stream(id, ErrorCode::NO_ERROR);
             return Ok(None);
         }
         let missing = stream.first_missing();
@@ -397,26 +367,26 @@ impl Client {
     }
 
     /// The application wants no more of a split stream.
-    pub(in crate::session) fn stop(&mut self, now: Instant, stream: StreamId, code: ErrorCode) {
+    pub(in crate::session) fn stop(&mut self, stream: StreamId, code: ErrorCode) {
         if self.streams.contains_key(&stream) {
-            self.end_stream(now, stream, ErrorCode::STREAM_CLOSED);
+            self.end_stream(stream, ErrorCode::STREAM_CLOSED);
             self.tell_primary(Frame::StreamStopped { stream, code });
         }
     }
 
     /// The primary reset the native stream, and with it the whole stream.
-    pub(in crate::session) fn on_native_reset(&mut self, now: Instant, stream: StreamId) {
-        self.end_stream(now, stream, ErrorCode::STREAM_CLOSED);
+    pub(in crate::session) fn on_native_reset(&mut self, stream: StreamId) {
+        self.end_stream(stream, ErrorCode::STREAM_CLOSED);
     }
 
     /// Forgets a split stream: its leases end, its window is free again.
-    fn end_stream(&mut self, now: Instant, id: StreamId, code: ErrorCode) {
+    fn end_stream(&mut self, id: StreamId, code: ErrorCode) {
         let Some(stream) = self.streams.get(&id) else {
             return;
         };
         self.extra_window -= stream.extra().min(self.extra_window);
         self.held -= stream.held();
-        self.lose_leases_on(now, id, code);
+        self.lose_leases_on(id, code);
         self.streams.remove(&id);
         let runs: Vec<StreamId> =
             self.runs.iter().filter(|(_, run)| run.stream == id).map(|(&internal, _)| internal).collect();
@@ -435,11 +405,11 @@ impl Client {
         }
     }
 
-    fn lose_leases_on(&mut self, now: Instant, id: StreamId, code: ErrorCode) {
+    fn lose_leases_on(&mut self, id: StreamId, code: ErrorCode) {
         let leases: Vec<LeaseId> =
             self.leases.iter().filter(|(_, lease)| lease.stream == id).map(|(&lease, _)| lease).collect();
         for lease in leases {
-            self.lose_lease(now, lease, code, true);
+            self.lose_lease(lease, code, true);
         }
     }
 

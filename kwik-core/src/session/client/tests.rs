@@ -61,7 +61,7 @@ impl Machine {
                 ticket: Bytes::from_static(b"ticket"),
                 ticket_expiry: 1060,
             }));
-            machine.client.on_path_handshake(now, path, None, Some([1; 32]));
+            machine.client.on_path_handshake(path, None, Some([1; 32]));
             machine.secondary(path, Frame::ServerHello(hello()));
         }
         machine.primary(Frame::Split { stream: STREAM, offset: 100 });
@@ -87,14 +87,20 @@ impl Machine {
         self.actions()
     }
 
+    /// Has the batch of facts worked off.
+    fn settled(&mut self) -> Vec<Action> {
+        self.client.settle(self.now);
+        self.actions()
+    }
+
     /// Opens the internal stream of a lease.
     fn open(&mut self, path: PathId, lease: u64, offset: u64) -> Opened {
         let header = StreamHeader::Secondary { lease: LeaseId::new(lease), offset };
-        self.client.on_internal(self.now, path, FILL, header)
+        self.client.on_internal(path, FILL, header)
     }
 
     fn bytes(&mut self, len: usize) -> bool {
-        self.client.on_bytes(self.now, PATH, FILL, Bytes::from(vec![7; len]))
+        self.client.on_bytes(PATH, FILL, Bytes::from(vec![7; len]))
     }
 }
 
@@ -139,7 +145,7 @@ fn a_lease_is_noticed_filled_and_answered_once() {
     assert!(machine.bytes(60) && machine.actions().is_empty());
     assert!(machine.bytes(40));
     assert_eq!(machine.actions(), [told(Frame::LeaseDone { lease: LeaseId::new(0) })]);
-    machine.client.on_internal_end(machine.now, PATH, FILL, InternalEnd::Fin);
+    machine.client.on_internal_end(PATH, FILL, InternalEnd::Fin);
     assert!(machine.actions().is_empty());
     // What is held already needs nobody.
     assert_eq!(machine.grant(1, range(250, 300)), [told(Frame::LeaseDone { lease: LeaseId::new(1) })]);
@@ -155,7 +161,7 @@ fn a_short_lease_names_exactly_what_is_missing() {
         machine.grant(0, range(200, 300));
         machine.open(PATH, 0, 200);
         machine.bytes(30);
-        machine.client.on_internal_end(machine.now, PATH, FILL, end);
+        machine.client.on_internal_end(PATH, FILL, end);
         assert_eq!(machine.actions(), [lost(0, code, &[range(230, 300)])]);
     }
 }
@@ -215,7 +221,7 @@ fn sending_past_credit_costs_the_path() {
 #[test]
 fn a_public_stream_of_a_secondary_is_stopped() {
     let mut machine = Machine::new();
-    let opened = machine.client.on_internal(machine.now, PATH, FILL, StreamHeader::Public);
+    let opened = machine.client.on_internal(PATH, FILL, StreamHeader::Public);
     assert_eq!(opened, Opened::Stop(ErrorCode::SECONDARY_STREAM_ISOLATION));
     assert!(machine.actions().is_empty());
 }
@@ -263,7 +269,7 @@ fn a_run_waits_for_its_split() {
     let mut machine = Machine::new();
     let late = stream(9);
     let header = StreamHeader::Internal { stream: late, offset: 50 };
-    assert_eq!(machine.client.on_internal(machine.now, PathId::PRIMARY, RUN, header), Opened::Wait);
+    assert_eq!(machine.client.on_internal(PathId::PRIMARY, RUN, header), Opened::Wait);
     machine.primary(Frame::Split { stream: late, offset: 50 });
     let resume = Action::ResumeInternal { path: PathId::PRIMARY, stream: RUN };
     assert!(machine.actions().contains(&resume));
@@ -336,7 +342,7 @@ fn attaching_needs_the_pinned_key() {
         ticket_expiry: 1060,
     }));
     machine.actions();
-    machine.client.on_path_handshake(machine.now, path, Some(SpkiHash::new([5; 32])), Some([1; 32]));
+    machine.client.on_path_handshake(path, Some(SpkiHash::new([5; 32])), Some([1; 32]));
     let actions = machine.actions();
     let hello = |action: &Action| matches!(action, Action::Send { frame: Frame::ClientHello(_), .. });
     assert!(!actions.iter().any(hello), "the ticket was shown to the wrong server");
@@ -352,14 +358,15 @@ fn a_run_leaves_half_the_window_to_leases() {
     assert_eq!(blocked, Err(crate::error::ReadError::Blocked));
     // The whole of what has credit by offset comes in one run and is read; the window is free again.
     let header = StreamHeader::Internal { stream: STREAM, offset: 100 };
-    assert_eq!(machine.client.on_internal(machine.now, PathId::PRIMARY, RUN, header), Opened::Read);
+    assert_eq!(machine.client.on_internal(PathId::PRIMARY, RUN, header), Opened::Read);
     let window = usize::try_from(limits::STREAM_WINDOW).unwrap();
-    assert!(machine.client.on_bytes(machine.now, PathId::PRIMARY, RUN, Bytes::from(vec![7; window])));
+    assert!(machine.client.on_bytes(PathId::PRIMARY, RUN, Bytes::from(vec![7; window])));
     assert!(machine.client.read(machine.now, STREAM, usize::MAX, false).is_ok());
-    machine.client.on_internal_end(machine.now, PathId::PRIMARY, RUN, InternalEnd::Fin);
+    machine.client.on_internal_end(PathId::PRIMARY, RUN, InternalEnd::Fin);
     machine.actions();
     let beyond = 100 + limits::STREAM_WINDOW;
-    let granted = machine.grant(0, range(beyond, beyond + 100));
+    machine.grant(0, range(beyond, beyond + 100));
+    let granted = machine.settled();
     let credit = Credit::Lease { lease: LeaseId::new(0), bytes: 100 };
     assert!(granted.contains(&Action::Send { path: PATH, frame: Frame::Credit(credit) }), "{granted:?}");
 }
@@ -402,4 +409,63 @@ fn refused_jobs_do_not_count_and_are_not_kept_without_end() {
     }
     machine.primary(Frame::JobOpen(job(JobId::new(9999), PATH)));
     assert!(refused(&machine.actions()));
+}
+
+/// An unordered reader whose primary has a run under way, 3 MiB beyond credit by offset, whose end is told as well.
+fn reading_unordered() -> (Machine, u64) {
+    let mut machine = Machine::new();
+    assert!(machine.client.read(machine.now, STREAM, usize::MAX, false).is_err());
+    let beyond = 100 + limits::STREAM_WINDOW;
+    let run = beyond + (3 << 20);
+    let header = StreamHeader::Internal { stream: STREAM, offset: run };
+    // What has credit by offset is filled and read, so that the whole window is there to be shared.
+    let first = StreamHeader::Internal { stream: STREAM, offset: 100 };
+    let window = usize::try_from(limits::STREAM_WINDOW).unwrap();
+    machine.client.on_internal(PathId::PRIMARY, RUN, first);
+    machine.client.on_bytes(PathId::PRIMARY, RUN, Bytes::from(vec![7; window]));
+    machine.client.on_internal_end(PathId::PRIMARY, RUN, InternalEnd::Fin);
+    assert!(machine.client.read(machine.now, STREAM, 1, false).is_ok());
+    machine.now += Duration::from_secs(1); // a reader too slow for the window to grow
+    assert!(machine.client.read(machine.now, STREAM, usize::MAX, false).is_ok());
+    assert_eq!(machine.client.on_internal(PathId::PRIMARY, RUN, header), Opened::Read);
+    machine.settled();
+    (machine, beyond)
+}
+
+fn credits(actions: &[Action]) -> Vec<Credit> {
+    let credit = |action: &Action| {
+        if let Action::Send { frame: Frame::Credit(credit), .. } = action { Some(*credit) } else { None }
+    };
+    actions.iter().filter_map(credit).collect()
+}
+
+/// Spec: KWIK §6, "Credit": shared out once per batch, however many pieces it brings.
+#[test]
+fn credit_is_given_once_per_batch_not_per_piece() {
+    let (mut machine, _) = reading_unordered();
+    for _ in 0..10 {
+        assert!(machine.client.on_bytes(PathId::PRIMARY, RUN, Bytes::from(vec![7; 50_000])));
+        assert_eq!(credits(&machine.actions()), []);
+    }
+    let given = credits(&machine.settled());
+    assert!(matches!(given[..], [Credit::Run { .. }]), "{given:?}");
+}
+
+/// Spec: KWIK §6, "Credit": the source with the least outstanding comes first, be it the primary or not.
+#[test]
+fn a_busy_primary_is_not_promised_before_an_idle_secondary() {
+    let (mut machine, beyond) = reading_unordered();
+    machine.grant(0, range(beyond, beyond + (3 << 20)));
+    machine.settled();
+    // The secondary sends all it has credit for, the primary a little of it; nothing of it is read.
+    assert_eq!(machine.open(PATH, 0, beyond), Opened::Read);
+    let lease = &machine.client.leases[&LeaseId::new(0)];
+    let credit = usize::try_from(lease.credit).unwrap();
+    assert!(machine.bytes(credit));
+    assert!(machine.client.on_bytes(PathId::PRIMARY, RUN, Bytes::from(vec![7; 400_000])));
+    machine.settled();
+    // 600 kB become free: less than the primary's part would take, and all the secondary's.
+    machine.client.read(machine.now, STREAM, 600_000, false).unwrap();
+    let given = credits(&[machine.actions(), machine.settled()].concat());
+    assert!(matches!(given[..], [Credit::Lease { .. }]), "{given:?}");
 }
