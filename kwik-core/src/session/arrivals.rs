@@ -4,13 +4,13 @@
 use super::{
     HOME, Machine, Session,
     link::HeaderEnd,
-    streams::{Deferred, RecvHalf, SendHalf, flush_header},
+    native::RecvHalf,
+    streams::{Deferred, SendHalf, flush_header},
 };
 use crate::{
     action::Event,
     error::ErrorCode,
     id::{Dir, PathId, Side, StreamId},
-    quic::ReadEnd,
     wire::{StreamHeader, encode_header},
 };
 
@@ -67,7 +67,7 @@ impl Session {
         if let Some(code) = deferred.stop {
             home.quic.stop(stream, code);
         }
-        if self.draining.contains(&stream) {
+        if self.draining.contains_key(&stream) {
             self.drain_native(stream);
         } else if self.recv.contains_key(&stream) {
             self.check_native_reset(stream);
@@ -77,7 +77,7 @@ impl Session {
 
     /// Lets the application accept a stream of the peer.
     fn offer(&mut self, stream: StreamId, header: u64) {
-        self.recv.insert(stream, RecvHalf { header, ..RecvHalf::default() });
+        self.recv.insert(stream, RecvHalf::new(header));
         let dir = stream.dir();
         match dir {
             Dir::Bi => {
@@ -138,45 +138,13 @@ impl Session {
         } else if path != HOME {
             // Ids of another connection: one that the primary path knows too says nothing here.
             link.note_readable(stream);
-        } else if self.draining.contains(&stream) {
+        } else if self.draining.contains_key(&stream) {
             self.drain_native(stream);
         } else if !self.recv.contains_key(&stream) {
             link.note_readable(stream);
         } else {
             self.check_native_reset(stream);
             self.notify(Event::Readable(stream));
-        }
-    }
-
-    /// A reset of the native part ends a split stream at once, whether or not the application is reading.
-    fn check_native_reset(&mut self, stream: StreamId) {
-        let Machine::Client(client) = &mut self.machine else {
-            return;
-        };
-        if !client.is_split(stream) {
-            return;
-        }
-        let (Some(home), Some(half)) = (self.links.get_mut(&HOME), self.recv.get_mut(&stream)) else {
-            return;
-        };
-        if let Some(code) = home.quic.received_reset(stream) {
-            half.reset = Some(code);
-            client.on_native_reset(stream);
-        }
-    }
-
-    /// Reads on to the native FIN of a split stream, so that QUIC frees its slot.
-    pub(super) fn drain_native(&mut self, stream: StreamId) {
-        let Some(home) = self.links.get_mut(&HOME) else {
-            return;
-        };
-        // Out of order is always allowed; asking in order after that would make quinn-proto drop the stream's state.
-        match home.quic.read(stream, usize::MAX, false) {
-            Ok(_) => self.fault(HOME, ErrorCode::METADATA_PROTOCOL_VIOLATION),
-            Err(ReadEnd::Blocked) => {}
-            Err(ReadEnd::Finished | ReadEnd::Reset(_) | ReadEnd::Closed | ReadEnd::IllegalOrder) => {
-                self.draining.remove(&stream);
-            }
         }
     }
 

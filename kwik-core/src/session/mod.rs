@@ -11,6 +11,7 @@ mod client;
 mod hello;
 mod internal;
 mod link;
+mod native;
 mod primary;
 mod secondary;
 mod servers;
@@ -35,9 +36,10 @@ use self::{
     hello::Greeting,
     internal::Outgoing,
     link::Link,
+    native::RecvHalf,
     primary::Primary,
     secondary::Secondary,
-    streams::{Deferred, RecvHalf, SendHalf},
+    streams::{Deferred, SendHalf},
 };
 pub use crate::quic::Written;
 use crate::{
@@ -102,7 +104,7 @@ pub struct Session {
     seen_bi: u64,
     seen_uni: u64,
     /// Split streams whose reader is done, but whose native FIN has not come.
-    draining: BTreeSet<StreamId>,
+    draining: BTreeMap<StreamId, RecvHalf>,
     /// Streams the peer may have open at once, per direction.
     permitted: u64,
     outgoing: BTreeMap<StreamId, Outgoing>,
@@ -181,7 +183,7 @@ impl Session {
             early: BTreeMap::new(),
             seen_bi: 0,
             seen_uni: 0,
-            draining: BTreeSet::new(),
+            draining: BTreeMap::new(),
             permitted,
             outgoing: BTreeMap::new(),
             slot_waiters: BTreeSet::new(),

@@ -2,32 +2,19 @@
 
 use bytes::Bytes;
 
-use super::{HOME, Machine, Session, internal::Owner};
+use super::{HOME, Machine, Session, internal::Owner, native::RecvHalf};
 use crate::{
     action::Chunk,
     error::{
         ClosedStream, ConnectionError, ErrorCode, GiveUpError, ReadError, SendDatagramError, WriteError,
     },
     id::{Dir, StreamId},
-    quic::{DatagramEnd, ReadEnd, WriteEnd, Written},
+    quic::{DatagramEnd, WriteEnd, Written},
     stream::send::SplitSend,
     wire::{StreamHeader, encode_header},
 };
 
 use std::time::Instant;
-
-/// The receiving half of an application stream.
-#[derive(Debug, Default)]
-pub(super) struct RecvHalf {
-    /// Length of the header that QUIC's offsets count and the application's do not.
-    pub(super) header: u64,
-    /// Native bytes the application has read.
-    pub(super) read: u64,
-    /// Native bytes were read out of order; there is no way back.
-    pub(super) unordered: bool,
-    /// The peer gave the stream up, as seen while the application was not reading.
-    pub(super) reset: Option<ErrorCode>,
-}
 
 /// The sending half of an application stream.
 #[derive(Debug, Default)]
@@ -277,44 +264,6 @@ impl Session {
         }
     }
 
-    fn read_native(
-        &mut self,
-        stream: StreamId,
-        max_len: usize,
-        ordered: bool,
-    ) -> Result<Option<Chunk>, ReadError> {
-        let half = self.recv.get_mut(&stream).ok_or(ReadError::ClosedStream)?;
-        if ordered && half.unordered {
-            // Not asked of quinn-proto, which would drop the stream's state.
-            return Err(ReadError::IllegalOrderedRead);
-        }
-        half.unordered |= !ordered;
-        let Some(home) = self.links.get_mut(&HOME) else {
-            return Err(self.lost.clone().map_or(ReadError::ClosedStream, ReadError::ConnectionLost));
-        };
-        match home.quic.read(stream, max_len, ordered) {
-            Ok(mut chunk) => {
-                half.read += chunk.bytes.len() as u64;
-                chunk.offset -= half.header;
-                Ok(Some(chunk))
-            }
-            Err(ReadEnd::Finished) => {
-                self.recv.remove(&stream);
-                Ok(None)
-            }
-            Err(ReadEnd::Reset(code)) => {
-                self.recv.remove(&stream);
-                Err(ReadError::Reset(code))
-            }
-            Err(ReadEnd::IllegalOrder) => Err(ReadError::IllegalOrderedRead),
-            Err(ReadEnd::Closed) => Err(ReadError::ClosedStream),
-            Err(ReadEnd::Blocked) => match &self.lost {
-                Some(cause) => Err(ReadError::ConnectionLost(cause.clone())),
-                None => Err(ReadError::Blocked),
-            },
-        }
-    }
-
     /// Reads a split stream: what QUIC keeps of it first, then what the servers have placed.
     fn read_split(
         &mut self,
@@ -362,8 +311,8 @@ impl Session {
         match (read, &self.lost) {
             (Ok(Some(chunk)), _) => Ok(Some(chunk)),
             (Ok(None), _) => {
-                self.recv.remove(&stream);
-                self.draining.insert(stream);
+                let half = self.recv.remove(&stream).unwrap_or_default();
+                self.draining.insert(stream, half);
                 self.drain_native(stream);
                 Ok(None)
             }
@@ -372,30 +321,6 @@ impl Session {
             }
             (Err(error), _) => Err(error),
         }
-    }
-
-    /// Nothing but FIN or a reset may follow the native part of a split stream. Spec: KWIK §4.
-    fn check_native_end(&mut self, stream: StreamId) -> Result<(), ReadError> {
-        let Some(home) = self.links.get_mut(&HOME) else {
-            return Ok(());
-        };
-        match home.quic.read(stream, usize::MAX, false) {
-            Ok(_) => Err(self.read_fault(ErrorCode::METADATA_PROTOCOL_VIOLATION)),
-            Err(ReadEnd::Reset(code)) => {
-                self.recv.remove(&stream);
-                if let Machine::Client(client) = &mut self.machine {
-                    client.on_native_reset(stream);
-                }
-                Err(ReadError::Reset(code))
-            }
-            Err(ReadEnd::Blocked | ReadEnd::Closed | ReadEnd::Finished | ReadEnd::IllegalOrder) => Ok(()),
-        }
-    }
-
-    /// Ends the session for a fault that reading brought to light, and says to the reader why it is over.
-    fn read_fault(&mut self, code: ErrorCode) -> ReadError {
-        self.fault(HOME, code);
-        ReadError::ConnectionLost(self.lost.clone().unwrap_or(ConnectionError::Fault(code)))
     }
 
     /// Tells the peer to send no more, and drops what is here. On a split stream all leases end.

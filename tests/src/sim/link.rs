@@ -68,6 +68,16 @@ impl Conditions {
         Self { delay, ..Self::default() }
     }
 
+    /// Returns a link that is as slow as the slower of the two.
+    #[must_use]
+    pub fn worse(self, other: Self) -> Self {
+        let rate = match (self.rate, other.rate) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        Self { delay: self.delay.max(other.delay), jitter: self.jitter.max(other.jitter), rate, ..self }
+    }
+
     /// Returns the same link without faults: delay, rate and MTU stay.
     #[must_use]
     pub fn healed(self) -> Self {

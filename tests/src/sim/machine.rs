@@ -11,7 +11,10 @@ use std::{
 use bytes::BytesMut;
 use kwik_core::{ClientConfig, DatagramEvent, Ecn, Endpoint, Session, SessionHandle, Transmit};
 
-use super::app::{App, Cx};
+use super::{
+    app::{App, Cx},
+    heap,
+};
 
 /// A datagram on its way out.
 #[derive(Clone, Debug)]
@@ -226,7 +229,7 @@ impl Machine {
 /// Cuts a train into datagrams.
 fn split(transmit: &Transmit, buf: &[u8], out: &mut Vec<Outgoing>) {
     let train = buf.get(..transmit.size).expect("the core says how much it wrote");
-    allocation_counter::opt_out(|| {
+    heap::uncounted(|| {
         for datagram in train.chunks(transmit.segment_size.unwrap_or(transmit.size).max(1)) {
             out.push(Outgoing { to: transmit.destination, bytes: datagram.to_vec(), ecn: transmit.ecn });
         }

@@ -3,6 +3,7 @@
 pub mod app;
 pub mod book;
 pub mod dice;
+pub mod heap;
 pub mod link;
 pub mod machine;
 pub mod oracle;

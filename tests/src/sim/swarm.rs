@@ -112,9 +112,13 @@ impl Options {
         let primary_plan = draw_primary(&mut d, secondaries, heal_at);
         let client_plan = draw_client(&mut d, heal_at);
         let secondary_plan = draw_secondary(&mut d);
-        let patience =
-            draw_patience(&primary_plan, &client_plan, &secondary_plan, &conditions, idle, heal_at);
         let faults = draw_faults(&mut d, clients, secondaries, &conditions, heal_at);
+        let later = faults.iter().filter_map(|(_, fault)| match fault {
+            Fault::Become(_, _, conditions) => Some(*conditions),
+            _ => None,
+        });
+        let worst = later.fold(conditions, Conditions::worse);
+        let patience = draw_patience(&primary_plan, &client_plan, &secondary_plan, &worst, idle, heal_at);
         let setup_text = format!(
             "{clients} clients, {secondaries} secondaries, windows {stream_window}/{session_window}, idle {idle:?}, \
              streams {few:?}\n  {conditions:?}\n  {clocks:?}\n  {primary_plan:?}\n  {client_plan:?}\n  {secondary_plan:?}"

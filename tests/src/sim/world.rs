@@ -22,6 +22,7 @@ use super::{
     },
     book::Book,
     dice::{Dice, derive},
+    heap,
     link::{Conditions, Damage, Fate, Link},
     machine::{Machine, Outgoing, Socket},
     oracle::Oracle,
@@ -683,13 +684,13 @@ impl World {
         let socket = Socket { open, batch: setup.batch };
         let now = *epoch + host.clock.local(*at);
         let mut cx = Cx { now, at: *at, node, dice: &mut host.dice, oracle, trace, book };
-        let measured = allocation_counter::measure(|| {
+        let ((), grown) = heap::measure(|| {
             for (from, ecn, bytes) in backlog.iter().chain(&datagram) {
                 machine.handle(&mut cx, *from, *ecn, bytes, out);
             }
             machine.turn(&mut cx, socket, out);
         });
-        host.heap += measured.bytes_current;
+        host.heap += grown;
         let (session, app) = machine.deadlines();
         let session =
             session.map(|local| host.clock.global(local.saturating_duration_since(*epoch)) + host.late);
@@ -767,11 +768,11 @@ impl World {
         };
         let now = self.epoch + host.clock.local(self.at);
         if let Some(machine) = host.machine.as_mut() {
-            let measured = allocation_counter::measure(|| {
+            let ((), grown) = heap::measure(|| {
                 machine.connect(now, config, to, &name);
             });
             host.heap_start = host.heap;
-            host.heap += measured.bytes_current;
+            host.heap += grown;
         }
     }
 
@@ -789,14 +790,14 @@ impl World {
         };
         let now = self.epoch + host.clock.local(self.at);
         if let Some(machine) = host.machine.as_mut() {
-            let measured = allocation_counter::measure(|| {
+            let ((), grown) = heap::measure(|| {
                 for (_, session) in machine.sessions() {
                     let closed = session.close(now, GOODBYE, b"");
                     assert!(closed.is_ok(), "the code is the application's");
                 }
                 machine.touch_all();
             });
-            host.heap += measured.bytes_current;
+            host.heap += grown;
         }
         self.poke(node);
     }

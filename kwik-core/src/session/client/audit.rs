@@ -79,7 +79,7 @@ impl Client {
             check(stream.extents() <= limits::EXTENTS_PER_STREAM, || format!("{id} is in too many pieces"))?;
             held += stream.held();
             extents += stream.extents();
-            extra += stream.window() - limits::GUARANTEED_CREDIT;
+            extra += stream.extra();
         }
         check(held == self.held, || format!("{held} bytes held in streams, {} counted", self.held))?;
         check(held <= self.config.session_window, || format!("{held} bytes held, over the session window"))?;
@@ -87,9 +87,9 @@ impl Client {
         check(extra == self.extra_window, || {
             format!("{extra} bytes of window given out, {} counted", self.extra_window)
         })?;
-        let guaranteed = u64::from(self.config.split_streams_max()) * limits::GUARANTEED_CREDIT;
-        check(guaranteed.saturating_add(extra) <= self.config.session_window, || {
-            format!("{extra} bytes of window given out beyond {guaranteed} guaranteed")
+        let open = self.streams.values().filter(|stream| stream.is_open()).count() as u64;
+        check(open * limits::GUARANTEED_CREDIT + extra <= self.config.session_window, || {
+            format!("{extra} bytes of window given out beyond what {open} streams are guaranteed")
         })?;
         check(!self.paths.contains_key(&PathId::PRIMARY), || {
             "the primary path is listed as a secondary".to_owned()

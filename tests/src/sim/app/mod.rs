@@ -20,7 +20,7 @@ pub use self::{
     secondary::{SecondaryApp, SecondaryPlan},
     streams::{Reader, Reading, Writer, WriterEnd},
 };
-use super::{NodeId, book::Book, dice::Dice, oracle::Oracle, trace::Trace};
+use super::{NodeId, book::Book, dice::Dice, heap, oracle::Oracle, trace::Trace};
 
 /// What an application, or a machine, may use for one turn.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ impl Cx<'_> {
     /// Notes a decision of this machine.
     pub fn note(&mut self, what: std::fmt::Arguments<'_>) {
         let (at, node) = (self.at, self.node);
-        allocation_counter::opt_out(|| self.trace.note(at, node, what));
+        heap::uncounted(|| self.trace.note(at, node, what));
     }
 }
 

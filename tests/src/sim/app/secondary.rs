@@ -12,7 +12,8 @@ use crate::object::Object;
 pub struct SecondaryPlan {
     /// Bytes handed over at once, at most.
     pub chunk: u64,
-    /// Leases filled at the same time, at most.
+    /// Leases filled at the same time, at most. One that has no credit does not count: whoever waited for its credit
+    /// alone would leave a lease that the reader needs first unfilled, and wait for ever.
     pub concurrent: usize,
     /// At most this many bytes, then a pause of this length: a slow disk.
     pub pace: Option<(u64, Duration)>,
@@ -27,6 +28,9 @@ impl Default for SecondaryPlan {
         Self { chunk: 64 * 1024, concurrent: usize::MAX, pace: None, refuse: 0, give_up: 0 }
     }
 }
+
+/// Why giving up cannot fail.
+const OWN_CODE: &str = "the code is the application's";
 
 /// What runs on a secondary.
 #[derive(Debug)]
@@ -129,7 +133,7 @@ impl Work {
             if cx.dice.chance(plan.refuse) {
                 cx.note(format_args!("refuses {}", job.id));
                 cx.trace.count("job refused");
-                session.refuse_job(cx.now, job.id, GIVEN_UP);
+                session.refuse_job(cx.now, job.id, GIVEN_UP).expect(OWN_CODE);
                 continue;
             }
             cx.note(format_args!("takes {}", job.id));
@@ -143,7 +147,7 @@ impl Work {
         let before = self.leases.len();
         let ids: Vec<JobId> = self.jobs.iter().filter(|(_, job)| !job.empty).map(|(&id, _)| id).collect();
         for id in ids {
-            while self.leases.len() < plan.concurrent {
+            while self.leases.values().filter(|lease| !lease.blocked).count() < plan.concurrent {
                 let Some(job) = self.jobs.get_mut(&id) else {
                     break;
                 };
@@ -179,7 +183,7 @@ impl Work {
                 if lease.give_up_at.is_some_and(|at| lease.sent >= at) {
                     cx.note(format_args!("gives {id} up"));
                     cx.trace.count("lease given up");
-                    session.reset_lease(cx.now, id, GIVEN_UP);
+                    session.reset_lease(cx.now, id, GIVEN_UP).expect(OWN_CODE);
                     return false;
                 }
                 if *allowance == 0 {
@@ -201,7 +205,7 @@ impl Work {
                     Err(LeaseWriteError::Blocked) => lease.blocked = true,
                     Err(LeaseWriteError::Ended(code)) => {
                         cx.note(format_args!("loses {id}: {code}"));
-                        session.reset_lease(cx.now, id, GIVEN_UP);
+                        session.reset_lease(cx.now, id, GIVEN_UP).expect(OWN_CODE);
                         return false;
                     }
                     Err(error) => panic!("10: {id} cannot be written: {error}"),

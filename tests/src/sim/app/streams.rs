@@ -5,7 +5,7 @@ use std::time::Duration;
 use kwik_core::{ByteRange, ErrorCode, ReadError, Session, WriteError};
 
 use super::{Cx, GIVEN_UP};
-use crate::sim::oracle::Flow;
+use crate::sim::{heap, oracle::Flow};
 
 /// How a stream is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,7 +96,7 @@ impl Reader {
             Ok(Some(chunk)) => {
                 let len = chunk.bytes.len() as u64;
                 assert!(chunk.bytes.len() <= max_len, "1: {} gave more than was asked for", self.flow);
-                allocation_counter::opt_out(|| cx.oracle.read(self.flow, self.reading.ordered, &chunk));
+                heap::uncounted(|| cx.oracle.read(self.flow, self.reading.ordered, &chunk));
                 cx.note(format_args!("reads {} of {}", len, self.flow));
                 self.taken += len;
                 if let Some((bytes, pause)) = self.reading.pace {
@@ -109,7 +109,7 @@ impl Reader {
             }
             Ok(None) => {
                 cx.note(format_args!("ends {}", self.flow));
-                allocation_counter::opt_out(|| cx.oracle.ended(self.flow));
+                heap::uncounted(|| cx.oracle.ended(self.flow));
                 self.done = true;
             }
             Err(ReadError::Blocked) => self.blocked = true,
@@ -211,14 +211,14 @@ impl Writer {
         let ended = match self.end {
             WriterEnd::Finish => {
                 cx.oracle.finished(self.flow);
-                session.finish(cx.now, self.flow.stream)
+                session.finish(cx.now, self.flow.stream).is_ok()
             }
             WriterEnd::Reset => {
                 cx.trace.count("stream reset");
                 cx.oracle.reset(self.flow, GIVEN_UP);
-                session.reset(cx.now, self.flow.stream, GIVEN_UP)
+                session.reset(cx.now, self.flow.stream, GIVEN_UP).is_ok()
             }
         };
-        cx.note(format_args!("{:?} {}: {ended:?}", self.end, self.flow));
+        cx.note(format_args!("{:?} {}: {ended}", self.end, self.flow));
     }
 }
