@@ -1,3 +1,5 @@
 //! Worlds: scenarios, regressions, and the simulator's own promises.
 
-mod basics;
+mod every_call;
+mod operations;
+mod scenarios;

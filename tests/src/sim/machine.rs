@@ -12,7 +12,7 @@ use bytes::BytesMut;
 use kwik_core::{ClientConfig, DatagramEvent, Ecn, Endpoint, Session, SessionHandle, Transmit};
 
 use super::{
-    app::{App, Cx},
+    app::{App, Cx, GOODBYE, Interruption},
     heap,
 };
 
@@ -53,6 +53,21 @@ struct Slot {
 }
 
 impl Slot {
+    /// Interrupts what goes on in the session. Returns whether the session is to be dropped.
+    fn interrupt(&mut self, cx: &mut Cx<'_>, handle: SessionHandle, app: &mut App) -> bool {
+        let by = cx.calls.take();
+        cx.note(format_args!("is interrupted: {by:?}"));
+        match by {
+            None => {}
+            Some(Interruption::Close) => {
+                self.session.close(cx.now, GOODBYE, b"").expect("the code is the application's");
+            }
+            Some(Interruption::GiveUp) => app.give_up(cx, handle, &mut self.session),
+            Some(Interruption::Drop) => return true,
+        }
+        false
+    }
+
     /// Asks for a train, if the socket takes one.
     fn transmit(&mut self, now: Instant, socket: Socket, buf: &mut Vec<u8>) -> Option<Transmit> {
         if socket.open { self.session.poll_transmit(now, socket.batch, buf) } else { None }
@@ -191,6 +206,13 @@ impl Machine {
                 self.app.event(cx, handle, &mut slot.session, &event);
             }
             self.app.turn(cx, handle, &mut slot.session);
+            if cx.is_interrupted() && slot.interrupt(cx, handle, &mut self.app) {
+                // Gone without a word, as a process that is killed.
+                self.endpoint.forget(handle);
+                self.app.forget(handle);
+                self.sessions.remove(&handle);
+                return;
+            }
             let due = slot.session.poll_timeout().is_some_and(|at| at <= cx.now);
             if due && socket.open {
                 slot.session.handle_timeout(cx.now);

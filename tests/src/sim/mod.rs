@@ -6,6 +6,7 @@ pub mod dice;
 pub mod heap;
 pub mod link;
 pub mod machine;
+pub mod operations;
 pub mod oracle;
 pub mod swarm;
 pub mod tls;
@@ -15,7 +16,10 @@ pub mod world;
 use std::fmt;
 
 pub use self::{
-    app::{ClientPlan, Ending, Offer, OpenPlan, PrimaryPlan, Reading, SecondaryPlan, WriterEnd},
+    app::{
+        Calls, ClientPlan, Ending, Interruption, Offer, OpenPlan, PrimaryPlan, Reading, SecondaryPlan,
+        WriterEnd,
+    },
     link::{Bursts, Conditions, Marking},
     trace::Record,
     world::{Clocks, Fault, Setup, World},

@@ -57,6 +57,7 @@ impl Flow {
 /// What is known of one direction of one stream.
 #[derive(Debug, Default)]
 struct Model {
+    opened: bool,
     /// The highest end that anybody was given or wrote.
     end: u64,
     finished: bool,
@@ -115,8 +116,10 @@ impl Oracle {
     /// A sender opened a stream.
     pub fn opened(&mut self, flow: Flow) {
         let unread = self.gone.contains(&(flow.client, flow.session, flow.sender));
-        let fresh = self.flows.insert(flow, Model { unread, ..Model::default() }).is_none();
-        assert!(fresh, "3: {flow} was opened twice");
+        // The reader's end may have stopped it before its sender did anything with it.
+        let model = self.flows.entry(flow).or_default();
+        assert!(!std::mem::replace(&mut model.opened, true), "3: {flow} was opened twice");
+        model.unread |= unread;
     }
 
     /// Bytes up to `end` were written, or given to somebody to write.
@@ -139,7 +142,7 @@ impl Oracle {
 
     /// The reader's end showed a stream to its application.
     pub fn accepted(&mut self, flow: Flow) {
-        let Some(model) = self.flows.get_mut(&flow) else {
+        let Some(model) = self.flows.get_mut(&flow).filter(|model| model.opened) else {
             panic!("3: {flow} was accepted and never opened");
         };
         assert!(!std::mem::replace(&mut model.accepted, true), "3: {flow} was accepted twice");
@@ -179,7 +182,7 @@ impl Oracle {
 
     /// The reader wants no more.
     pub fn stopped(&mut self, flow: Flow, code: ErrorCode) {
-        self.model(flow).stopped = Some(code);
+        self.flows.entry(flow).or_default().stopped = Some(code);
     }
 
     /// The reader saw an error. Returns a name for it.

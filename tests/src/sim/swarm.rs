@@ -113,11 +113,8 @@ impl Options {
         let client_plan = draw_client(&mut d, heal_at);
         let secondary_plan = draw_secondary(&mut d);
         let faults = draw_faults(&mut d, clients, secondaries, &conditions, heal_at);
-        let later = faults.iter().filter_map(|(_, fault)| match fault {
-            Fault::Become(_, _, conditions) => Some(*conditions),
-            _ => None,
-        });
-        let worst = later.fold(conditions, Conditions::worse);
+        let worst =
+            faults.iter().filter_map(|(_, fault)| fault.conditions()).fold(conditions, Conditions::worse);
         let patience = draw_patience(&primary_plan, &client_plan, &secondary_plan, &worst, idle, heal_at);
         let setup_text = format!(
             "{clients} clients, {secondaries} secondaries, windows {stream_window}/{session_window}, idle {idle:?}, \
@@ -185,7 +182,9 @@ impl Options {
             world.schedule(*at, *fault);
         }
         let mut recovery = Duration::ZERO;
+        QUIET.set(true);
         let ran = panic::catch_unwind(AssertUnwindSafe(|| self.live(&mut world, &mut recovery)));
+        QUIET.set(false);
         let failure =
             ran.err().map(|_| LAST_PANIC.take().unwrap_or_else(|| "a panic without a word".to_owned()));
         Outcome {
@@ -489,5 +488,4 @@ fn install_hook() {
             LAST_PANIC.set(Some(format!("{text}\n  at {place}")));
         }));
     });
-    QUIET.set(true);
 }

@@ -18,7 +18,8 @@ use kwik_core::{
 use super::{
     NodeId,
     app::{
-        App, ClientApp, ClientPlan, Cx, GOODBYE, Offer, PrimaryApp, PrimaryPlan, SecondaryApp, SecondaryPlan,
+        App, Calls, ClientApp, ClientPlan, Cx, GOODBYE, Offer, PrimaryApp, PrimaryPlan, SecondaryApp,
+        SecondaryPlan,
     },
     book::Book,
     dice::{Dice, derive},
@@ -198,6 +199,7 @@ struct Host {
     /// The heap when it had no session yet.
     heap_start: i64,
     turns: u64,
+    calls: Calls,
 }
 
 /// A machine's monotonic clock.
@@ -339,6 +341,7 @@ impl World {
             heap: 0,
             heap_start: 0,
             turns: 0,
+            calls: Calls::default(),
         };
         self.hosts.insert(node, host);
         if !node.is_client() {
@@ -583,6 +586,19 @@ impl World {
         }
     }
 
+    /// Interrupts the application of a machine as it says.
+    pub fn interrupt(&mut self, node: NodeId, calls: Calls) {
+        if let Some(host) = self.hosts.get_mut(&node) {
+            host.calls = calls;
+        }
+    }
+
+    /// Returns how often the application of a machine has called, or was told something.
+    #[must_use]
+    pub fn calls(&self, node: NodeId) -> u64 {
+        self.hosts.get(&node).map(|host| host.calls.count()).unwrap_or_default()
+    }
+
     /// Returns how many turns a machine has had: each is a wake-up.
     #[must_use]
     pub fn turns(&self, node: NodeId) -> u64 {
@@ -683,7 +699,8 @@ impl World {
         }
         let socket = Socket { open, batch: setup.batch };
         let now = *epoch + host.clock.local(*at);
-        let mut cx = Cx { now, at: *at, node, dice: &mut host.dice, oracle, trace, book };
+        let Host { dice, calls, .. } = host;
+        let mut cx = Cx { now, at: *at, node, dice, oracle, trace, book, calls };
         let ((), grown) = heap::measure(|| {
             for (from, ecn, bytes) in backlog.iter().chain(&datagram) {
                 machine.handle(&mut cx, *from, *ecn, bytes, out);
@@ -699,7 +716,12 @@ impl World {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
-        for outgoing in std::mem::take(out) {
+        let dropped = host.calls.take_dropped();
+        let outgoing = std::mem::take(out);
+        if dropped {
+            self.machine_gone(node);
+        }
+        for outgoing in outgoing {
             self.send(node, outgoing);
         }
     }
@@ -851,6 +873,12 @@ impl World {
 }
 
 impl Fault {
+    /// Returns what a direction becomes like, if that is the fault.
+    #[must_use]
+    pub fn conditions(&self) -> Option<Conditions> {
+        if let Self::Become(_, _, conditions) = self { Some(*conditions) } else { None }
+    }
+
     /// Returns the name under which it is counted.
     #[must_use]
     pub fn name(&self) -> &'static str {

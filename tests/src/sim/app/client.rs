@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use kwik_core::{Dir, Event, Session, Side, StreamId};
 
-use super::{Cx, GOODBYE, Reader, Reading, Writer, WriterEnd, sooner};
+use super::{Cx, GIVEN_UP, GOODBYE, Reader, Reading, Writer, WriterEnd, sooner};
 use crate::sim::oracle::Flow;
 
 /// What a client does. The default reads everything at once and opens nothing.
@@ -131,7 +131,7 @@ impl ClientApp {
         }
         self.open(cx, session);
         for dir in [Dir::Bi, Dir::Uni] {
-            while self.accepts.get(&dir).copied().unwrap_or_default() {
+            while self.accepts.get(&dir).copied().unwrap_or_default() && !cx.is_interrupted() {
                 match session.accept(dir) {
                     Some(stream) => self.accept(cx, stream),
                     None => {
@@ -152,6 +152,9 @@ impl ClientApp {
 
     fn open(&mut self, cx: &mut Cx<'_>, session: &mut Session) {
         while let Some(plan) = self.unopened.last().copied().filter(|plan| plan.at <= cx.at && !self.lost) {
+            if cx.is_interrupted() {
+                return;
+            }
             if self.no_slot.contains_key(&plan.dir) {
                 return;
             }
@@ -190,6 +193,24 @@ impl ClientApp {
 
     fn reading(&self, cx: &mut Cx<'_>) -> Reading {
         if self.plan.readings.is_empty() { Reading::default() } else { cx.dice.pick(&self.plan.readings) }
+    }
+
+    /// Stops what it reads and resets what it writes.
+    pub(super) fn give_up(&mut self, cx: &mut Cx<'_>, session: &mut Session) {
+        for reader in self.readers.values_mut() {
+            reader.stop(cx, session, GIVEN_UP);
+        }
+        for writer in self.writers.values_mut() {
+            writer.reset(cx, session);
+        }
+        self.readers.clear();
+        self.writers.clear();
+    }
+
+    pub(super) fn forget(&mut self) {
+        self.lost = true;
+        self.readers.clear();
+        self.writers.clear();
     }
 
     pub(super) fn reads(&self) -> bool {

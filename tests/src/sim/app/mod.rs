@@ -39,11 +39,66 @@ pub struct Cx<'a> {
     pub trace: &'a mut Trace,
     /// Who is where.
     pub book: &'a Book,
+    /// What the machine's application has called so far, and what interrupts it.
+    pub calls: &'a mut Calls,
+}
+
+/// What ends the work of an application in the middle of things.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "what an application can do")]
+pub enum Interruption {
+    /// It closes its sessions.
+    Close,
+    /// It is gone without a word, and its sessions with it.
+    Drop,
+    /// It gives up what it is doing: stops what it reads, resets what it writes, refuses its jobs.
+    GiveUp,
+}
+
+/// Counts what an application does and is told, so that it can be interrupted at every single point.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Calls {
+    count: u64,
+    interrupt: Option<(u64, Interruption)>,
+    dropped: bool,
+}
+
+impl Calls {
+    /// Interrupts the application once it has made `index` calls.
+    #[must_use]
+    pub fn interrupted_at(index: u64, by: Interruption) -> Self {
+        Self { interrupt: Some((index, by)), ..Self::default() }
+    }
+
+    /// Returns how many calls were made.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Takes the interruption, if it is due: it happens once.
+    pub(super) fn take(&mut self) -> Option<Interruption> {
+        let by = self.interrupt.take_if(|(index, _)| *index <= self.count).map(|(_, by)| by);
+        self.dropped |= by == Some(Interruption::Drop);
+        by
+    }
+
+    /// Returns `true` once after the application was dropped.
+    pub(super) fn take_dropped(&mut self) -> bool {
+        std::mem::take(&mut self.dropped)
+    }
 }
 
 impl Cx<'_> {
+    /// Returns whether the application is to call nothing more before it is interrupted.
+    #[must_use]
+    pub fn is_interrupted(&self) -> bool {
+        self.calls.interrupt.is_some_and(|(index, _)| index <= self.calls.count)
+    }
+
     /// Notes a decision of this machine.
     pub fn note(&mut self, what: std::fmt::Arguments<'_>) {
+        self.calls.count += 1;
         let (at, node) = (self.at, self.node);
         heap::uncounted(|| self.trace.note(at, node, what));
     }
@@ -89,6 +144,15 @@ impl App {
         }
     }
 
+    /// Gives up everything that is going on in a session.
+    pub(super) fn give_up(&mut self, cx: &mut Cx<'_>, handle: SessionHandle, session: &mut Session) {
+        match self {
+            Self::Client(app) => app.give_up(cx, session),
+            Self::Primary(app) => app.give_up(cx, handle, session),
+            Self::Secondary(app) => app.give_up(cx, handle, session),
+        }
+    }
+
     /// When the application wants a turn without an event.
     pub(super) fn wake_at(&self, handle: SessionHandle) -> Option<Duration> {
         match self {
@@ -100,7 +164,7 @@ impl App {
 
     pub(super) fn forget(&mut self, handle: SessionHandle) {
         match self {
-            Self::Client(_) => {}
+            Self::Client(app) => app.forget(),
             Self::Primary(app) => app.forget(handle),
             Self::Secondary(app) => app.forget(handle),
         }

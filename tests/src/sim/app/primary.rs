@@ -183,6 +183,13 @@ impl PrimaryApp {
         }
     }
 
+    /// Gives up everything that it sends, and stops what it reads.
+    pub(super) fn give_up(&mut self, cx: &mut Cx<'_>, handle: SessionHandle, session: &mut Session) {
+        if let Some(serving) = self.sessions.get_mut(&handle) {
+            serving.give_up(cx, session);
+        }
+    }
+
     pub(super) fn wake_at(&self, handle: SessionHandle) -> Option<Duration> {
         self.sessions.get(&handle)?.wake_at()
     }
@@ -294,7 +301,7 @@ impl Serving {
         self.change_paths(cx, session);
         self.begin_offers(cx, session);
         for dir in [Dir::Bi, Dir::Uni] {
-            while self.accepts.contains(&dir) {
+            while self.accepts.contains(&dir) && !cx.is_interrupted() {
                 match session.accept(dir) {
                     Some(stream) => self.accept(cx, stream, plan),
                     None => {
@@ -367,6 +374,18 @@ impl Serving {
             } else {
                 self.sendings.insert(stream, Sending::new(flow, offer));
             }
+        }
+    }
+
+    fn give_up(&mut self, cx: &mut Cx<'_>, session: &mut Session) {
+        for sending in self.sendings.values_mut().filter(|sending| !sending.over) {
+            sending.reset(cx, session);
+        }
+        for reader in self.readers.values_mut() {
+            reader.stop(cx, session, GIVEN_UP);
+        }
+        for writer in self.writers.values_mut() {
+            writer.reset(cx, session);
         }
     }
 
@@ -448,13 +467,17 @@ impl Sending {
             && !self.over
             && self.handed_out >= after
         {
-            self.over = true;
-            cx.note(format_args!("resets {}", self.flow));
-            cx.trace.count("split stream reset");
-            cx.oracle.reset(self.flow, GIVEN_UP);
-            let reset = session.reset(cx.now, self.flow.stream, GIVEN_UP);
-            assert!(reset.is_ok() || session.lost().is_some(), "4: {} cannot be reset", self.flow);
+            self.reset(cx, session);
         }
+    }
+
+    fn reset(&mut self, cx: &mut Cx<'_>, session: &mut Session) {
+        self.over = true;
+        cx.note(format_args!("resets {}", self.flow));
+        cx.trace.count("split stream reset");
+        cx.oracle.reset(self.flow, GIVEN_UP);
+        let reset = session.reset(cx.now, self.flow.stream, GIVEN_UP);
+        assert!(reset.is_ok() || session.lost().is_some(), "4: {} cannot be reset", self.flow);
     }
 
     /// Everything but the tail has an owner.
@@ -474,7 +497,7 @@ impl Sending {
             .map(|(&path, _)| path)
             .collect();
         let hopeful = paths.values().any(|(_, state)| *state == PathState::Connecting);
-        while !self.over {
+        while !self.over && !cx.is_interrupted() {
             let fresh = self.todo.is_empty();
             let room =
                 self.lost > 0 || self.leases.len() + self.runs.len() < self.offer.depth * (active.len() + 1);
@@ -631,7 +654,7 @@ impl Sending {
         let flow = self.flow;
         let mut ended = false;
         for (&id, run) in &mut self.runs {
-            while !run.blocked {
+            while !run.blocked && !cx.is_interrupted() {
                 let left = run.range.len() - run.sent;
                 let Some(range) = ByteRange::new(run.range.start() + run.sent, left.min(50_000)) else {
                     break;
@@ -651,7 +674,7 @@ impl Sending {
 
     /// Writes on where sequential writing was, skipping what others have, up to `end`.
     fn write_to(&mut self, cx: &mut Cx<'_>, session: &mut Session, end: u64) {
-        while !self.blocked && !self.over {
+        while !self.blocked && !self.over && !cx.is_interrupted() {
             let free = self.claimed.gaps(&(self.sequential..end)).next();
             let Some(range) = free
                 .and_then(|free| ByteRange::new(free.start, (free.end - free.start).min(self.offer.range)))

@@ -112,6 +112,21 @@ impl SecondaryApp {
         }
     }
 
+    /// Refuses its jobs and gives up its leases.
+    pub(super) fn give_up(&mut self, cx: &mut Cx<'_>, handle: SessionHandle, session: &mut Session) {
+        let Some(work) = self.sessions.get_mut(&handle) else {
+            return;
+        };
+        for lease in std::mem::take(&mut work.leases).into_keys() {
+            cx.note(format_args!("gives {lease} up"));
+            session.reset_lease(cx.now, lease, GIVEN_UP).expect(OWN_CODE);
+        }
+        for job in std::mem::take(&mut work.jobs).into_keys() {
+            cx.note(format_args!("refuses {job}"));
+            session.refuse_job(cx.now, job, GIVEN_UP).expect(OWN_CODE);
+        }
+    }
+
     pub(super) fn wake_at(&self, handle: SessionHandle) -> Option<Duration> {
         let work = self.sessions.get(&handle)?;
         let waits =
@@ -177,7 +192,7 @@ impl Work {
         let Self { leases, resume_at, allowance, .. } = self;
         leases.retain(|&id, lease| {
             loop {
-                if lease.blocked || resume_at.is_some() {
+                if lease.blocked || resume_at.is_some() || cx.is_interrupted() {
                     return true;
                 }
                 if lease.give_up_at.is_some_and(|at| lease.sent >= at) {

@@ -81,7 +81,7 @@ impl Reader {
         if self.resume_at.is_some_and(|at| at <= cx.at) {
             self.resume_at = None;
         }
-        while !self.done && !self.blocked && self.resume_at.is_none() {
+        while !self.done && !self.blocked && self.resume_at.is_none() && !cx.is_interrupted() {
             if self.reading.stop_after.is_some_and(|limit| self.taken >= limit) {
                 self.stop(cx, session, GIVEN_UP);
                 return;
@@ -131,7 +131,7 @@ impl Reader {
         cx.trace.count("stream stopped");
         cx.oracle.stopped(self.flow, code);
         let stopped = session.stop(cx.now, self.flow.stream, code);
-        assert!(stopped.is_ok(), "10: {} could not be stopped", self.flow);
+        assert!(stopped.is_ok() || session.lost().is_some(), "10: {} could not be stopped", self.flow);
     }
 }
 
@@ -177,7 +177,7 @@ impl Writer {
 
     /// Writes what there is room for.
     pub fn turn(&mut self, cx: &mut Cx<'_>, session: &mut Session) {
-        while !self.done && !self.blocked {
+        while !self.done && !self.blocked && !cx.is_interrupted() {
             let len = self.chunk.min(self.size - self.written);
             let Some(range) = ByteRange::new(self.written, len) else {
                 self.end(cx, session);
@@ -199,6 +199,14 @@ impl Writer {
                 Err(WriteError::ConnectionLost(_)) => self.done = true,
                 Err(error) => panic!("10: {} cannot be written: {error}", self.flow),
             }
+        }
+    }
+
+    /// Gives the stream up, wherever it is.
+    pub fn reset(&mut self, cx: &mut Cx<'_>, session: &mut Session) {
+        if !self.done {
+            self.end = WriterEnd::Reset;
+            self.end(cx, session);
         }
     }
 
