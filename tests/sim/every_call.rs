@@ -2,7 +2,10 @@
 //!
 //! Not at random: at every single call, of each role, in each way.
 
-use std::time::Duration;
+use std::{
+    panic::{self, AssertUnwindSafe},
+    time::Duration,
+};
 
 use kwik_core::Dir;
 use kwik_tests::sim::{
@@ -48,8 +51,8 @@ fn interrupt(node: NodeId, by: Interruption) {
     for index in 0..calls {
         let mut world = world();
         world.interrupt(node, Calls::interrupted_at(index, by));
-        println!("{node} at call {index} of {calls}: {by:?}"); // of the failing test only this is shown
-        run(&mut world);
+        let ran = panic::catch_unwind(AssertUnwindSafe(|| run(&mut world)));
+        assert!(ran.is_ok(), "{node} at call {index} of {calls}: {by:?}");
     }
 }
 
