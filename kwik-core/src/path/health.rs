@@ -7,6 +7,12 @@ use std::time::{Duration, Instant};
 
 /// What a peer may hold an acknowledgement back (RFC 9000 §18.2, `max_ack_delay` default).
 const MAX_ACK_DELAY: Duration = Duration::from_millis(25);
+/// What an operating system may keep a server with work to do from running: four time slices of 3 ms, and no more,
+/// because with it a silent death is still noticed within 3 PTO + 4 RTT however short the path is.
+const SCHEDULING: Duration = Duration::from_millis(12);
+/// How long both probes together must have stayed unanswered since the last sign of life: each gets what the peer may
+/// take its time for. Above 11 ms of round trip 2 PTO are longer than that.
+const SILENCE_MIN: Duration = MAX_ACK_DELAY.saturating_add(SCHEDULING).saturating_mul(2);
 /// Least room for variance (RFC 9002 §6.1.2, kGranularity).
 const GRANULARITY: Duration = Duration::from_millis(1);
 
@@ -99,7 +105,8 @@ impl Health {
         Some(match (self.first_probe, self.second_probe) {
             (None, _) => self.last_heard.max(due_since) + pto / 2,
             (Some(first), None) => first + pto / 2,
-            (Some(_), Some(second)) => second + pto,
+            // Two PTO after the last sign of life, but never before `SILENCE_MIN`.
+            (Some(_), Some(second)) => second + pto.max(SILENCE_MIN.saturating_sub(pto)),
         })
     }
 
@@ -160,6 +167,38 @@ mod tests {
         assert_eq!(health.verdict(start + pto), Verdict::Probe);
         assert_eq!(health.verdict(start + pto * 2 - GRANULARITY), Verdict::Wait);
         assert_eq!(health.verdict(start + pto * 2), Verdict::Silent);
+    }
+
+    /// The bounds of failover with a replacement one round trip to the primary and one to the other server away: all
+    /// deaths within 3 PTO + 4 RTT; within PTO + 4 RTT + 25 ms but for paths shorter than 8 ms, where that would be
+    /// less than a stalled server needs.
+    #[test]
+    fn a_server_that_waited_for_a_core_is_not_silent() {
+        for rtt in [0, 100, 500, 1000, 5000, 8000, 12_000, 20_000, 40_000, 200_000].map(Duration::from_micros)
+        {
+            let start = epoch();
+            let mut health = Health::new(start);
+            (0..64).for_each(|_| health.on_rtt(rtt));
+            health.on_due(start, true);
+            let mut probes = Vec::new();
+            let silent = loop {
+                let at = health.deadline().unwrap();
+                match health.verdict(at) {
+                    Verdict::Probe => probes.push(at - start),
+                    Verdict::Silent => break at - start,
+                    Verdict::Wait => unreachable!("asked at the deadline"),
+                }
+            };
+            let pto = health.pto();
+            assert_eq!(probes, [pto / 2, pto / 2 * 2]);
+            assert!(
+                silent >= Duration::from_millis(74) && silent >= pto * 2 - GRANULARITY,
+                "{rtt:?}: {silent:?}"
+            );
+            assert!(silent + rtt * 2 <= pto * 3 + rtt * 4, "{rtt:?}: {silent:?}");
+            let p99 = pto + rtt * 4 + MAX_ACK_DELAY;
+            assert!(rtt < Duration::from_millis(8) || silent + rtt * 2 <= p99, "{rtt:?}: {silent:?}");
+        }
     }
 
     #[test]

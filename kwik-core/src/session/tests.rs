@@ -29,11 +29,23 @@ struct Node {
     sessions: BTreeMap<SessionHandle, Session>,
     events: Vec<Event>,
     dead: bool,
+    /// Does not run; what arrives waits, as in a socket's buffer.
+    stalled: bool,
+    waiting: Vec<(SocketAddr, Vec<u8>)>,
 }
 
-/// The network: every datagram takes `ONE_WAY`.
+impl Node {
+    fn runs(&self) -> bool {
+        !self.dead && !self.stalled
+    }
+}
+
+/// The network: every datagram takes `one_way`.
 struct World {
     now: Instant,
+    /// Time does not jump over this instant.
+    alarm: Option<Instant>,
+    one_way: Duration,
     nodes: Vec<Node>,
     in_flight: VecDeque<(Instant, SocketAddr, SocketAddr, Vec<u8>)>,
     identities: Vec<SpkiHash>,
@@ -122,11 +134,15 @@ impl World {
                 sessions: BTreeMap::new(),
                 events: Vec::new(),
                 dead: false,
+                stalled: false,
+                waiting: Vec::new(),
             });
         }
         identities.insert(CLIENT, SpkiHash::new([0; 32]));
         Self {
             now,
+            alarm: None,
+            one_way: ONE_WAY,
             nodes,
             in_flight: VecDeque::new(),
             identities,
@@ -184,13 +200,15 @@ impl World {
 
     fn run_for(&mut self, time: Duration) {
         let end = self.now + time;
+        self.alarm = Some(end);
         self.run(|w| w.now >= end);
+        self.alarm = None;
     }
 
     /// Jumps to whatever happens next.
     fn step(&mut self) {
-        let mut next = self.in_flight.front().map(|(at, ..)| *at);
-        for node in self.nodes.iter_mut().filter(|node| !node.dead) {
+        let mut next = earliest(self.alarm, self.in_flight.front().map(|(at, ..)| *at));
+        for node in self.nodes.iter_mut().filter(|node| node.runs()) {
             for session in node.sessions.values_mut() {
                 next = earliest(next, session.poll_timeout());
             }
@@ -205,7 +223,7 @@ impl World {
                 self.deliver(from, to, &bytes);
             }
         }
-        for node in self.nodes.iter_mut().filter(|node| !node.dead) {
+        for node in self.nodes.iter_mut().filter(|node| node.runs()) {
             for session in node.sessions.values_mut() {
                 if session.poll_timeout().is_some_and(|at| at <= now) {
                     session.handle_timeout(now);
@@ -214,11 +232,26 @@ impl World {
         }
     }
 
+    /// Keeps a node from running for `time`; then it first gets what has arrived by then.
+    fn stall(&mut self, node: usize, time: Duration) {
+        self.nodes[node].stalled = true;
+        self.run_for(time);
+        self.nodes[node].stalled = false;
+        for (from, bytes) in std::mem::take(&mut self.nodes[node].waiting) {
+            let to = self.nodes[node].address;
+            self.deliver(from, to, &bytes);
+        }
+    }
+
     fn deliver(&mut self, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {
         let now = self.now;
         let Some(node) = self.nodes.iter_mut().find(|node| node.address == to && !node.dead) else {
             return;
         };
+        if node.stalled {
+            node.waiting.push((from, bytes.to_vec()));
+            return;
+        }
         let mut buf = Vec::new();
         match node.endpoint.handle(now, from, None, None, BytesMut::from(bytes), &mut buf) {
             None => {}
@@ -230,14 +263,14 @@ impl World {
                 node.sessions.insert(handle, session);
             }
             Some(DatagramEvent::Response(_)) => {
-                self.in_flight.push_back((now + ONE_WAY, to, from, buf));
+                self.in_flight.push_back((now + self.one_way, to, from, buf));
             }
         }
     }
 
     fn drain(&mut self) {
         let now = self.now;
-        for node in self.nodes.iter_mut().filter(|node| !node.dead) {
+        for node in self.nodes.iter_mut().filter(|node| node.runs()) {
             for (&handle, session) in &mut node.sessions {
                 while let Some(event) = session.poll_endpoint_event() {
                     if let Some(answer) = node.endpoint.handle_session_event(now, handle, event) {
@@ -248,7 +281,7 @@ impl World {
                 while let Some(transmit) = session.poll_transmit(now, 10, &mut buf) {
                     let segment = transmit.segment_size.unwrap_or(transmit.size);
                     for datagram in buf[..transmit.size].chunks(segment) {
-                        let leg = (now + ONE_WAY, node.address, transmit.destination, datagram.to_vec());
+                        let leg = (now + self.one_way, node.address, transmit.destination, datagram.to_vec());
                         self.in_flight.push_back(leg);
                     }
                     buf.clear();

@@ -145,3 +145,37 @@ fn a_complete_stream_makes_room_for_the_next_at_once() {
     assert_eq!(world.session(PRIMARY).lost(), None);
     assert_eq!(read, 20);
 }
+
+/// Spec: KWIK §8: on a path as short as loopback 2 PTO are 52 ms, and any busy machine keeps a server waiting for longer.
+#[test]
+fn a_server_that_waits_for_a_core_keeps_its_leases() {
+    let mut world = World::new(1);
+    world.one_way = Duration::from_micros(100);
+    world.connect();
+    let path = world.attach(2);
+    let now = world.now;
+    let primary = world.session(PRIMARY);
+    let stream = primary.open(Dir::Uni).unwrap();
+    let whole = range(0, 6_000_000);
+    let job = primary.open_job(now, stream, NewJob::new(path, whole, "")).unwrap();
+    let lease = primary.lease(now, job, whole).unwrap();
+    let mut filler = Filler::default();
+    let mut got = Vec::new();
+    for until in [500_000, 2_000_000, 4_000_000, 6_000_000] {
+        world.run(|w| {
+            let now = w.now;
+            filler.turn(now, w.session(2));
+            let client = w.session(CLIENT);
+            client.accept(Dir::Uni);
+            if client.recv.contains_key(&stream) {
+                read_all(now, client, stream, true, &mut got);
+            }
+            let source = client.stats().sources.get(&path).copied().unwrap_or_default();
+            assert_eq!(source.degraded, 0, "called silent after {} bytes", got.len());
+            got.len() >= until
+        });
+        world.stall(2, Duration::from_millis(60));
+    }
+    check(&got, 6_000_000);
+    world.run(|w| w.session(PRIMARY).lease_outcome(lease) == Some(LeaseOutcome::Done));
+}
