@@ -18,6 +18,10 @@ use crate::{
     wire::{Decoder, Frame, HeaderDecoder, StreamHeader, encode},
 };
 
+/// A connection heard within this time is not idle, whatever it has agreed on with its peer: half the shortest idle
+/// timeout there is.
+const QUIET: Duration = Duration::from_millis(500);
+
 /// One path.
 #[derive(Debug)]
 pub(super) struct Link {
@@ -36,6 +40,10 @@ pub(super) struct Link {
     /// Internal streams with bytes to read.
     pub(super) readable: SmallVec<[StreamId; 8]>,
     pub(super) frames_heard: u64,
+    /// When the connection was last heard, as far as what it sent has been looked at.
+    pub(super) heard_at: Instant,
+    /// It was heard so late that it was asked for another sign of life, and is not judged before that has gone out.
+    pub(super) reprieved: bool,
     /// Nothing of the connection is left but what was received.
     pub(super) drained: bool,
     pub(super) acks_heard: u64,
@@ -79,6 +87,8 @@ impl Link {
             control_ready: false,
             readable: SmallVec::new(),
             frames_heard: 0,
+            heard_at: now,
+            reprieved: false,
             drained: false,
             earning: 0,
             acks_heard: 0,
@@ -186,6 +196,25 @@ impl Link {
         };
         self.headers.remove(&stream);
         end
+    }
+
+    /// Notes that the connection was heard. `now` is when that came to light, which may be long after it was read.
+    pub(super) fn on_heard(&mut self, now: Instant) {
+        let overdue = now.saturating_duration_since(self.heard_at) >= QUIET
+            && self.quic.poll_timeout().is_some_and(|at| at <= now);
+        if overdue {
+            // QUIC counts its idle time from when a datagram was read. What waited here is no silence of the peer's:
+            // a packet that asks for an answer starts that time anew.
+            self.quic.ping();
+            self.reprieved = true;
+        }
+        self.heard_at = now;
+    }
+
+    /// Returns whether a timer is due that may say that the peer is gone.
+    pub(super) fn is_verdict_due(&mut self, now: Instant) -> bool {
+        now.saturating_duration_since(self.heard_at) >= QUIET
+            && self.quic.poll_timeout().is_some_and(|at| at <= now)
     }
 
     /// Notes that an internal stream has bytes. quinn-proto says so once per frame; once per batch is enough.

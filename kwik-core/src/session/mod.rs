@@ -216,18 +216,24 @@ impl Session {
     }
 
     /// Runs what is due at `now`. Early or repeated calls do nothing.
+    ///
+    /// Whoever has been away for a while must hand over the datagrams that came meanwhile first, or a peer may be taken
+    /// for silent that is not; [`Self::is_verdict_due`] tells when that matters.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.touch(now);
-        for link in self.links.values_mut() {
-            if link.quic.poll_timeout().is_some_and(|at| at <= now) {
-                link.quic.handle_timeout(now);
-            }
-        }
         if self.control_resume.is_some_and(|at| at <= now) {
             self.control_resume = None;
             self.links.values_mut().for_each(|link| link.control_ready = true);
         }
         // What arrived goes first: a path heard in this very batch is not silent.
+        self.settle();
+        for link in self.links.values_mut() {
+            let due = link.quic.poll_timeout().is_some_and(|at| at <= now);
+            if due && !std::mem::take(&mut link.reprieved) {
+                link.quic.handle_timeout(now);
+            }
+        }
+        self.unsettled = true;
         self.settle();
         match &mut self.machine {
             Machine::Client(client) => client.handle_timeout(now),
@@ -243,6 +249,17 @@ impl Session {
             }
         }
         self.unsettled = true;
+    }
+
+    /// Returns whether [`Self::handle_timeout`] may find a peer silent or gone at `now`: then nothing that it has sent
+    /// should still be waiting anywhere on this machine. Other deadlines cost nothing if they run too early.
+    pub fn is_verdict_due(&mut self, now: Instant) -> bool {
+        let machine = match &self.machine {
+            Machine::Client(client) => client.deadline(),
+            Machine::Greeting(greeting) => Some(greeting.deadline()).filter(|_| self.lost.is_none()),
+            Machine::Primary(_) | Machine::Secondary(_) => None,
+        };
+        machine.is_some_and(|at| at <= now) || self.links.values_mut().any(|link| link.is_verdict_due(now))
     }
 
     // Wants.

@@ -91,6 +91,7 @@ impl Session {
             return;
         }
         link.frames_heard = frames;
+        link.on_heard(self.now);
         let fresh = acks != link.acks_heard;
         link.acks_heard = acks;
         let rtt = (fresh && !link.quic.is_handshaking()).then(|| link.quic.rtt());

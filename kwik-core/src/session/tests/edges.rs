@@ -179,3 +179,45 @@ fn a_server_that_waits_for_a_core_keeps_its_leases() {
     check(&got, 6_000_000);
     world.run(|w| w.session(PRIMARY).lease_outcome(lease) == Some(LeaseOutcome::Done));
 }
+
+/// The datagrams were read in time and lay waiting for longer than the idle timeout: nobody was silent.
+#[test]
+fn what_waited_to_be_handled_is_no_silence() {
+    let mut world = World::new(0);
+    world.connect_with(TransportConfig::default().idle_timeout(Duration::from_secs(1)));
+    world.run_for(Duration::from_millis(600));
+    let now = world.now;
+    let primary = world.session(PRIMARY);
+    let stream = primary.open(Dir::Uni).unwrap();
+    primary.write(now, stream, &mut [object(range(0, 100))]).unwrap();
+    world.drain();
+    world.now += ONE_WAY;
+    let read = world.now;
+    let mut events = Vec::new();
+    for (_, from, _, bytes) in std::mem::take(&mut world.in_flight) {
+        let endpoint = &mut world.nodes[CLIENT].endpoint;
+        let data = BytesMut::from(&bytes[..]);
+        match endpoint.handle(read, from, None, None, data, &mut Vec::new()) {
+            Some(DatagramEvent::Session(_, event)) => events.push(event),
+            other => panic!("{other:?}"),
+        }
+    }
+    world.now += Duration::from_millis(1200);
+    let now = world.now;
+    let client = world.session(CLIENT);
+    assert!(client.is_verdict_due(now));
+    for event in events {
+        client.handle_event(now, event);
+    }
+    for _ in 0..3 {
+        world.session(CLIENT).handle_timeout(now);
+        world.drain();
+    }
+    assert_eq!(world.session(CLIENT).lost(), None);
+    assert!(!world.session(CLIENT).is_verdict_due(now));
+    // With nothing more to be heard, it is silence after all.
+    world.nodes[PRIMARY].dead = true;
+    let gone = Event::Lost(ConnectionError::TimedOut);
+    world.run(|w| w.nodes[CLIENT].events.contains(&gone));
+    assert!(world.now >= now + Duration::from_millis(990), "{:?}", world.now - now);
+}
