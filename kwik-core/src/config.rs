@@ -168,6 +168,20 @@ impl TransportConfig {
         self
     }
 
+    /// Bytes of datagrams that may wait for a session's task: what its windows let honest peers have under way.
+    /// Spec: KWIK §11.
+    #[cfg(feature = "driver")]
+    pub(crate) fn receive_max(&self, client: bool) -> usize {
+        let native = limits::NATIVE_WINDOWS_UNDER_WAY.saturating_mul(self.stream_receive_window.into());
+        let mut windows = native.saturating_add(limits::CONTROL_WINDOW);
+        if client {
+            let control = limits::CONTROL_WINDOW.saturating_mul(self.secondary_paths_max as u64);
+            windows = windows.saturating_add(self.session_window).saturating_add(control);
+        }
+        // Half as much again: packets' own headers, what takes a datagram's place in memory, and what is sent twice.
+        usize::try_from(windows.saturating_add(windows / 2)).unwrap_or(usize::MAX)
+    }
+
     /// Split streams that can be guaranteed credit at once: at most half the session window is set aside for it.
     pub(crate) fn split_streams_max(&self) -> u32 {
         let fit = self.session_window / 2 / limits::GUARANTEED_CREDIT;

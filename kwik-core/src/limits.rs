@@ -111,6 +111,9 @@ pub const QUIC_STREAM_WINDOW: u32 = 2 * 1024 * 1024;
 pub const QUIC_SEND_WINDOW: u64 = 8 * 1024 * 1024;
 /// QUIC connection window beyond what the streams may fill, so that control is never blocked.
 pub const CONTROL_WINDOW: u64 = 1024 * 1024;
+/// Stream windows' worth of native bytes that may wait for a session's task. What may be under way at all is more, but
+/// nobody has as many streams running at full speed.
+pub const NATIVE_WINDOWS_UNDER_WAY: u64 = 4;
 /// Bytes that native streams of one connection may hold unread, all together.
 pub const NATIVE_MEMORY: u64 = 512 * 1024 * 1024;
 

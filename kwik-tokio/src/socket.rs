@@ -7,7 +7,7 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use kwik_core::{
@@ -70,16 +70,28 @@ impl Socket for TokioSocket {
         let count = bufs.len().min(meta.len()).min(BATCH_SIZE);
         let (bufs, _) = bufs.split_at_mut(count);
         let (received, _) = received.split_at_mut(count);
-        let count = loop {
-            ready!(self.io.poll_recv_ready(cx))?;
-            let recv = || self.state.recv((&self.io).into(), bufs, received);
-            match self.io.try_io(Interest::READABLE, recv) {
+        let mut asked = false;
+        let received_now = loop {
+            let ready = self.io.poll_recv_ready(cx)?;
+            let mut recv = || self.state.recv((&self.io).into(), bufs, received);
+            let result = match ready {
+                Poll::Ready(()) => self.io.try_io(Interest::READABLE, recv),
+                Poll::Pending if asked => return Poll::Pending,
+                // What tokio knows is as old as the last time it looked. After a stall timers run before it looks again,
+                // and peers must not be called silent for what the kernel has.
+                Poll::Pending => recv(),
+            };
+            asked = true;
+            match result {
                 Ok(count) => break count,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {} // wait for the next readiness
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && ready.is_pending() => {
+                    return Poll::Pending;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {} // tokio forgets the readiness
                 Err(error) => return Poll::Ready(Err(error)),
             }
         };
-        for (to, from) in meta.iter_mut().zip(received).take(count) {
+        for (to, from) in meta.iter_mut().zip(received).take(received_now) {
             *to = RecvMeta {
                 addr: from.addr,
                 len: from.len,
@@ -92,7 +104,7 @@ impl Socket for TokioSocket {
                 dst_ip: from.dst_ip,
             };
         }
-        Poll::Ready(Ok(count))
+        Poll::Ready(Ok(received_now))
     }
 
     fn writable(self: &Arc<Self>) -> TokioWritable {

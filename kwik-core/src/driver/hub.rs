@@ -35,6 +35,7 @@ use crate::{
 pub(super) enum Key {
     Idle,
     Incoming,
+    Read,
 }
 
 /// What the endpoint's lock guards.
@@ -50,6 +51,9 @@ pub(super) struct State<R: Runtime> {
     pub(super) driver: Option<Waker>,
     pub(super) wakers: Wakers<Key>,
     pub(super) stats: EndpointStats,
+    /// How often a session asked for the socket to be read, and up to which of these times it has been.
+    pub(super) reads_asked: u64,
+    pub(super) reads_done: u64,
 }
 
 impl<R: Runtime> Owes for State<R> {
@@ -160,6 +164,37 @@ impl<R: Runtime> Shared<R> {
         }
     }
 
+    /// Has the endpoint's task read the socket until it is empty; a later call with the number that this returns tells
+    /// whether it has. `waker` is woken then. May be called under the session's lock.
+    pub(super) fn ask_read(&self, ticket: &mut Option<u64>, waker: &Waker) -> u64 {
+        self.with(|e| {
+            e.reads_asked += 1;
+            e.wakers.wait(Key::Read, ticket, waker);
+            e.notify();
+            e.reads_asked
+        })
+    }
+
+    /// Returns whether the socket was empty at some time since [`Self::ask_read`] returned `asked`, and everything read
+    /// by then delivered. If not, `waker` is woken when that may have changed.
+    pub(super) fn has_read(&self, asked: u64, ticket: &mut Option<u64>, waker: &Waker) -> bool {
+        self.with(|e| {
+            let done = e.reads_done >= asked;
+            if !done {
+                e.wakers.wait(Key::Read, ticket, waker);
+            }
+            done
+        })
+    }
+
+    /// Says that everything that had arrived when `asked` was looked at has been delivered.
+    pub(super) fn finish_read(&self, asked: u64) {
+        self.with(|e| {
+            e.reads_done = asked;
+            e.wakers.wake(Key::Read);
+        });
+    }
+
     /// Returns an empty buffer that holds a whole train.
     pub(super) fn take_buffer(&self) -> Vec<u8> {
         self.buffers.with(|b| b.0.pop()).unwrap_or_else(|| Vec::with_capacity(SEND_MAX))
@@ -214,6 +249,8 @@ impl<R: Runtime> EndpointRef<R> {
                 driver: None,
                 wakers: Wakers::default(),
                 stats: EndpointStats::default(),
+                reads_asked: 0,
+                reads_done: 0,
             }),
             buffers: Lock::new(Buffers(Vec::new())),
         }))

@@ -8,6 +8,16 @@
 //! One task per endpoint reads the socket and routes datagrams; one task per session does all of that session's work, so
 //! sessions run on all cores. A batch of datagrams costs a session one lock of its inbox and one wake.
 //!
+//! # Inboxes
+//! Each session has one, bounded in bytes by what its windows let honest peers have under way, so that a burst waits
+//! instead of being lost, however late the session's task is. A full one first keeps the endpoint from reading, so that
+//! the kernel's buffer takes the rest and no work is done in vain; but the socket belongs to other sessions as well, so
+//! that may last for a tenth of the time at most, and what finds no room in the rest is dropped and counted.
+//!
+//! # Verdicts
+//! After a stall timers, sockets and tasks are woken in any order. A deadline that may find a peer silent or gone runs
+//! only when the socket has been found empty since it came due, and all that was read by then is worked off.
+//!
 //! # Locks
 //! One per endpoint, one per session, and leaves (inboxes, spare buffers) under which nothing else is locked. A session's
 //! lock may be held while the endpoint's is taken, never the other way round. No lock is held during a system call of a
@@ -17,10 +27,13 @@
 //! A future that has to wait leaves its waker in the session's table under the same lock under which it looked, so a
 //! wake-up cannot fall between the two, and takes it back when it is dropped.
 
+use std::time::Duration;
+
 mod connection;
 mod endpoint;
 mod error;
 mod hub;
+mod inbox;
 mod incoming;
 #[cfg(feature = "futures-io")]
 mod io_futures;
@@ -62,8 +75,12 @@ const SENDS_PER_POLL: usize = 8;
 const TURNS_PER_POLL: usize = 32;
 /// Datagrams a session handles before it looks at what there is to send.
 const FACTS_PER_TURN: usize = 256;
-/// Datagrams waiting for a session's task; more are dropped and counted, as a full socket buffer would.
-const INBOX_MAX: usize = 4096;
+/// How long the socket stays unread at most while a session has no room for what came for it: a task that is merely
+/// late has taken something by then.
+const ROOM_WAIT: Duration = Duration::from_millis(10);
+/// Of how much time that may be taken. What finds no room in the rest of it is dropped and counted, as a full socket
+/// buffer would: one slow session must not cost the others more than a tenth of theirs.
+const ROOM_WAIT_PERIOD: Duration = Duration::from_millis(100);
 /// Receive calls of one endpoint before it lets other tasks run.
 const RECVS_PER_POLL: usize = 64;
 /// Datagrams collected before their sessions are woken, even if the socket has more.
@@ -83,3 +100,6 @@ const SLABS_KEPT: usize = 64;
 const BUFFERS_KEPT: usize = 16;
 /// Bytes copied per `write` of borrowed bytes: more is not accepted at once, so that little is copied in vain.
 const COPY_MAX: usize = 32 * 1024;
+
+#[cfg(test)]
+mod tests;

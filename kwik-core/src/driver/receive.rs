@@ -6,16 +6,18 @@ use std::{
     io::IoSliceMut,
     pin::Pin,
     sync::{Arc, atomic::Ordering},
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Instant,
 };
 
 use bytes::BytesMut;
 
 use super::{
-    FLUSH, MESSAGE_MAX, RECV_BATCH, RECV_ERRORS_MAX, RECVS_PER_POLL, SLAB, SLABS_KEPT,
+    FLUSH, MESSAGE_MAX, RECV_BATCH, RECV_ERRORS_MAX, RECVS_PER_POLL, ROOM_WAIT, ROOM_WAIT_PERIOD, SLAB,
+    SLABS_KEPT,
     hub::{Key, Reply, Shared, State},
-    runtime::{RecvMeta, Runtime, Socket as _},
+    inbox::Parcel,
+    runtime::{RecvMeta, Runtime, Socket as _, Timer as _},
     session,
     task::off_socket,
 };
@@ -33,6 +35,23 @@ pub(super) struct EndpointDriver<R: Runtime> {
     mail: Mail,
     replies: Vec<Reply>,
     errors: usize,
+    room: RoomWait<R>,
+    /// How often sessions had asked for the socket to be read when this poll began.
+    asked: u64,
+    /// The oldest reading they wait for, and how many rounds have not found the socket empty since.
+    reading: Option<(u64, usize)>,
+}
+
+/// What a round of reading came to.
+enum Read {
+    /// The operating system has no more.
+    Empty,
+    /// There may be more.
+    Budget,
+    /// A session has no room.
+    Full,
+    /// The socket is lost.
+    Lost,
 }
 
 impl<R: Runtime> EndpointDriver<R> {
@@ -45,16 +64,23 @@ impl<R: Runtime> EndpointDriver<R> {
             mail: Mail::default(),
             replies: Vec::new(),
             errors: 0,
+            room: RoomWait { until: None, next: None, timer: None },
+            asked: 0,
+            reading: None,
         }
     }
 
-    /// Notes the task's waker and returns whether its work is over.
-    fn is_over(&self, cx: &Context<'_>) -> bool {
+    /// Notes the task's waker and what it is asked for. Returns whether its work is over.
+    fn is_over(&mut self, cx: &Context<'_>) -> bool {
         self.endpoint.with(|e| {
             if !e.driver.as_ref().is_some_and(|old| old.will_wake(cx.waker())) {
                 if let Some(old) = e.driver.replace(cx.waker().clone()) {
                     e.wakers.owed.discard(old);
                 }
+            }
+            self.asked = e.reads_asked;
+            if self.reading.is_none() && self.asked > e.reads_done {
+                self.reading = Some((self.asked, 0));
             }
             // Read under the lock: whoever drops the last handle either is seen here or finds the waker.
             let unused = self.endpoint.handles.load(Ordering::Acquire) == 0 && e.sessions.is_empty();
@@ -62,18 +88,21 @@ impl<R: Runtime> EndpointDriver<R> {
         })
     }
 
-    /// Reads until the socket is empty or the budget spent.
-    fn read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Reads until the socket is empty, a session has no room, or the budget is spent.
+    fn read(&mut self, cx: &mut Context<'_>) -> Read {
         for _ in 0..RECVS_PER_POLL {
             let mut meta = [RecvMeta::default(); RECV_BATCH];
             let mut pieces = self.buf.chunks_mut(MESSAGE_MAX);
             let mut bufs: [_; RECV_BATCH] =
                 std::array::from_fn(|_| IoSliceMut::new(pieces.next().unwrap_or_default()));
             match self.socket.poll_recv(cx, &mut bufs, &mut meta) {
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => return Read::Empty,
                 Poll::Ready(Ok(count)) => {
                     self.errors = 0;
                     self.route(meta.get(..count).unwrap_or(&meta));
+                    if self.mail.count >= FLUSH && !self.mail.deliver(cx.waker()) {
+                        return Read::Full;
+                    }
                 }
                 // On UDP an error tells of some earlier datagram's fate, forged or not: no reason to end sessions.
                 Poll::Ready(Err(error)) => {
@@ -82,13 +111,41 @@ impl<R: Runtime> EndpointDriver<R> {
                         tracing::error!(%error, "socket lost");
                         let reason = format!("socket lost: {error}");
                         self.endpoint.stop(&ConnectionError::TransportError(reason));
-                        return Poll::Ready(());
+                        return Read::Lost;
                     }
                 }
             }
         }
-        cx.waker().wake_by_ref();
-        Poll::Pending
+        Read::Budget
+    }
+
+    /// Delivers what could not be, if it can be now. Returns whether reading may go on: nothing is left of it, or it has
+    /// waited for long enough and was dropped.
+    fn make_room(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.mail.deliver(cx.waker()) {
+            return true;
+        }
+        if self.room.poll(cx, &*self.endpoint.runtime).is_pending() {
+            return false;
+        }
+        let dropped = self.mail.drop_rest();
+        self.endpoint.dropped.fetch_add(dropped, Ordering::Relaxed);
+        true
+    }
+
+    /// Tells the sessions that asked for it that the socket has been read; `empty` if this round found it so.
+    ///
+    /// Whoever floods the socket cannot put that off without end: what had arrived when they asked has been read after
+    /// so many rounds, however much has come since.
+    fn note_read(&mut self, empty: bool) {
+        let Some((oldest, rounds)) = &mut self.reading else {
+            return;
+        };
+        *rounds += 1;
+        if empty || *rounds == READING_ROUNDS {
+            self.endpoint.finish_read(if empty { self.asked } else { *oldest });
+            self.reading = None;
+        }
     }
 
     /// Hands every datagram of a receive call to the core, under one lock, and what comes of it to its session.
@@ -107,17 +164,35 @@ impl<R: Runtime> EndpointDriver<R> {
         for reply in self.replies.drain(..) {
             self.endpoint.reply(&self.socket, &reply);
         }
-        if self.mail.count >= FLUSH {
-            self.deliver();
-        }
     }
+}
 
-    /// Gives every session its batch.
-    fn deliver(&mut self) {
-        let dropped = self.mail.deliver();
-        if dropped > 0 {
-            self.endpoint.dropped.fetch_add(dropped as u64, Ordering::Relaxed);
+/// Rounds of reading after which all that a kernel may have buffered when they began has been read: 32,768 messages, or
+/// 4,096 where each call brings one.
+const READING_ROUNDS: usize = 64;
+
+/// The wait for a session to take what came for it.
+struct RoomWait<R: Runtime> {
+    /// When the present time for waiting ends, and the next may begin.
+    until: Option<Instant>,
+    next: Option<Instant>,
+    timer: Option<Pin<Box<R::Timer>>>,
+}
+
+impl<R: Runtime> RoomWait<R> {
+    /// Waits for at most [`ROOM_WAIT`] in every [`ROOM_WAIT_PERIOD`], in one piece or in several. Ready: no longer.
+    fn poll(&mut self, cx: &mut Context<'_>, runtime: &R) -> Poll<()> {
+        let now = runtime.now();
+        if self.next.is_none_or(|next| next <= now) {
+            self.until = Some(now + ROOM_WAIT);
+            self.next = Some(now + ROOM_WAIT_PERIOD);
         }
+        let Some(until) = self.until.filter(|&until| now < until) else {
+            return Poll::Ready(());
+        };
+        let timer = self.timer.get_or_insert_with(|| Box::pin(runtime.timer(until)));
+        timer.as_mut().reset(until);
+        timer.as_mut().poll(cx)
     }
 }
 
@@ -131,12 +206,13 @@ fn handle<R: Runtime>(
     replies: &mut Vec<Reply>,
 ) {
     let remote = off_socket(meta.addr);
+    let len = data.len();
     let mut bytes = Vec::new();
     match e.core.handle(now, remote, meta.dst_ip, meta.ecn, data, &mut bytes) {
         None => {}
         Some(DatagramEvent::Session(to, event)) => {
             if let Some(session) = e.sessions.get(&to) {
-                mail.put(to, session, event);
+                mail.put(to, session, event, len);
             }
         }
         Some(DatagramEvent::Incoming(incoming)) => {
@@ -159,9 +235,21 @@ impl<R: Runtime> Future for EndpointDriver<R> {
         if this.is_over(cx) {
             return Poll::Ready(());
         }
-        let done = this.read(cx);
-        this.deliver();
-        done
+        if !this.make_room(cx) {
+            return Poll::Pending; // the waker is with whoever makes room, and with the timer
+        }
+        let read = this.read(cx);
+        if matches!(read, Read::Lost) {
+            return Poll::Ready(());
+        }
+        let delivered = this.make_room(cx);
+        if delivered {
+            this.note_read(matches!(read, Read::Empty));
+        }
+        if delivered && !matches!(read, Read::Empty) {
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
     }
 }
 
@@ -177,37 +265,38 @@ const SPARE_KEPT: usize = 16;
 /// Datagrams sorted by session, between two wake-ups.
 #[derive(Default)]
 struct Mail {
-    parcels: BTreeMap<SessionHandle, Parcel>,
+    parcels: BTreeMap<SessionHandle, (Arc<session::Shared>, Parcel)>,
     spare: Vec<VecDeque<SessionEvent>>,
     count: usize,
 }
 
-struct Parcel {
-    to: Arc<session::Shared>,
-    events: VecDeque<SessionEvent>,
-}
-
 impl Mail {
-    fn put(&mut self, handle: SessionHandle, to: &Arc<session::Shared>, event: SessionEvent) {
-        let parcel = self
-            .parcels
-            .entry(handle)
-            .or_insert_with(|| Parcel { to: to.clone(), events: self.spare.pop().unwrap_or_default() });
-        parcel.events.push_back(event);
+    fn put(&mut self, handle: SessionHandle, to: &Arc<session::Shared>, event: SessionEvent, len: usize) {
+        let spare = &mut self.spare;
+        let fresh = || (to.clone(), Parcel::reuse(spare.pop().unwrap_or_default()));
+        self.parcels.entry(handle).or_insert_with(fresh).1.push(event, len);
         self.count += 1;
     }
 
-    /// Returns how many datagrams found no room.
-    fn deliver(&mut self) -> usize {
-        self.count = 0;
-        let mut dropped = 0;
-        while let Some((_, mut parcel)) = self.parcels.pop_first() {
-            dropped += parcel.to.deliver(&mut parcel.events);
-            if self.spare.len() < SPARE_KEPT {
-                self.spare.push(parcel.events); // came back empty, with the room that the session had used
+    /// Gives every session its parcel. Returns whether all had room; `writer` is woken once more of them have.
+    fn deliver(&mut self, writer: &Waker) -> bool {
+        let Self { parcels, spare, count } = self;
+        parcels.retain(|_, (to, parcel)| {
+            let full = !to.inbox.deliver(parcel, writer);
+            if !full && spare.len() < SPARE_KEPT {
+                spare.push(std::mem::take(&mut parcel.events)); // came back empty, with the room that the session had used
             }
-        }
-        dropped
+            full
+        });
+        *count = parcels.values().map(|(_, parcel)| parcel.events.len()).sum();
+        parcels.is_empty()
+    }
+
+    /// Drops what has found no room. Returns how many datagrams that were.
+    fn drop_rest(&mut self) -> u64 {
+        let dropped = std::mem::take(&mut self.count);
+        drop(std::mem::take(&mut self.parcels));
+        dropped as u64
     }
 }
 

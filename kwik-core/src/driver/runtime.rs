@@ -73,6 +73,9 @@ pub trait Socket: Send + Sync + Sized + 'static {
 
     /// Fills `bufs` and `meta`, as many of each, and returns how many of them. Only the endpoint's task calls this.
     ///
+    /// `Pending` says that the operating system has none, asked in this very call: what a runtime remembers of an earlier
+    /// time may be out of date, and peers are called silent for it.
+    ///
     /// # Errors
     /// - Whatever the operating system says; the call is repeated a bounded number of times.
     fn poll_recv(

@@ -4,7 +4,7 @@
 //! session's task and the handles; the endpoint's task only fills the inbox.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::BTreeSet,
     fmt,
     future::poll_fn,
     ops::Deref,
@@ -17,13 +17,12 @@ use std::{
 };
 
 use super::{
-    INBOX_MAX,
+    inbox::Inbox,
     lock::{Lock, Owed, Owes, Wakers},
     runtime::Clock,
 };
 use crate::{
     action::{Event, RunId},
-    endpoint::SessionEvent,
     error::{ApiMisuse, ConnectionError, ErrorCode},
     id::{Dir, JobId, LeaseId, Role, StreamId},
     session::Session,
@@ -208,25 +207,11 @@ impl State {
     }
 }
 
-/// Datagrams on their way from the endpoint's task to the session's.
-#[derive(Default)]
-struct Inbox {
-    events: VecDeque<SessionEvent>,
-    reader: Option<Waker>,
-    closed: bool,
-    owed: Owed,
-}
-
-impl Owes for Inbox {
-    fn owed(&mut self) -> Option<&mut Owed> {
-        Some(&mut self.owed)
-    }
-}
-
 /// A session, without a say in how long it lives: what tasks and tables hold.
 pub(super) struct Shared {
     state: Lock<State>,
-    inbox: Lock<Inbox>,
+    /// What the endpoint's task has for it.
+    pub(super) inbox: Inbox,
     handles: AtomicUsize,
 }
 
@@ -234,39 +219,6 @@ impl Shared {
     /// Runs `f` on the session, then wakes whom it noted.
     pub(super) fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
         self.state.with(f)
-    }
-
-    /// Moves `events` to the session and wakes it. Returns how many did not fit and were dropped.
-    pub(super) fn deliver(&self, events: &mut VecDeque<SessionEvent>) -> usize {
-        self.inbox.with(|inbox| {
-            if inbox.closed {
-                events.clear();
-                return 0;
-            }
-            let dropped = (inbox.events.len() + events.len()).saturating_sub(INBOX_MAX);
-            events.truncate(events.len() - dropped);
-            if inbox.events.is_empty() {
-                std::mem::swap(&mut inbox.events, events);
-            } else {
-                inbox.events.append(events);
-            }
-            if let Some(reader) = inbox.reader.take() {
-                inbox.owed.wake(reader);
-            }
-            dropped
-        })
-    }
-
-    /// Exchanges the empty `events` for what has arrived, and has `reader` woken by what arrives next.
-    pub(super) fn receive(&self, events: &mut VecDeque<SessionEvent>, reader: &Waker) {
-        self.inbox.with(|inbox| {
-            std::mem::swap(&mut inbox.events, events);
-            if !inbox.reader.as_ref().is_some_and(|old| old.will_wake(reader)) {
-                if let Some(old) = inbox.reader.replace(reader.clone()) {
-                    inbox.owed.discard(old);
-                }
-            }
-        });
     }
 
     /// Ends the session without a goodbye; its task ends as soon as it runs.
@@ -286,14 +238,7 @@ impl Shared {
                 s.wakers.owed.discard(driver);
             }
         });
-        let rest = self.inbox.with(|inbox| {
-            inbox.closed = true;
-            if let Some(reader) = inbox.reader.take() {
-                inbox.owed.discard(reader);
-            }
-            std::mem::take(&mut inbox.events)
-        });
-        drop(rest);
+        self.inbox.close();
     }
 }
 
@@ -303,6 +248,7 @@ pub(super) struct SessionRef(Arc<Shared>);
 impl SessionRef {
     /// Wraps a new session, for its first handle.
     pub(super) fn new(core: Session, clock: Arc<dyn Clock>) -> Self {
+        let inbox = Inbox::new(core.receive_max());
         Self(Arc::new(Shared {
             state: Lock::new(State {
                 core,
@@ -314,7 +260,7 @@ impl SessionRef {
                 aborted: false,
                 clock,
             }),
-            inbox: Lock::new(Inbox::default()),
+            inbox,
             handles: AtomicUsize::new(1),
         }))
     }

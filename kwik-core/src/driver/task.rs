@@ -42,8 +42,50 @@ pub(super) struct SessionDriver<R: Runtime> {
     /// What the session wants; an earlier one comes with a wake-up.
     deadline: Option<Instant>,
     facts: VecDeque<SessionEvent>,
+    /// There was more in the inbox when it was last looked at.
+    more: bool,
+    fence: Fence,
     buf: Vec<u8>,
     train: Option<Train>,
+}
+
+/// What keeps deadlines that may find a peer silent from running ahead of what that peer has sent: the operating system
+/// wakes timers and sockets in any order, and tasks run in any order, too.
+#[derive(Default)]
+struct Fence {
+    /// The reading of the socket that was asked for.
+    asked: Option<u64>,
+    ticket: Option<u64>,
+    /// How many datagrams have to be handled for all that had been read then.
+    target: Option<u64>,
+    /// Datagrams handled so far.
+    handled: u64,
+}
+
+impl Fence {
+    /// Looks whether the socket was read; called before anything more is taken out of the inbox.
+    fn look<R: Runtime>(&mut self, endpoint: &hub::Shared<R>, shared: &Shared, cx: &Context<'_>) {
+        let Some(asked) = self.asked else {
+            return;
+        };
+        if endpoint.has_read(asked, &mut self.ticket, cx.waker()) {
+            self.asked = None;
+            self.target = Some(shared.inbox.delivered());
+        }
+    }
+
+    /// Returns whether everything is handled that had arrived when this was first called; if not, sees to it.
+    fn is_passed<R: Runtime>(&mut self, endpoint: &hub::Shared<R>, cx: &Context<'_>) -> bool {
+        if self.target.is_none() && self.asked.is_none() {
+            self.asked = Some(endpoint.ask_read(&mut self.ticket, cx.waker()));
+        }
+        self.target.is_some_and(|target| self.handled >= target)
+    }
+
+    /// Forgets a fence that is passed: it is worth something at that moment only.
+    fn lower(&mut self) {
+        self.target = self.target.filter(|&target| self.handled < target);
+    }
 }
 
 /// Datagrams in the buffer, sent up to `at`.
@@ -60,6 +102,8 @@ enum Turn {
     Again,
     /// Nothing to do before the deadline.
     Rest(Instant),
+    /// Nothing to do before the socket has been read.
+    Wait,
     /// The session is over.
     Ended,
 }
@@ -88,6 +132,8 @@ impl<R: Runtime> SessionDriver<R> {
             armed: None,
             deadline: None,
             facts: VecDeque::new(),
+            more: false,
+            fence: Fence::default(),
             buf: Vec::new(),
             train: None,
         }
@@ -99,6 +145,7 @@ impl<R: Runtime> SessionDriver<R> {
             match self.turn(cx) {
                 Turn::Ended => return Poll::Ready(()),
                 Turn::Again => {}
+                Turn::Wait => return Poll::Pending,
                 Turn::Rest(now) => {
                     if self.arm(cx, now, false).is_pending() {
                         return Poll::Pending;
@@ -120,7 +167,8 @@ impl<R: Runtime> SessionDriver<R> {
     fn turn(&mut self, cx: &Context<'_>) -> Turn {
         let fresh = self.facts.is_empty();
         if fresh {
-            self.shared.receive(&mut self.facts, cx.waker());
+            self.fence.look(&self.endpoint, &self.shared, cx);
+            self.more = self.shared.inbox.take(&mut self.facts, cx.waker());
         }
         let shared = self.shared.clone();
         shared.with(|s| {
@@ -136,10 +184,14 @@ impl<R: Runtime> SessionDriver<R> {
             for event in self.facts.drain(..count) {
                 s.core.handle_event(now, event);
             }
-            if self.deadline.is_some_and(|at| at <= now) {
+            self.fence.handled += count as u64;
+            if self.deadline.is_some_and(|at| at <= now)
+                && (!s.core.is_verdict_due(now) || self.fence.is_passed(&self.endpoint, cx))
+            {
                 s.core.handle_timeout(now);
                 self.deadline = None;
             }
+            self.fence.lower();
             self.endpoint.answer(now, self.handle, &mut s.core);
             self.load(now, s);
             drain_news(s);
@@ -150,11 +202,14 @@ impl<R: Runtime> SessionDriver<R> {
             if s.core.is_drained() {
                 return Turn::Ended;
             }
-            if !fresh || !self.facts.is_empty() {
+            self.deadline = s.core.poll_timeout(); // asked while there is more, too: that may go on without end
+            if !fresh || self.more || !self.facts.is_empty() {
                 return Turn::Again; // the inbox has not been looked at since
             }
-            self.deadline = s.core.poll_timeout();
             s.driver = Some(cx.waker().clone());
+            if self.fence.asked.is_some() {
+                return Turn::Wait;
+            }
             Turn::Rest(now)
         })
     }
@@ -314,6 +369,9 @@ impl<R: Runtime> Drop for SessionDriver<R> {
     fn drop(&mut self) {
         self.shared.retire(ConnectionError::TransportError("session task ended early".to_owned()));
         self.endpoint.forget(self.handle);
+        if let Some(ticket) = self.fence.ticket {
+            self.endpoint.with(|e| e.wakers.forget(hub::Key::Read, ticket));
+        }
     }
 }
 

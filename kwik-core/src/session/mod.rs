@@ -359,6 +359,12 @@ impl Session {
         self.links.values().any(waits) || !self.endpoint_events.is_empty() || !self.events.is_empty()
     }
 
+    /// Bytes of datagrams that may wait to be handled: what honest peers may have under way.
+    #[cfg(feature = "driver")]
+    pub(crate) fn receive_max(&self) -> usize {
+        self.transport.receive_max(self.client.is_some())
+    }
+
     /// Returns the address of the peer: on a client, of the primary.
     pub fn remote_address(&self) -> SocketAddr {
         self.links.get(&HOME).map_or(self.remote, |home| home.quic.remote_address())
@@ -483,4 +489,4 @@ fn path_code(cause: &ConnectionError) -> ErrorCode {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

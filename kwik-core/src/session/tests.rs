@@ -65,7 +65,7 @@ impl Dice {
     }
 }
 
-struct Authority {
+pub(crate) struct Authority {
     key: rcgen::KeyPair,
     certificate: rcgen::Certificate,
 }
@@ -77,13 +77,13 @@ fn ca_params() -> rcgen::CertificateParams {
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let key = rcgen::KeyPair::generate().unwrap();
         let certificate = ca_params().self_signed(&key).unwrap();
         Self { key, certificate }
     }
 
-    fn server(&self, name: &str) -> (rustls::ServerConfig, CertificateDer<'static>) {
+    pub(crate) fn server(&self, name: &str) -> (rustls::ServerConfig, CertificateDer<'static>) {
         let key = rcgen::KeyPair::generate().unwrap();
         let authority = ca_params();
         let issuer = rcgen::Issuer::from_params(&authority, &self.key);
@@ -97,7 +97,7 @@ impl Authority {
         (tls, certificate)
     }
 
-    fn client(&self) -> rustls::ClientConfig {
+    pub(crate) fn client(&self) -> rustls::ClientConfig {
         let mut roots = RootCertStore::empty();
         roots.add(self.certificate.der().clone()).unwrap();
         rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth()
