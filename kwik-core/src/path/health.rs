@@ -1,7 +1,8 @@
 //! When a path that owes bytes has gone silent. Spec: KWIK §8.
 //!
 //! Life is counted in decrypted frames, not in datagrams, and a path is asked twice before it is called silent. Both
-//! probes are timed from the moment they were sent, so a client that was itself asleep never blames its servers.
+//! probes are timed from the moment they were sent, and a verdict that comes late is put off once for a third, so a
+//! client that was itself asleep never blames its servers.
 
 use std::time::{Duration, Instant};
 
@@ -45,11 +46,21 @@ pub(crate) struct Health {
     /// When the probes of this silence went out.
     first_probe: Option<Instant>,
     second_probe: Option<Instant>,
+    /// A third probe went out in place of a verdict.
+    put_off: bool,
 }
 
 impl Health {
     pub(crate) fn new(now: Instant) -> Self {
-        Self { rtt: None, heard: 0, last_heard: now, due_since: None, first_probe: None, second_probe: None }
+        Self {
+            rtt: None,
+            heard: 0,
+            last_heard: now,
+            due_since: None,
+            first_probe: None,
+            second_probe: None,
+            put_off: false,
+        }
     }
 
     /// Takes a connection's frame counter; returns whether it shows life since the last call.
@@ -59,8 +70,7 @@ impl Health {
         }
         self.heard = frames;
         self.last_heard = now;
-        self.first_probe = None;
-        self.second_probe = None;
+        self.forget_probes();
         true
     }
 
@@ -81,9 +91,14 @@ impl Health {
             self.due_since.get_or_insert(now);
         } else {
             self.due_since = None;
-            self.first_probe = None;
-            self.second_probe = None;
+            self.forget_probes();
         }
+    }
+
+    fn forget_probes(&mut self) {
+        self.first_probe = None;
+        self.second_probe = None;
+        self.put_off = false;
     }
 
     /// Smoothed round-trip time, or zero before the first sample.
@@ -112,14 +127,21 @@ impl Health {
 
     /// Decides, and remembers that it did.
     pub(crate) fn verdict(&mut self, now: Instant) -> Verdict {
-        if self.deadline().is_none_or(|deadline| now < deadline) {
+        let Some(deadline) = self.deadline().filter(|&deadline| deadline <= now) else {
             return Verdict::Wait;
-        }
+        };
         if self.first_probe.is_none() {
             self.first_probe = Some(now);
             return Verdict::Probe;
         }
         if self.second_probe.is_none() {
+            self.second_probe = Some(now);
+            return Verdict::Probe;
+        }
+        // Whoever did not get its own turn in time cannot say that the server has had one. Once, or nobody would ever be
+        // judged on a machine that is always late.
+        if now.saturating_duration_since(deadline) > SCHEDULING && !self.put_off {
+            self.put_off = true;
             self.second_probe = Some(now);
             return Verdict::Probe;
         }
@@ -167,6 +189,20 @@ mod tests {
         assert_eq!(health.verdict(start + pto), Verdict::Probe);
         assert_eq!(health.verdict(start + pto * 2 - GRANULARITY), Verdict::Wait);
         assert_eq!(health.verdict(start + pto * 2), Verdict::Silent);
+    }
+
+    #[test]
+    fn a_verdict_that_comes_late_is_put_off_once() {
+        let start = epoch();
+        let mut health = health(start);
+        let pto = health.pto();
+        health.on_due(start, true);
+        assert_eq!(health.verdict(start + pto / 2), Verdict::Probe);
+        assert_eq!(health.verdict(start + pto), Verdict::Probe);
+        let late = start + pto * 2 + SCHEDULING + GRANULARITY;
+        assert_eq!(health.verdict(late), Verdict::Probe);
+        assert_eq!(health.verdict(late + pto - GRANULARITY), Verdict::Wait);
+        assert_eq!(health.verdict(late + pto + Duration::from_secs(1)), Verdict::Silent);
     }
 
     /// The bounds of failover with a replacement one round trip to the primary and one to the other server away: all
