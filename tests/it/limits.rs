@@ -5,7 +5,7 @@ use std::time::Duration;
 use kwik_tests::{
     feed::{Plan, distribute, receive, receive_into},
     object::{Object, Receipt},
-    run, soon, stays_pending,
+    run, soon, stays_pending, within,
     world::{Settings, World, attach, serve_session},
 };
 use kwik_tokio::{ApiMisuse, ByteRange, LeaseError, LeaseOutcome, NewJob, TransportConfig};
@@ -282,5 +282,30 @@ fn a_client_has_no_leases() {
         assert_eq!(stream.open_job(job).err(), Some(LeaseError::Misuse(ApiMisuse::WrongRole)));
         assert_eq!(stream.write_at(range(10, 20)).err(), Some(LeaseError::Misuse(ApiMisuse::WrongRole)));
         assert!(kwik_tokio::PrimarySession::try_from(client).is_err());
+    });
+}
+
+/// As many bytes leased at once as the windows hold: none of them is lost for want of room in the client's own queue.
+#[test]
+fn a_burst_as_large_as_the_windows_is_not_dropped() {
+    run(async {
+        let world = World::serving_with(2, windows(32 * MIB, 64 * MIB));
+        let (client, primary, paths) = world.connect_all().await;
+        let object = Object(80);
+        let mut stream = primary.open_uni().await.unwrap();
+        let mut leases = Vec::new();
+        for (index, path) in (0..).zip(paths) {
+            let half = range(index * 10 * MIB, (index + 1) * 10 * MIB);
+            let job = stream.open_job(NewJob::new(path, half, object.payload())).unwrap();
+            leases.push(job.lease(half).unwrap());
+        }
+        stream.finish().unwrap();
+        let mut recv = soon("the stream", client.accept_uni()).await.unwrap();
+        for lease in &mut leases {
+            let outcome = within(Duration::from_secs(20), "the outcome", lease.outcome()).await;
+            assert_eq!(outcome, Ok(LeaseOutcome::Done));
+        }
+        assert_eq!(soon("the object", receive(&mut recv, object, true)).await, Ok(20 * MIB));
+        assert_eq!(world.client.stats().dropped_datagrams, 0);
     });
 }

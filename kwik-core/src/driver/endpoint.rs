@@ -212,6 +212,6 @@ pub struct EndpointStats {
     pub refused_handshakes: u64,
     /// Handshakes ignored.
     pub ignored_handshakes: u64,
-    /// Datagrams dropped because a session's task did not keep up.
+    /// Datagrams dropped because a session's task did not keep up and its inbox was full. Spec: KWIK §11.
     pub dropped_datagrams: u64,
 }

@@ -12,9 +12,6 @@ use super::{
 };
 use crate::endpoint::SessionEvent;
 
-/// Empty queues kept for the parcels to come.
-const SPARE_KEPT: usize = 4;
-
 /// Datagrams for one session.
 #[derive(Default)]
 pub(super) struct Parcel {
@@ -40,7 +37,8 @@ pub(super) struct Inbox(Lock<State>);
 
 struct State {
     parcels: VecDeque<Parcel>,
-    spare: Vec<VecDeque<SessionEvent>>,
+    /// An empty queue for the parcel to come.
+    spare: VecDeque<SessionEvent>,
     /// Bytes of the parcels, the one that the session's task has in its hands included.
     bytes: usize,
     in_hand: usize,
@@ -65,7 +63,7 @@ impl Inbox {
     pub(super) fn new(max: usize) -> Self {
         Self(Lock::new(State {
             parcels: VecDeque::new(),
-            spare: Vec::new(),
+            spare: VecDeque::new(),
             bytes: 0,
             in_hand: 0,
             max,
@@ -100,7 +98,7 @@ impl Inbox {
                     parcel.bytes = 0;
                 }
                 None => {
-                    let empty = Parcel::reuse(inbox.spare.pop().unwrap_or_default());
+                    let empty = Parcel::reuse(mem::take(&mut inbox.spare));
                     inbox.parcels.push_back(mem::replace(parcel, empty));
                 }
             }
@@ -118,10 +116,7 @@ impl Inbox {
             inbox.bytes -= mem::take(&mut inbox.in_hand);
             if let Some(next) = inbox.parcels.pop_front() {
                 inbox.in_hand = next.bytes;
-                let empty = mem::replace(facts, next.events);
-                if inbox.spare.len() < SPARE_KEPT {
-                    inbox.spare.push(empty);
-                }
+                inbox.spare = mem::replace(facts, next.events);
             }
             if inbox.bytes < inbox.max {
                 if let Some(writer) = inbox.writer.take() {

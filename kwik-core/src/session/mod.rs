@@ -254,6 +254,7 @@ impl Session {
     /// Returns whether [`Self::handle_timeout`] may find a peer silent or gone at `now`: then nothing that it has sent
     /// should still be waiting anywhere on this machine. Other deadlines cost nothing if they run too early.
     pub fn is_verdict_due(&mut self, now: Instant) -> bool {
+        self.settle();
         let machine = match &self.machine {
             Machine::Client(client) => client.deadline(),
             Machine::Greeting(greeting) => Some(greeting.deadline()).filter(|_| self.lost.is_none()),
