@@ -46,15 +46,19 @@ fn class(ip: IpAddr) -> Option<Class> {
 }
 
 fn class_v4(ip: Ipv4Addr) -> Option<Class> {
-    let [a, b, ..] = ip.octets();
+    let [a, b, c, _] = ip.octets();
     if a == 0 || a >= 224 {
         return None; // this network, multicast, reserved, broadcast
     }
+    // Behind a carrier's translator, protocol assignments, benchmarking: not to be had from everywhere.
+    let shared = (a == 100 && (64..128).contains(&b))
+        || (a == 192 && b == 0 && c == 0)
+        || (a == 198 && b & 0xfe == 18);
     Some(if ip.is_loopback() {
         Class::Loopback
     } else if ip.is_link_local() {
         Class::LinkLocal
-    } else if ip.is_private() || (a == 100 && (64..128).contains(&b)) {
+    } else if ip.is_private() || shared {
         Class::Private
     } else {
         Class::Global
@@ -62,7 +66,7 @@ fn class_v4(ip: Ipv4Addr) -> Option<Class> {
 }
 
 fn class_v6(ip: Ipv6Addr) -> Option<Class> {
-    let [first, ..] = ip.segments();
+    let [first, second, third, ..] = ip.segments();
     if ip.is_unspecified() || ip.is_multicast() {
         return None;
     }
@@ -70,22 +74,28 @@ fn class_v6(ip: Ipv6Addr) -> Option<Class> {
         Class::Loopback
     } else if first & 0xffc0 == 0xfe80 {
         Class::LinkLocal
-    } else if first & 0xfe00 == 0xfc00 {
-        Class::Private
+    } else if first & 0xfe00 == 0xfc00
+        || first & 0xffc0 == 0xfec0
+        || [first, second, third] == [0x64, 0xff9b, 1]
+    {
+        Class::Private // unique local, the old site-local, a network's own translator
     } else {
         Class::Global
     })
 }
 
-/// Unwraps the forms that carry an IPv4 address: mapped, compatible, 6to4 and NAT64.
+/// Unwraps the forms that carry an IPv4 address: mapped, compatible, translated, 6to4 and NAT64.
 fn embedded_v4(ip: Ipv6Addr) -> Option<Ipv4Addr> {
     let v4 = |high: u16, low: u16| {
         let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
         Ipv4Addr::new(a, b, c, d)
     };
     match ip.segments() {
-        [0, 0, 0, 0, 0, 0 | 0xffff, high, low] if high != 0 => Some(v4(high, low)),
-        [0x2002, high, low, ..] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => Some(v4(high, low)),
+        [0, 0, 0, 0, 0, 0, 0, 0 | 1] => None, // nobody, and this machine
+        [0, 0, 0, 0, 0, 0 | 0xffff, high, low]
+        | [0, 0, 0, 0, 0xffff, 0, high, low]
+        | [0x64, 0xff9b, 0, 0, 0, 0, high, low]
+        | [0x2002, high, low, ..] => Some(v4(high, low)),
         _ => None,
     }
 }
@@ -123,6 +133,23 @@ mod tests {
     fn wrapped_forms_are_unwrapped_first() {
         for wrapped in ["::ffff:127.0.0.1", "::127.0.0.1", "2002:7f00:1::", "64:ff9b::127.0.0.1"] {
             assert!(!allows("8.8.8.8", wrapped), "{wrapped}");
+        }
+    }
+
+    /// Found by `dial_policy`: 0.0.0.0 in another form is this machine on some systems, and not the whole network.
+    #[test]
+    fn wrapped_forms_of_this_network_are_nobodys() {
+        for wrapped in ["::ffff:0.0.0.0", "::ffff:0.0.0.1", "::2", "::ffff:0:0.0.0.0", "64:ff9b::"] {
+            assert!(!allows("127.0.0.1", wrapped), "{wrapped}");
+        }
+    }
+
+    /// Found by `dial_policy`: these blocks do not reach the whole network, whoever owns them.
+    #[test]
+    fn private_blocks_that_are_easily_forgotten() {
+        for private in ["192.0.0.8", "198.19.0.1", "fec0::1", "64:ff9b:1::8.8.8.8", "::ffff:0:10.0.0.1"] {
+            assert!(!allows("8.8.8.8", private), "{private}");
+            assert!(allows("10.0.0.1", private), "{private}");
         }
     }
 
