@@ -1,7 +1,4 @@
-//! The bodies of the fuzz targets.
-//!
-//! They live beside what they test, so that this crate's own tests replay the corpus and the targets cannot rot. Each
-//! takes any bytes and panics only if the code breaks a promise.
+//! The decoders: whole or in pieces they say the same, and what they let through survives encoding.
 
 use crate::{
     error::FrameError,
@@ -79,35 +76,4 @@ fn header(data: &[u8], most: usize) -> Result<(Option<StreamHeader>, usize), Fra
         }
     }
     Ok((None, data.len()))
-}
-
-#[cfg(test)]
-mod tests {
-    use std::{fs, path::Path};
-
-    /// Runs `target` on every file of its corpus.
-    fn replay(name: &str, target: fn(&[u8])) {
-        let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(name);
-        let mut files: Vec<_> = fs::read_dir(&corpus)
-            .unwrap_or_else(|error| panic!("{}: {error}", corpus.display()))
-            .map(|entry| entry.expect("readable").path())
-            .collect();
-        // The folder's order is the file system's; a failure should name the same file everywhere.
-        files.sort();
-        assert!(!files.is_empty(), "no corpus in {}", corpus.display());
-        for file in files {
-            println!("{}", file.display());
-            target(&fs::read(&file).expect("readable"));
-        }
-    }
-
-    #[test]
-    fn frame_decode_corpus() {
-        replay("frame_decode", super::frame_decode);
-    }
-
-    #[test]
-    fn header_decode_corpus() {
-        replay("header_decode", super::header_decode);
-    }
 }

@@ -127,7 +127,7 @@ impl Assembler {
     }
 
     /// Returns how many bytes were delivered.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) const fn consumed(&self) -> u64 {
         self.consumed
     }
@@ -371,8 +371,6 @@ fn index(distance: u64) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
     use crate::id::OFFSET_MAX;
 
@@ -514,151 +512,5 @@ mod tests {
         assert_eq!(assembler.extents(), 0);
         assert!(assembler.would_exceed(15, 1, 2), "delivered islands count");
         assert!(!assembler.would_exceed(12, 1, 2));
-    }
-
-    /// What an assembler must do, one byte at a time.
-    struct Model {
-        base: usize,
-        /// The first byte placed at each offset.
-        bytes: Vec<Option<u8>>,
-        delivered: Vec<bool>,
-    }
-
-    impl Model {
-        fn insert(&mut self, at: usize, bytes: &[u8]) -> Inserted {
-            let mut inserted = Inserted::default();
-            for (at, &byte) in (at..).zip(bytes) {
-                match self.bytes[at] {
-                    None if at >= self.base => {
-                        self.bytes[at] = Some(byte);
-                        inserted.new += 1;
-                    }
-                    held => {
-                        inserted.overlap += 1;
-                        inserted.differed |= held.is_some_and(|held| held != byte) && !self.delivered[at];
-                    }
-                }
-            }
-            inserted
-        }
-
-        fn held(&self, at: usize) -> bool {
-            self.bytes[at].is_some() && !self.delivered[at]
-        }
-
-        fn runs(&self, of: impl Fn(usize) -> bool) -> usize {
-            (0..self.bytes.len()).filter(|&at| of(at) && (at == 0 || !of(at - 1))).count()
-        }
-
-        fn position(&self) -> usize {
-            (self.base..).find(|&at| !self.delivered[at]).unwrap()
-        }
-    }
-
-    #[derive(Clone, Debug)]
-    enum Op {
-        Insert { source: u32, at: usize, len: usize, fill: u8 },
-        Read { max_len: usize, ordered: bool },
-    }
-
-    fn op(space: usize, len_max: usize) -> impl Strategy<Value = Op> {
-        let fill = prop_oneof![4 => Just(0u8), 1 => 1..3u8];
-        prop_oneof![
-            3 => (0..4u32, 0..space, 0..len_max, fill)
-                .prop_map(|(source, at, len, fill)| Op::Insert { source, at, len, fill }),
-            1 => (0..len_max, any::<bool>()).prop_map(|(max_len, ordered)| Op::Read { max_len, ordered }),
-        ]
-    }
-
-    /// Asserts that the assembler's counts are the model's.
-    fn check_counts(assembler: &Assembler, model: &Model) -> Result<(), TestCaseError> {
-        let count = |of: &dyn Fn(usize) -> bool| (0..model.bytes.len()).filter(|&at| of(at)).count() as u64;
-        prop_assert_eq!(assembler.held(), count(&|at| model.held(at)));
-        prop_assert_eq!(assembler.consumed(), count(&|at| model.delivered[at]));
-        prop_assert_eq!(assembler.extents(), model.runs(|at| model.held(at)));
-        prop_assert_eq!(assembler.received().total(), count(&|at| model.bytes[at].is_some()));
-        prop_assert_eq!(assembler.received().len(), model.runs(|at| model.bytes[at].is_some()));
-        prop_assert_eq!(assembler.read_position(), model.position() as u64);
-        Ok(())
-    }
-
-    /// Inserts into both and asserts the same result, foretold by `would_exceed` for a cap that is nearly reached.
-    fn check_insert(
-        assembler: &mut Assembler,
-        model: &mut Model,
-        source: u32,
-        at: usize,
-        bytes: Vec<u8>,
-    ) -> Result<(), TestCaseError> {
-        let cap = assembler.extents() + at % 2;
-        let exceeds = assembler.would_exceed(at as u64, bytes.len() as u64, cap);
-        let (held, received) = (assembler.extents(), assembler.received().len());
-        let expected = model.insert(at, &bytes);
-        let result = assembler.insert(PathId::new(source), at as u64, Bytes::from(bytes));
-        prop_assert_eq!(result, expected);
-        let held_over = assembler.extents() > held.max(cap);
-        let received_over = assembler.received().len() > received.max(cap + 1);
-        prop_assert_eq!(exceeds, held_over || received_over);
-        Ok(())
-    }
-
-    /// Reads from both and asserts the same result; returns whether there was any.
-    fn check_read(
-        assembler: &mut Assembler,
-        model: &mut Model,
-        max_len: usize,
-        ordered: bool,
-    ) -> Result<bool, TestCaseError> {
-        let lowest = (0..model.bytes.len()).find(|&at| model.held(at));
-        let readable = lowest.filter(|&at| !ordered || at == model.position());
-        prop_assert_eq!(assembler.is_readable(ordered), readable.is_some());
-        let Some((offset, bytes)) = assembler.read(max_len, ordered) else {
-            prop_assert!(readable.is_none() || max_len == 0);
-            return Ok(false);
-        };
-        prop_assert_eq!(Some(offset), readable.map(|at| at as u64));
-        prop_assert!(!bytes.is_empty() && bytes.len() <= max_len);
-        for (at, &byte) in (index(offset)..).zip(&bytes) {
-            prop_assert!(model.held(at), "{} delivered twice or never sent", at);
-            prop_assert_eq!(model.bytes[at], Some(byte));
-            model.delivered[at] = true;
-        }
-        Ok(true)
-    }
-
-    fn check(space: usize, len_max: usize, ops: Vec<Op>) -> Result<(), TestCaseError> {
-        let base = space / 16;
-        let size = space + len_max + 1;
-        let mut assembler = Assembler::new(base as u64);
-        let mut model = Model { base, bytes: vec![None; size], delivered: vec![false; size] };
-        for op in ops {
-            match op {
-                Op::Insert { source, at, len, fill } => {
-                    // Equal fills give equal bytes at equal offsets.
-                    let bytes = (at..at + len).map(|at| u8::try_from(at % 251).unwrap() ^ fill).collect();
-                    check_insert(&mut assembler, &mut model, source, at, bytes)?;
-                }
-                Op::Read { max_len, ordered } => {
-                    check_read(&mut assembler, &mut model, max_len, ordered)?;
-                }
-            }
-            check_counts(&assembler, &model)?;
-        }
-        while check_read(&mut assembler, &mut model, len_max, false)? {}
-        check_counts(&assembler, &model)?;
-        prop_assert_eq!((assembler.held(), assembler.extents()), (0, 0));
-        Ok(())
-    }
-
-    proptest! {
-        #[test]
-        fn agrees_with_a_byte_array_on_slivers(ops in prop::collection::vec(op(96, 24), 1..80)) {
-            check(96, 24, ops)?;
-        }
-
-        #[test]
-        fn agrees_with_a_byte_array_on_chunks(ops in prop::collection::vec(op(8_000, 2_000), 1..24)) {
-            check(8_000, 2_000, ops)?;
-        }
     }
 }

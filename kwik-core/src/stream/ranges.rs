@@ -19,7 +19,7 @@ pub(crate) struct RangeSet {
 
 impl RangeSet {
     /// Returns an empty set.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) const fn new() -> Self {
         Self { extents: BTreeMap::new(), total: 0 }
     }
@@ -82,7 +82,7 @@ impl RangeSet {
     }
 
     /// Returns whether every byte of `range` is in the set.
-    #[cfg(any(test, feature = "audit"))]
+    #[cfg(any(test, fuzzing, feature = "audit"))]
     pub(crate) fn contains(&self, range: ByteRange) -> bool {
         self.end_of_prefix(range.start()) >= range.end()
     }
@@ -105,7 +105,7 @@ impl RangeSet {
     }
 
     /// Returns the parts of `within` that are in the set, in rising order.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn present(&self, within: ByteRange) -> impl Iterator<Item = ByteRange> {
         self.present_bounds(within).filter_map(|(start, end)| ByteRange::between(start, end))
     }
@@ -121,7 +121,7 @@ impl RangeSet {
     }
 
     /// Returns the extents in rising order.
-    #[cfg(any(test, feature = "audit"))]
+    #[cfg(any(test, fuzzing, feature = "audit"))]
     pub(crate) fn iter(&self) -> impl Iterator<Item = ByteRange> {
         self.extents.iter().filter_map(|(&start, &end)| ByteRange::between(start, end))
     }
@@ -132,7 +132,7 @@ impl RangeSet {
     }
 
     /// Returns one past the highest offset in the set.
-    #[cfg(any(test, feature = "audit"))]
+    #[cfg(any(test, fuzzing, feature = "audit"))]
     pub(crate) fn max_end(&self) -> Option<u64> {
         self.extents.last_key_value().map(|(_, &end)| end)
     }
@@ -156,10 +156,6 @@ impl RangeSet {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
-    use proptest::prelude::*;
-
     use super::*;
     use crate::id::OFFSET_MAX;
 
@@ -206,59 +202,5 @@ mod tests {
         assert_eq!(set.missing(range(0, OFFSET_MAX)).count(), 0);
         set.remove(range(1, 2));
         assert_eq!(extents(&set), [(0, 1), (2, OFFSET_MAX)]);
-    }
-
-    /// The runs of offsets in `from..to` for which `keep` holds.
-    fn runs(from: u64, to: u64, keep: impl Fn(u64) -> bool) -> Vec<ByteRange> {
-        let mut runs = Vec::new();
-        let mut start = None;
-        for at in from..=to {
-            match (start, at < to && keep(at)) {
-                (None, true) => start = Some(at),
-                (Some(first), false) => {
-                    runs.push(range(first, at));
-                    start = None;
-                }
-                (None, false) | (Some(_), true) => {}
-            }
-        }
-        runs
-    }
-
-    const SPACE: u64 = 64;
-
-    proptest! {
-        #[test]
-        fn behaves_as_a_set_of_offsets(ops in prop::collection::vec((any::<bool>(), 0..SPACE, 1..SPACE / 2), 1..60)) {
-            let mut set = RangeSet::new();
-            let mut model = BTreeSet::new();
-            for (insert, start, len) in ops {
-                let op = range(start, start + len);
-                if insert {
-                    let new = (start..start + len).filter(|&at| model.insert(at)).count() as u64;
-                    prop_assert_eq!(set.insert(op), new);
-                } else {
-                    set.remove(op);
-                    model.retain(|&at| at < start || at >= start + len);
-                }
-                let top = SPACE * 2;
-                prop_assert_eq!(set.total(), model.len() as u64);
-                prop_assert_eq!(set.iter().collect::<Vec<_>>(), runs(0, top, |at| model.contains(&at)));
-                prop_assert_eq!(set.len(), set.iter().count());
-                prop_assert_eq!(set.max_end(), model.last().map(|at| at + 1));
-                prop_assert_eq!(set.contains(op), (start..start + len).all(|at| model.contains(&at)));
-                prop_assert_eq!(set.overlaps(op), (start..start + len).any(|at| model.contains(&at)));
-                let probe = range(start / 2, start + len / 2 + 1);
-                let (from, to) = (probe.start(), probe.end());
-                prop_assert_eq!(set.contains(probe), (from..to).all(|at| model.contains(&at)));
-                prop_assert_eq!(set.overlaps(probe), (from..to).any(|at| model.contains(&at)));
-                let missing = runs(from, to, |at| !model.contains(&at));
-                prop_assert_eq!(set.missing(probe).collect::<Vec<_>>(), missing);
-                let present = runs(from, to, |at| model.contains(&at));
-                prop_assert_eq!(set.present(probe).collect::<Vec<_>>(), present);
-                let prefix = (from..=top).find(|at| !model.contains(at)).unwrap();
-                prop_assert_eq!(set.end_of_prefix(from), prefix);
-            }
-        }
     }
 }

@@ -1,0 +1,97 @@
+//! Tickets: what opens is what was sealed, and is let in exactly when all of it fits.
+
+use super::source::{OP, Source};
+use crate::{
+    error::ErrorCode,
+    id::{PathId, PublicKey, SessionId, SpkiHash},
+    lease::ticket::{Signer as _, SigningKey, Ticket, TicketError},
+    limits::{CLOCK_SKEW, TICKET_LIFETIME},
+};
+
+/// When the tickets are shown, give or take.
+const NOW: u64 = 1_800_000_000;
+
+/// Opens `data` as a ticket, then a sealed one with the damage that `data` describes; checks what opens against a
+/// place and time that `data` names.
+///
+/// # Panics
+/// If a ticket opens that was not sealed so, does not seal to the same bytes again, or is let in wrongly.
+pub fn ticket_open(data: &[u8]) {
+    let signer = SigningKey::from_seed([1; 32]);
+    let keys = [PublicKey::new([0; 32]), signer.public_key()];
+    if let Ok((ticket, _)) = Ticket::open(data, &keys) {
+        assert_eq!(ticket.seal(&signer), data, "nothing but what was sealed opens");
+    }
+
+    let (setup, damage) = data.split_at(data.len().min(4 * OP));
+    let mut source = Source::new(setup);
+    let ticket = Ticket {
+        session: SessionId::new([source.any::<u8>() % 2; 16]),
+        path: PathId::new(source.any::<u8>().into()),
+        audience: SpkiHash::new([source.any::<u8>() % 4; 32]),
+        client_key: PublicKey::new([source.any::<u8>() % 2; 32]),
+        issued: moment(&mut source),
+        expires: moment(&mut source),
+        nonce: [source.any(); 16],
+    };
+    let sealed = ticket.seal(&signer);
+    assert_eq!(Ticket::open(&sealed, &keys), Ok((ticket, signer.public_key())));
+    assert_eq!(Ticket::open(&sealed, &[]), Err(TicketError::Untrusted));
+    shown(&ticket, &mut source);
+    damaged(&sealed, damage, &keys);
+}
+
+/// A time around now, or at the ends of what can be said.
+fn moment(source: &mut Source<'_>) -> u64 {
+    match source.below(8) {
+        0 => 0,
+        1 => u64::MAX - source.below(8),
+        _ => NOW - 80 + source.below(160),
+    }
+}
+
+/// Shows the ticket somewhere, and asks for the verdict a careful reader of DESIGN.md §9 would give.
+fn shown(ticket: &Ticket, source: &mut Source<'_>) {
+    let now = moment(source);
+    let session = SessionId::new([source.any::<u8>() % 2; 16]);
+    let path = PathId::new(source.any::<u8>().into());
+    let own = [SpkiHash::new([source.any::<u8>() % 4; 32]), SpkiHash::new([3; 32])];
+    let client_key = PublicKey::new([source.any::<u8>() % 2; 32]);
+    let ticket = if source.rarely(2) { Ticket { path, session, client_key, ..*ticket } } else { *ticket };
+
+    let skew = i128::from(CLOCK_SKEW.as_secs());
+    let [now_wide, issued, expires] = [now, ticket.issued, ticket.expires].map(i128::from);
+    let lifetime = expires - issued;
+    let ours = own.contains(&ticket.audience)
+        && ticket.session == session
+        && ticket.path == path
+        && ticket.client_key == client_key;
+    let lives = (0..=i128::from(TICKET_LIFETIME.as_secs()) + skew).contains(&lifetime);
+    // A ticket cannot be late at the end of time: the sum that would say so has no seconds left.
+    let last = (expires + skew).min(u64::MAX.into());
+    let begun = issued <= (now_wide + skew).min(u64::MAX.into());
+
+    let verdict = ticket.check(now, session, path, &own, &client_key);
+    assert_eq!(verdict.is_ok(), ours && lives && begun && now_wide <= last, "{verdict:?}");
+    if let Err(error) = verdict {
+        let fresh_one_helps = ours && lives && begun;
+        assert_eq!(error.code() == ErrorCode::TICKET_EXPIRED, fresh_one_helps, "{error:?}");
+    }
+}
+
+/// Changes bytes of a sealed ticket, cuts it or makes it longer: it opens only if nothing changed.
+fn damaged(sealed: &[u8], damage: &[u8], keys: &[PublicKey]) {
+    let mut bytes = sealed.to_vec();
+    let mut source = Source::new(damage);
+    for _ in 0..source.below(4) {
+        let at = usize::from(source.any::<u8>()) % bytes.len().max(1);
+        let with: u8 = source.any();
+        match source.below(8) {
+            0 => bytes.truncate(at),
+            1 => bytes.insert(at, with),
+            _ => bytes.get_mut(at).into_iter().for_each(|byte| *byte ^= with),
+        }
+    }
+    let opened = Ticket::open(&bytes, keys);
+    assert_eq!(opened.is_ok(), bytes == sealed, "{opened:?}");
+}
