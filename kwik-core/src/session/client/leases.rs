@@ -14,9 +14,10 @@ use crate::{
 impl Client {
     /// The primary has work for a path.
     pub(super) fn open_job(&mut self, open: JobOpen) -> Result<(), ErrorCode> {
-        if self.jobs.contains_key(&open.job) || open.path.is_primary() {
+        if self.last_job.is_some_and(|last| open.job <= last) || open.path.is_primary() {
             return Err(ErrorCode::METADATA_PROTOCOL_VIOLATION);
         }
+        self.last_job = Some(open.job);
         let Some(path) = self.paths.get_mut(&open.path) else {
             return self.refuse_job(&open, ErrorCode::PATH_NOT_FOUND);
         };

@@ -52,7 +52,9 @@ pub(super) struct Client {
     /// Paths waiting for one of the dials at once.
     undialled: VecDeque<PathId>,
     dials: DialBudget,
+    /// Jobs of paths that are not gone.
     jobs: BTreeMap<JobId, Job>,
+    last_job: Option<JobId>,
     leases: BTreeMap<LeaseId, Lease>,
     last_lease: Option<LeaseId>,
     streams: BTreeMap<StreamId, SplitRecv>,
@@ -204,6 +206,7 @@ impl Client {
             undialled: VecDeque::new(),
             dials: DialBudget::new(now),
             jobs: BTreeMap::new(),
+            last_job: None,
             leases: BTreeMap::new(),
             last_lease: None,
             streams: BTreeMap::new(),
@@ -357,6 +360,7 @@ impl Client {
             state.leases.clear();
             state.internal.clear();
         }
+        self.jobs.clear();
         self.leases.clear();
         self.undialled.clear();
         for &stream in self.streams.keys() {

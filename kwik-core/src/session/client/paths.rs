@@ -172,6 +172,7 @@ impl Client {
         path.held_jobs = Vec::new();
         path.ticket = Bytes::new();
         self.lose_leases_of(id, code);
+        self.jobs.retain(|_, job| job.path != id);
         if let Some(path) = self.paths.get_mut(&id) {
             path.internal.clear();
         }

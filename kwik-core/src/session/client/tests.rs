@@ -468,4 +468,17 @@ fn a_busy_primary_is_not_promised_before_an_idle_secondary() {
     machine.client.read(machine.now, STREAM, 600_000, false).unwrap();
     let given = credits(&[machine.actions(), machine.settled()].concat());
     assert!(matches!(given[..], [Credit::Lease { .. }]), "{given:?}");
+/// Found by `client_ops`: the jobs of dead paths stayed for good, so a primary could add paths and jobs without end.
+#[test]
+fn jobs_end_with_their_path() {
+    let mut machine = Machine::new();
+    machine.primary(Frame::RemovePath { path: PATH, code: ErrorCode::NO_ERROR, deadline_ms: 0 });
+    assert!(machine.client.jobs.is_empty());
+    machine.actions();
+    let refused = Frame::LeaseRefused { lease: LeaseId::new(0), code: ErrorCode::PATH_DEAD };
+    assert_eq!(machine.grant(0, range(200, 300)), [told(refused)]);
+    // The name is not free again: job ids rise.
+    machine.primary(Frame::JobOpen(job(JOB, OTHER)));
+    let code = ErrorCode::METADATA_PROTOCOL_VIOLATION;
+    assert_eq!(machine.actions(), [Action::CloseSession { code }]);
 }
