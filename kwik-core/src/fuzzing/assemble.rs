@@ -4,59 +4,124 @@ use bytes::Bytes;
 
 use super::source::{OP, Source, ops};
 use crate::{
-    id::PathId,
+    id::{ByteRange, PathId},
     stream::assemble::{Assembler, Inserted},
 };
 
-/// What an assembler must do, one byte at a time: what came first stays, and is delivered once.
-struct Model {
+/// What a split stream must do, one byte at a time: what came first stays, and is delivered once.
+#[derive(Debug)]
+pub(crate) struct Model {
     base: usize,
     /// The first byte placed at each offset.
-    bytes: Vec<Option<u8>>,
-    delivered: Vec<bool>,
+    bytes: Vec<u8>,
+    state: Vec<u8>,
+    received: u64,
+    delivered: u64,
+    /// Where an ordered reader goes on.
+    position: usize,
 }
 
+/// Zero, so that a large model costs nothing until it is written to.
+const ABSENT: u8 = 0;
+const HELD: u8 = 1;
+const DELIVERED: u8 = 2;
+
 impl Model {
-    fn insert(&mut self, at: usize, bytes: &[u8]) -> Inserted {
+    /// A stream split at `base`, of which no byte at or beyond `size` will ever be named.
+    pub(crate) fn new(base: usize, size: usize) -> Self {
+        Self {
+            base,
+            bytes: vec![0; size],
+            state: vec![ABSENT; size],
+            received: 0,
+            delivered: 0,
+            position: base,
+        }
+    }
+
+    /// Places bytes; returns what an assembler must say about it.
+    pub(crate) fn insert(&mut self, at: usize, bytes: &[u8]) -> Inserted {
         let mut inserted = Inserted::default();
-        let slots = self.bytes.iter_mut().zip(&self.delivered).enumerate().skip(at);
-        for ((at, (slot, delivered)), &byte) in slots.zip(bytes) {
-            match slot {
-                None if at >= self.base => {
-                    *slot = Some(byte);
-                    inserted.new += 1;
-                }
-                held => {
-                    inserted.overlap += 1;
-                    inserted.differed |= held.is_some_and(|held| held != byte) && !delivered;
-                }
+        let (base, from) = (self.base, at.min(self.bytes.len()));
+        let (_, kept) = self.bytes.split_at_mut(from);
+        let (_, state) = self.state.split_at_mut(from);
+        for ((at, &byte), (kept, state)) in (at..).zip(bytes).zip(kept.iter_mut().zip(state)) {
+            if *state == ABSENT && at >= base {
+                (*kept, *state) = (byte, HELD);
+                inserted.new += 1;
+            } else {
+                inserted.overlap += 1;
+                inserted.differed |= *state == HELD && *kept != byte;
             }
         }
+        self.received += inserted.new;
         inserted
+    }
+
+    /// Takes bytes that a reader was given.
+    ///
+    /// # Panics
+    /// If they are not what came first there, or were delivered before.
+    pub(crate) fn deliver(&mut self, at: u64, bytes: &[u8]) {
+        let at = usize::try_from(at).expect("an index");
+        let state = self.state.get_mut(at..at + bytes.len()).expect("within what was ever sent");
+        assert!(state.iter().all(|state| *state == HELD), "a byte was delivered twice, or never sent");
+        state.fill(DELIVERED);
+        self.delivered += bytes.len() as u64;
+        let beyond = self.state.get(self.position..).unwrap_or_default();
+        self.position += beyond.iter().take_while(|state| **state == DELIVERED).count();
+        assert_eq!(self.bytes.get(at..at + bytes.len()), Some(bytes), "what came first, and nothing else");
     }
 
     /// Whether each offset is held and not delivered.
     fn held(&self) -> impl Iterator<Item = bool> {
-        self.bytes.iter().zip(&self.delivered).map(|(byte, delivered)| byte.is_some() && !delivered)
+        self.state.iter().map(|state| *state == HELD)
+    }
+
+    /// How many bytes are held.
+    pub(crate) fn held_bytes(&self) -> u64 {
+        self.received - self.delivered
+    }
+
+    /// How many bytes ever came.
+    pub(crate) fn received_bytes(&self) -> u64 {
+        self.received
     }
 
     /// Where an ordered reader goes on.
-    fn position(&self) -> usize {
-        self.base + self.delivered.iter().skip(self.base).take_while(|delivered| **delivered).count()
+    pub(crate) fn position(&self) -> usize {
+        self.position
+    }
+
+    /// Returns whether a reader has something to read.
+    pub(crate) fn is_readable(&self, ordered: bool) -> bool {
+        if ordered { self.state.get(self.position) == Some(&HELD) } else { self.held_bytes() > 0 }
+    }
+
+    /// The parts of a range that never came, in rising order.
+    pub(crate) fn missing(&self, range: ByteRange) -> Vec<ByteRange> {
+        let mut missing: Vec<ByteRange> = Vec::new();
+        let (from, to) = (range.start(), range.end());
+        let absent = (0..to).zip(&self.state).skip(usize::try_from(from).unwrap_or(usize::MAX));
+        for (at, _) in absent.filter(|(_, state)| **state == ABSENT) {
+            let start = missing.last().filter(|last| last.end() == at).map(|last| last.start());
+            if start.is_some() {
+                missing.pop();
+            }
+            missing.extend(ByteRange::between(start.unwrap_or(at), at + 1));
+        }
+        missing
     }
 }
 
 /// Counts the stretches of true.
 fn runs(flags: impl Iterator<Item = bool>) -> usize {
-    let mut before = false;
-    flags
-        .filter(|&now| {
-            now && !std::mem::replace(&mut before, now) || {
-                before = now;
-                false
-            }
-        })
-        .count()
+    let (mut before, mut runs) = (false, 0);
+    for now in flags {
+        runs += usize::from(now && !before);
+        before = now;
+    }
+    runs
 }
 
 /// Inserts and reads as `data` says: pieces that overlap, agree and differ, in order and out of order.
@@ -70,7 +135,7 @@ pub fn assemble_ops(data: &[u8]) {
     let base = space / 16;
     let size = space + len_max + 1;
     let mut assembler = Assembler::new(base as u64);
-    let mut model = Model { base, bytes: vec![None; size], delivered: vec![false; size] };
+    let mut model = Model::new(base, size);
     for mut op in ops(rest) {
         if op.rarely(4) {
             let ordered = op.rarely(2);
@@ -118,25 +183,18 @@ fn read(assembler: &mut Assembler, model: &mut Model, max_len: usize, ordered: b
     };
     assert_eq!(Some(offset), readable.map(|at| at as u64));
     assert!(!bytes.is_empty() && bytes.len() <= max_len);
-    let at = usize::try_from(offset).expect("an index");
-    let slots = model.bytes.iter().zip(&mut model.delivered).skip(at).take(bytes.len());
-    let mut read = Vec::new();
-    for (byte, delivered) in slots {
-        assert!(!std::mem::replace(delivered, true), "a byte was delivered twice");
-        read.extend(*byte);
-    }
-    assert_eq!(read, bytes, "what came first, and nothing else");
+    model.deliver(offset, &bytes);
     true
 }
 
 /// Expects every count to be the model's.
 fn agree(assembler: &Assembler, model: &Model) {
-    let count = |flags: &mut dyn Iterator<Item = bool>| flags.filter(|flag| *flag).count() as u64;
-    let received = || model.bytes.iter().map(Option::is_some);
-    assert_eq!(assembler.held(), count(&mut model.held()));
-    assert_eq!(assembler.consumed(), count(&mut model.delivered.iter().copied()));
+    let received = || model.state.iter().map(|state| *state != ABSENT);
+    let delivered = model.state.iter().filter(|state| **state == DELIVERED).count() as u64;
+    assert_eq!(assembler.held(), model.held_bytes());
+    assert_eq!(assembler.consumed(), delivered);
     assert_eq!(assembler.extents(), runs(model.held()));
-    assert_eq!(assembler.received().total(), count(&mut received()));
+    assert_eq!(assembler.received().total(), received().filter(|is| *is).count() as u64);
     assert_eq!(assembler.received().len(), runs(received()));
     assert_eq!(assembler.read_position(), model.position() as u64);
 }

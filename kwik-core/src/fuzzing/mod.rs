@@ -4,14 +4,16 @@
 //! takes any bytes and panics only if the code breaks a promise. Those of the role machines stand below the machines,
 //! where their state can be looked at, and are only named here.
 
-mod assemble;
+pub(crate) mod assemble;
 mod dial;
+pub(crate) mod frames;
 mod leases;
 mod ranges;
 pub(crate) mod source;
 mod ticket;
 mod wire;
 
+pub use crate::session::client_ops;
 pub use assemble::assemble_ops;
 pub use dial::dial_policy;
 pub use leases::lease_table;

@@ -66,6 +66,7 @@ macro_rules! targets {
 
 targets! {
     assemble_ops(300, 60);
+    client_ops(300, 80);
     dial_policy(3000, 4);
     frame_decode;
     header_decode;

@@ -30,6 +30,8 @@ use std::{
 use bytes::Bytes;
 use rustls_pki_types::CertificateDer;
 
+#[cfg(any(test, fuzzing))]
+pub use self::client::client_ops;
 pub use self::primary::{NewJob, NewPath};
 use self::{
     client::Client,

@@ -6,9 +6,14 @@
 #[cfg(any(test, feature = "audit"))]
 mod audit;
 mod credit;
+#[cfg(any(test, fuzzing))]
+mod fuzzing;
 mod leases;
 mod paths;
 mod streams;
+
+#[cfg(any(test, fuzzing))]
+pub use fuzzing::client_ops;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},

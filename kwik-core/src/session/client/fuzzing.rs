@@ -1,0 +1,542 @@
+//! The client's machine under any sequence of facts: a primary and secondaries that keep to the rules and that do not,
+//! an application, and time. Beside it stands what its peers know from its frames alone, and a plain array of bytes per
+//! stream; after every operation the two must agree and the machine must be sound.
+
+mod check;
+mod known;
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use self::known::{Fill, Known};
+use super::Client;
+use crate::{
+    config::{ClientConfig, TransportConfig},
+    error::{ErrorCode, ReadError},
+    fuzzing::{
+        frames::{self, END, SPACE},
+        source::{Source, ops},
+    },
+    id::{ByteRange, JobId, LeaseId, PathId, SessionId, Signature, StreamId},
+    rng::Rng,
+    session::action::{InternalEnd, Opened},
+    timer::Wall,
+    wire::{Frame, JobOpen, LeaseGrant, StreamHeader},
+};
+
+/// The session of all hellos.
+const SESSION: SessionId = SessionId::new([9; 16]);
+
+/// Drives a client through the operations in `data`.
+///
+/// # Panics
+/// If the client breaks a promise of the contract, as far as its peers and its application can tell, or its own state
+/// is not sound.
+#[expect(clippy::disallowed_methods, reason = "the tests' epoch")]
+pub fn client_ops(data: &[u8]) {
+    let mut ops = ops(data);
+    let mut driver = Driver::new(Instant::now(), ops.next().unwrap_or_else(|| Source::new(&[])));
+    for mut op in ops {
+        driver.step(&mut op);
+        if driver.known.closed.is_some() {
+            break;
+        }
+    }
+    driver.finish();
+}
+
+/// The machine, and everybody around it.
+struct Driver {
+    client: Client,
+    known: Known,
+    now: Instant,
+    /// Names streams and paths that were not there before.
+    next: u64,
+    next_path: u32,
+    next_job: u64,
+    next_lease: u64,
+}
+
+fn config(setup: &mut Source<'_>) -> ClientConfig {
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("ring has them")
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    let transport = TransportConfig::default()
+        .stream_window(setup.pick(&[64, 96, 256]) * 1024)
+        .session_window(setup.pick(&[512, 128, 1024]) * 1024);
+    ClientConfig::new(tls).expect("usable").transport(transport)
+}
+
+impl Driver {
+    /// A client with two attached paths and a split stream on which both have a job: where it gets interesting.
+    fn new(now: Instant, mut setup: Source<'_>) -> Self {
+        let config = config(&mut setup);
+        let wall = Wall::new(now, Duration::from_secs(1_000));
+        let primary = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
+        let client = Client::new(now, wall, Rng::from_seed([0; 32]), &config, primary);
+        let known = Known::new(&config.transport);
+        let mut driver = Self { client, known, now, next: 0, next_path: 1, next_job: 0, next_lease: 0 };
+        if setup.rarely(16) {
+            return driver; // before the primary's hello
+        }
+        let calm = &mut Source::new(&[]);
+        driver.primary(Frame::ServerHello(frames::server_hello(SESSION, calm)));
+        for _ in 0..2 {
+            driver.add_path(calm);
+            driver.attach(PathId::new(driver.next_path - 1), calm);
+        }
+        driver.primary(Frame::Split { stream: stream(frames::STREAMS[0]), offset: setup.below(2) * 100 });
+        for path in [1, 2] {
+            let whole = ByteRange::between(0, END).expect("not empty");
+            driver.open_job(PathId::new(path), stream(frames::STREAMS[0]), whole);
+        }
+        driver
+    }
+
+    fn step(&mut self, op: &mut Source<'_>) {
+        match op.below(24) {
+            0..=4 => self.fill(op),
+            5..=7 => self.grant(op),
+            8..=10 => self.read(op),
+            11 => self.advance(op),
+            12 => self.run(op),
+            13 => self.primary_asks(op),
+            14 => self.end_fill(op),
+            15 => self.secondary_answers(op),
+            16 => self.path_moves(op),
+            17 => self.stop(op),
+            18 => self.hostile_secondary(op),
+            19 if op.rarely(8) => {
+                let frame = frames::any(op);
+                self.primary(frame);
+            }
+            20 => {
+                let path = frames::path(op);
+                self.client.on_heard(
+                    self.now,
+                    path,
+                    op.any(),
+                    op.rarely(2).then(|| Duration::from_millis(op.any::<u8>().into())),
+                );
+            }
+            _ => {}
+        }
+        self.settle();
+    }
+
+    /// What the glue does after every batch.
+    fn settle(&mut self) {
+        self.client.settle(self.now);
+        self.known.take_actions(&mut self.client, self.now);
+        self.client.check();
+    }
+
+    /// A frame of the primary.
+    fn primary(&mut self, frame: Frame) {
+        self.known.on_primary_frame(&frame);
+        self.client.handle_frame(self.now, PathId::PRIMARY, frame);
+        self.settle();
+    }
+
+    /// A frame of a secondary. Whatever it is, it costs at most that path.
+    fn secondary(&mut self, path: PathId, frame: Frame) {
+        if !path.is_primary() && self.known.is_linked(path) {
+            self.client.handle_frame(self.now, path, frame);
+            self.known.only_paths_end(&mut self.client, self.now);
+        }
+    }
+
+    // The primary.
+
+    fn primary_asks(&mut self, op: &mut Source<'_>) {
+        match op.below(8) {
+            0 => self.add_path(op),
+            1 => {
+                let path = frames::path(op);
+                self.primary(Frame::RemovePath { path, code: frames::code(op), deadline_ms: 0 });
+            }
+            2 => {
+                let (path, stream) = (PathId::new(1 + u32::from(op.any::<u8>() % 4)), frames::stream(op));
+                let range = if op.rarely(2) {
+                    frames::range(op)
+                } else {
+                    ByteRange::between(0, END).expect("not empty")
+                };
+                self.open_job(path, stream, range);
+            }
+            3 => self.primary(Frame::JobClose { job: frames::job(op) }),
+            4 => {
+                let revoke =
+                    Frame::LeaseRevoke { lease: self.any_lease(op), keep: 0, code: ErrorCode::LEASE_REVOKED };
+                self.primary(revoke);
+            }
+            5 => {
+                let stream = frames::stream(op);
+                if self.known.streams.contains_key(&stream) || self.known.native_ended.contains(&stream) {
+                    return; // each stream is split once
+                }
+                self.primary(Frame::Split { stream, offset: op.below(1000) });
+                if op.rarely(8) {
+                    // The glue finds that the application has closed it.
+                    self.client.split_of_closed(self.now, stream);
+                    self.known.end_stream(stream);
+                }
+            }
+            6 => {
+                let stream = frames::stream(op);
+                let end = self.known.claimed_end(stream).max(op.below(4) * SPACE / 4);
+                self.primary(Frame::StreamFinal { stream, size: end });
+            }
+            _ => {
+                let stream = frames::stream(op);
+                self.client.on_native_reset(self.now, stream);
+                self.known.end_stream(stream);
+                self.known.native_ended.insert(stream);
+            }
+        }
+    }
+
+    fn add_path(&mut self, op: &mut Source<'_>) {
+        let path = PathId::new(self.next_path);
+        self.next_path += 1;
+        self.primary(Frame::AddPath(frames::add_path(path, op)));
+    }
+
+    fn open_job(&mut self, path: PathId, stream: StreamId, range: ByteRange) {
+        let job = JobId::new(self.next_job);
+        self.next_job += 1;
+        self.primary(Frame::JobOpen(JobOpen {
+            job,
+            path,
+            stream,
+            range,
+            total: END,
+            expiry: 2_000,
+            payload: Bytes::new(),
+            seal: Signature::new([0; 64]),
+        }));
+    }
+
+    /// A grant that an honest primary might make, or nearly.
+    fn grant(&mut self, op: &mut Source<'_>) {
+        self.next_lease += 1 + u64::from(op.rarely(8));
+        let job = JobId::new(op.below(self.next_job.max(1)));
+        let mut range = frames::range(op);
+        // An honest primary stays inside the job, behind the split and before the end.
+        if let Some((base, end)) = self.known.leasable(job).filter(|_| !op.rarely(32)) {
+            let start = base + range.start() % (end - base).max(1);
+            let Some(inside) = ByteRange::between(start, end.min(start + range.len())) else { return };
+            range = inside;
+        }
+        let lease = LeaseId::new(self.next_lease);
+        let grant = LeaseGrant { lease, job, range, digest: None, deadline_ms: None, hedge_of: None };
+        self.primary(Frame::LeaseGrant(grant));
+    }
+
+    fn any_lease(&self, op: &mut Source<'_>) -> LeaseId {
+        LeaseId::new(op.below(self.next_lease + 2))
+    }
+
+    /// The primary writes a run of its own.
+    fn run(&mut self, op: &mut Source<'_>) {
+        let open = self.known.runs.keys().copied().collect::<Vec<_>>();
+        let kind = op.below(4);
+        if kind == 0 || open.is_empty() {
+            let internal = self.fresh_uni();
+            let (stream, offset) = (frames::stream(op), op.below(SPACE));
+            let offset = self.known.streams.get(&stream).map_or(offset, |split| split.base + offset);
+            let header = StreamHeader::Internal { stream, offset };
+            let opened = self.client.on_internal(self.now, PathId::PRIMARY, internal, header);
+            if opened != Opened::Wait {
+                assert!(!self.client.is_waiting(internal));
+            }
+            if !matches!(opened, Opened::Stop(_)) {
+                self.known.runs.insert(internal, Fill { stream, next: offset });
+            }
+            return;
+        }
+        let internal = op.pick(&open);
+        if kind == 1 {
+            let end = if op.rarely(2) { InternalEnd::Reset(frames::code(op)) } else { InternalEnd::Fin };
+            self.client.on_internal_end(self.now, PathId::PRIMARY, internal, end);
+            self.known.runs.remove(&internal);
+            return;
+        }
+        if self.client.is_waiting(internal) {
+            return; // the glue leaves it unread
+        }
+        let want = op.below(16 * 1024);
+        if let Some((offset, len)) = self.known.run_part(internal, want) {
+            let stream = self.known.runs.get(&internal).expect("open").stream;
+            let bytes = object(stream, offset, len, op.rarely(32));
+            assert!(
+                self.client.on_bytes(self.now, PathId::PRIMARY, internal, bytes.clone()),
+                "an honest run is taken"
+            );
+            self.known.place(stream, offset, &bytes);
+        }
+    }
+
+    // Secondaries.
+
+    /// Does what comes next for a path that is being attached.
+    fn attach(&mut self, path: PathId, op: &mut Source<'_>) {
+        if !self.known.is_linked(path) {
+            return;
+        }
+        self.client.on_path_handshake(self.now, path, None, (!op.rarely(16)).then_some([1; 32]));
+        self.settle();
+        self.secondary(path, Frame::ServerHello(frames::server_hello(SESSION, op)));
+        self.settle();
+    }
+
+    fn path_moves(&mut self, op: &mut Source<'_>) {
+        let path = PathId::new(1 + u32::from(op.any::<u8>() % 4));
+        match op.below(4) {
+            0 | 1 => self.attach(path, op),
+            2 if self.known.is_linked(path) => {
+                self.known.linked.remove(&path);
+                self.client.on_path_lost(self.now, path, frames::code(op));
+                self.known.only_paths_end(&mut self.client, self.now);
+            }
+            _ => {}
+        }
+    }
+
+    fn secondary_answers(&mut self, op: &mut Source<'_>) {
+        let path = PathId::new(1 + u32::from(op.any::<u8>() % 3));
+        let job = JobId::new(op.below(self.next_job.max(1)));
+        let frame = match op.below(4) {
+            0 => Frame::JobAccepted { job },
+            1 if op.rarely(4) => Frame::JobRefused { job, code: frames::code(op) },
+            2 => Frame::LeaseRefused { lease: self.any_lease(op), code: frames::code(op) },
+            _ => return,
+        };
+        let honest = self.known.is_honest(path, &frame);
+        let before = self.client.is_live(path);
+        self.secondary(path, frame);
+        assert!(!honest || before == self.client.is_live(path), "an honest answer costs nothing");
+    }
+
+    /// A secondary fills a lease as far as it knows to have credit; it may not know yet that the lease is over.
+    fn fill(&mut self, op: &mut Source<'_>) {
+        let Some((lease, known)) = self.known.nth_noticed(op.any::<u8>().into()) else { return };
+        let (path, stream, start) = (known.path, known.stream, known.range.start());
+        if !self.known.is_linked(path) || !self.client.is_live(path) {
+            return;
+        }
+        let over = known.answered;
+        let internal = match self.known.fills.iter().find(|(_, fill)| **fill == (path, lease)) {
+            Some((&internal, _)) => internal,
+            None if known.sent > 0 => return, // ended before
+            None => {
+                let internal = self.fresh_uni();
+                let header = StreamHeader::Secondary { lease, offset: start };
+                let opened = self.client.on_internal(self.now, path, internal, header);
+                let expected = if over { Opened::Stop(ErrorCode::LEASE_REVOKED) } else { Opened::Read };
+                assert_eq!(opened, expected, "{lease} of {path}");
+                if over {
+                    return;
+                }
+                self.known.fills.insert(internal, (path, lease));
+                internal
+            }
+        };
+        let len = self.known.may_send(lease).min(1 + op.below(12 * 1024));
+        let known = self.known.leases.get_mut(&lease).expect("noticed");
+        let offset = start + known.sent;
+        known.sent += len;
+        if len == 0 {
+            return;
+        }
+        let bytes = object(stream, offset, len, op.rarely(16));
+        let before = self.client.sources().get(&path).map_or(0, |source| source.bytes);
+        let taken = self.client.on_bytes(self.now, path, internal, bytes.clone());
+        let new = self.client.sources().get(&path).map_or(0, |source| source.bytes) - before;
+        assert_eq!(taken, !over, "bytes of a live lease are taken, late ones are not");
+        assert!(self.client.is_live(path), "an honest secondary is not punished");
+        let expected = if over { 0 } else { self.known.place(stream, offset, &bytes) };
+        assert_eq!(new, expected, "placed");
+    }
+
+    fn end_fill(&mut self, op: &mut Source<'_>) {
+        let fills: Vec<_> = self.known.fills.iter().map(|(&internal, &(path, _))| (internal, path)).collect();
+        if fills.is_empty() {
+            return;
+        }
+        let (internal, path) = op.pick(&fills);
+        self.known.fills.remove(&internal);
+        if self.known.is_linked(path) {
+            let end = if op.rarely(2) { InternalEnd::Reset(frames::code(op)) } else { InternalEnd::Fin };
+            self.client.on_internal_end(self.now, path, internal, end);
+            self.known.only_paths_end(&mut self.client, self.now);
+        }
+    }
+
+    /// A secondary breaks a rule. Nothing of what it says is placed, and nobody but it pays.
+    fn hostile_secondary(&mut self, op: &mut Source<'_>) {
+        let path = PathId::new(1 + u32::from(op.any::<u8>() % 3));
+        if !self.known.is_linked(path) {
+            return;
+        }
+        let placed = |client: &Client| client.sources().values().map(|source| source.bytes).sum::<u64>();
+        let before = placed(&self.client);
+        match op.below(4) {
+            0 => {
+                let frame = frames::any(op);
+                self.secondary(path, frame);
+            }
+            1 => {
+                let internal = self.fresh_uni();
+                let header = frames::header(op);
+                if self.known.may_open(path, header) {
+                    return;
+                }
+                let opened = self.client.on_internal(self.now, path, internal, header);
+                assert!(matches!(opened, Opened::Stop(_)), "{header:?} is not for {path}");
+                assert!(!self.client.on_bytes(self.now, path, internal, Bytes::from_static(b"late")));
+            }
+            _ => {
+                let fills = self.known.fills.iter().filter(|(_, fill)| fill.0 == path);
+                let fills: Vec<_> = fills.map(|(&internal, &(_, lease))| (internal, lease)).collect();
+                if fills.is_empty() {
+                    return;
+                }
+                let (internal, lease) = op.pick(&fills);
+                let known = self.known.leases.get(&lease).expect("noticed");
+                let len = known.range.len() - known.sent + 1 + op.below(64);
+                let over = known.answered && known.sent < known.range.len();
+                let bytes = object(known.stream, known.range.start() + known.sent, len, true);
+                let live = self.client.is_live(path);
+                assert!(!self.client.on_bytes(self.now, path, internal, bytes), "past the end of {lease}");
+                assert!(
+                    !self.client.is_live(path) || (over && live),
+                    "a byte outside every lease costs the path"
+                );
+            }
+        }
+        assert_eq!(placed(&self.client), before, "nothing of it is placed");
+        self.known.only_paths_end(&mut self.client, self.now);
+    }
+
+    // The application and time.
+
+    fn read(&mut self, op: &mut Source<'_>) {
+        let stream = frames::stream(op);
+        let max_len = usize::try_from(1 + op.below(64 * 1024)).unwrap_or_default();
+        let ordered = !op.rarely(4) && !self.known.is_unordered(stream);
+        self.read_once(stream, max_len, ordered);
+    }
+
+    /// Reads as the glue does, and checks what comes; returns whether anything did.
+    fn read_once(&mut self, id: StreamId, max_len: usize, ordered: bool) -> bool {
+        let lost = self.known.closed.is_some();
+        let read = self.client.read(self.now, id, max_len, ordered);
+        let Some(split) = self.known.streams.get_mut(&id) else {
+            assert_eq!(read, Err(ReadError::ClosedStream));
+            return false;
+        };
+        split.unordered |= !ordered;
+        let readable = split.model.is_readable(ordered);
+        match read {
+            Ok(Some(chunk)) => {
+                assert!(!chunk.bytes.is_empty() && chunk.bytes.len() <= max_len);
+                assert!(!ordered || chunk.offset == split.model.position() as u64, "in order");
+                split.model.deliver(chunk.offset, &chunk.bytes);
+            }
+            Ok(None) => {
+                assert!(split.is_complete() && split.model.held_bytes() == 0, "an end only where it is");
+                self.known.end_stream(id);
+            }
+            Err(ReadError::Blocked) => assert!(!lost && !readable && !split.is_complete()),
+            Err(ReadError::Incomplete { stream, missing, .. }) => {
+                assert!(lost && stream == id && !readable);
+                let absent = split
+                    .model
+                    .missing(ByteRange::between(missing.start(), missing.end().min(END)).expect("named"));
+                assert_eq!(
+                    absent.first().map(|hole| hole.start()),
+                    Some(missing.start()),
+                    "a hole that is none"
+                );
+            }
+            Err(error) => panic_on(&error),
+        }
+        readable
+    }
+
+    fn stop(&mut self, op: &mut Source<'_>) {
+        if op.rarely(2) {
+            let stream = frames::stream(op);
+            self.client.stop(self.now, stream, ErrorCode::from_u32(1));
+            self.known.end_stream(stream);
+        }
+    }
+
+    fn advance(&mut self, op: &mut Source<'_>) {
+        let due = self.client.deadline().filter(|_| !op.rarely(4));
+        let later = self.now + Duration::from_millis(op.below(5_000));
+        self.now = due.map_or(later, |due| due.max(self.now));
+        self.client.handle_timeout(self.now);
+        self.known.only_paths_end(&mut self.client, self.now);
+        self.client.settle(self.now);
+        assert!(
+            self.client.deadline().is_none_or(|due| due > self.now),
+            "what was due is not due again at once"
+        );
+    }
+
+    fn fresh_uni(&mut self) -> StreamId {
+        self.next += 1;
+        stream(3 + 4 * (100 + self.next))
+    }
+
+    /// The application reads all there is; whoever can go on must be allowed to. Then the primary goes away.
+    fn finish(mut self) {
+        let streams: Vec<StreamId> = self.known.streams.keys().copied().collect();
+        if self.known.closed.is_none() {
+            for &stream in &streams {
+                while self.known.streams.contains_key(&stream) && {
+                    let ordered = !self.known.is_unordered(stream);
+                    self.read_once(stream, usize::MAX, ordered)
+                } {}
+            }
+            self.settle();
+            self.known.is_live(&self.client);
+        }
+        let code = self.known.closed.get_or_insert(ErrorCode::PRIMARY_LOST);
+        self.client.on_primary_lost(*code);
+        self.client.on_primary_lost(ErrorCode::INTERNAL);
+        while self.client.poll_action().is_some() {}
+        for &stream in &streams {
+            while self.known.streams.contains_key(&stream) && {
+                let ordered = !self.known.is_unordered(stream);
+                self.read_once(stream, usize::MAX, ordered)
+            } {}
+        }
+        self.now += Duration::from_secs(60);
+        self.client.handle_timeout(self.now);
+        self.client.check();
+        assert_eq!(self.client.deadline(), None, "nothing is due once it is all over");
+    }
+}
+
+fn panic_on(error: &ReadError) {
+    assert!(matches!(error, ReadError::Blocked), "{error}");
+}
+
+fn stream(id: u64) -> StreamId {
+    StreamId::from_u64(id).expect("within")
+}
+
+/// The bytes of a stream's object; a lie differs from it everywhere.
+fn object(stream: StreamId, offset: u64, len: u64, lie: bool) -> Bytes {
+    let byte = |at: u64| {
+        (at.wrapping_add(stream.into_inner()).wrapping_mul(31) >> 3).to_le_bytes()[0] ^ u8::from(lie)
+    };
+    (offset..offset + len).map(byte).collect::<Vec<u8>>().into()
+}

@@ -1,0 +1,84 @@
+//! What always holds in a client, whatever its peers have said.
+
+use std::collections::BTreeSet;
+
+use crate::{
+    id::{LeaseId, StreamId},
+    limits,
+    path::state::State,
+    session::client::{Client, ENDED_REMEMBERED, Lease},
+};
+
+impl Client {
+    /// Looks at the whole state.
+    ///
+    /// # Panics
+    /// If it is not sound.
+    pub(super) fn check(&self) {
+        self.check_leases();
+        self.check_windows();
+        self.check_bounds();
+    }
+
+    /// One owner per range, and a live path for every lease.
+    fn check_leases(&self) {
+        for (&id, path) in &self.paths {
+            let of: BTreeSet<LeaseId> =
+                self.leases.iter().filter(|(_, lease)| lease.path == id).map(|(&lease, _)| lease).collect();
+            assert_eq!(path.leases, of, "{id} knows its leases");
+            assert!(path.state.is_live() || of.is_empty(), "{id} is dead and has leases");
+            assert!(path.state != State::Degraded || of.is_empty(), "{id} is silent and has leases");
+            assert!(of.len() <= limits::LEASES_PER_PATH);
+            for (&internal, filling) in &path.internal {
+                let lease = self.leases.get(&filling.lease);
+                assert!(lease.is_none_or(|lease| {
+                    lease.internal == Some(internal)
+                        && filling.next == lease.range.start() + lease.placed
+                        && filling.next < lease.range.end()
+                }));
+            }
+        }
+        let mut ranges: Vec<(StreamId, u64, u64)> = self
+            .leases
+            .values()
+            .map(|lease| (lease.stream, lease.range.start(), lease.range.end()))
+            .collect();
+        ranges.sort_unstable();
+        let apart = |pair: &[(StreamId, u64, u64)]| match pair {
+            [a, b] => a.0 != b.0 || a.2 <= b.1,
+            _ => true,
+        };
+        assert!(ranges.windows(2).all(apart), "two live leases share a byte: {ranges:?}");
+        let live =
+            |lease: &Lease| self.paths.contains_key(&lease.path) && self.streams.contains_key(&lease.stream);
+        assert!(self.leases.values().all(live), "a lease without its path or stream");
+    }
+
+    /// What is held fits what was promised. Spec: KWIK §2, I5.
+    fn check_windows(&self) {
+        assert_eq!(self.held, self.streams.values().map(|stream| stream.held()).sum::<u64>());
+        for (id, stream) in &self.streams {
+            assert!(stream.held() <= stream.window(), "{id} holds more than its window");
+        }
+        let windows: u64 = self.streams.values().map(|stream| stream.window()).sum();
+        assert!(windows <= self.config.session_window, "windows of {windows} bytes");
+        let extra =
+            self.streams.values().map(|stream| stream.window() - limits::GUARANTEED_CREDIT).sum::<u64>();
+        assert_eq!(self.extra_window, extra, "what streams have beyond their guaranteed part");
+        let split_max = usize::try_from(self.config.split_streams_max()).unwrap_or(usize::MAX);
+        assert!(self.streams.len() <= split_max);
+    }
+
+    /// Nothing grows without end.
+    fn check_bounds(&self) {
+        let live = self.paths.values().filter(|path| path.state.is_live()).count();
+        assert!(live <= self.config.secondary_paths_max);
+        assert!(self.paths.len() - live <= limits::DEAD_PATHS_LISTED);
+        let dialling = self.paths.values().filter(|path| path.state.is_attaching() && path.dialled).count();
+        assert!(dialling <= limits::DIALS_AT_ONCE);
+        assert!(self.jobs.len() <= live * limits::JOBS_PER_PATH, "jobs outlive their paths");
+        assert!(self.undialled.len() <= limits::SECONDARY_PATHS_MAX, "dials wait for paths that are gone");
+        assert!(self.leases.len() <= limits::LEASES_PER_SESSION);
+        assert!(self.ended.len() <= ENDED_REMEMBERED);
+    }
+}
