@@ -50,6 +50,7 @@ struct Job {
     /// Bytes that leases may still name.
     left: u64,
     expiry: u64,
+    /// Live leases the application has not seen.
     queue: VecDeque<LeaseId>,
     accepted: bool,
     /// Why no more leases come.
@@ -319,14 +320,30 @@ impl Secondary {
             return;
         };
         lease.ended = Some(code);
-        let (internal, forgotten) = (lease.internal, lease.forgotten);
+        let (internal, forgotten, job) = (lease.internal, lease.forgotten, lease.job);
         if let Some(stream) = internal.filter(|_| reset) {
             self.actions.push_back(Action::ResetInternal { stream, code });
+        }
+        if self.unqueue(job, id) {
+            // Taken back before anybody saw it. If the job is closed, this may have been the last of it.
+            self.forget(id);
+            self.actions.push_back(Action::Notify(Event::LeaseArrived(job)));
+            return;
         }
         self.actions.push_back(Action::Notify(Event::LeaseEnded(id)));
         if forgotten {
             self.forget(id);
         }
+    }
+
+    /// Takes a lease out of its job's queue. Returns whether it was there.
+    fn unqueue(&mut self, job: JobId, id: LeaseId) -> bool {
+        let Some(job) = self.jobs.get_mut(&job) else {
+            return false;
+        };
+        let waiting = job.queue.len();
+        job.queue.retain(|lease| *lease != id);
+        job.queue.len() < waiting
     }
 
     /// Drops a lease and, with the last one of its stream, the stream's credit.
@@ -361,9 +378,7 @@ impl Secondary {
         };
         self.arrived.retain(|arrived| *arrived != id);
         while let Some(lease) = job.queue.pop_front() {
-            if self.leases.get(&lease).is_some_and(|lease| lease.ended.is_none()) {
-                self.send(Frame::LeaseRefused { lease, code });
-            }
+            self.send(Frame::LeaseRefused { lease, code });
             self.forget(lease);
         }
         if job.closed.is_none() {
@@ -373,22 +388,13 @@ impl Secondary {
 
     pub(super) fn next_lease(&mut self, id: JobId) -> Result<Option<LeaseInfo>, ErrorCode> {
         let job = self.jobs.get(&id).ok_or(ErrorCode::NO_ERROR)?;
-        let gone: Vec<LeaseId> =
-            job.queue.iter().copied().filter(|lease| self.allowance(*lease).is_err()).collect();
         // What the reader waits for comes first, and nothing is begun that could not send a byte. Spec: KWIK §6.
         let ready = job.queue.iter().filter_map(|lease| Some((*lease, self.allowance(*lease).ok()?)));
         let next =
             ready.filter(|(_, allowance)| allowance.now > 0).min_by_key(|(_, allowance)| allowance.start);
-        for lease in gone {
-            self.forget(lease); // taken back before anybody saw it
-        }
-        let leases = &self.leases;
-        let Some(job) = self.jobs.get_mut(&id) else {
-            return Ok(None);
-        };
-        job.queue.retain(|lease| leases.contains_key(lease) && next.is_none_or(|(next, _)| next != *lease));
         if let Some((lease, _)) = next {
-            let range = leases.get(&lease).map(|lease| lease.range);
+            self.unqueue(id, lease);
+            let range = self.leases.get(&lease).map(|lease| lease.range);
             return Ok(range.map(|range| LeaseInfo { id: lease, range }));
         }
         match job.closed.filter(|_| job.queue.is_empty()) {
@@ -463,3 +469,6 @@ impl Secondary {
         self.actions.push_back(Action::Send { path: PathId::PRIMARY, frame });
     }
 }
+
+#[cfg(test)]
+mod tests;
