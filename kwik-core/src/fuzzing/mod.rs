@@ -8,12 +8,12 @@ pub(crate) mod assemble;
 mod dial;
 pub(crate) mod frames;
 mod leases;
-mod ranges;
+pub(crate) mod ranges;
 pub(crate) mod source;
 mod ticket;
 mod wire;
 
-pub use crate::session::client_ops;
+pub use crate::session::{client_ops, primary_ops, secondary_ops};
 pub use assemble::assemble_ops;
 pub use dial::dial_policy;
 pub use leases::lease_table;

@@ -52,29 +52,31 @@ fn agree(set: &RangeSet, model: &[bool], probe: ByteRange) {
 }
 
 /// The parts of `within` that are not set.
-pub(super) fn holes(model: &[bool], within: ByteRange) -> Vec<ByteRange> {
+pub(crate) fn holes(model: &[bool], within: ByteRange) -> Vec<ByteRange> {
     runs(model, within, false)
 }
 
 /// The parts of `within` whose flag is `value`, one offset at a time.
-pub(super) fn runs(model: &[bool], within: ByteRange, value: bool) -> Vec<ByteRange> {
-    let mut runs: Vec<ByteRange> = Vec::new();
-    for (at, _) in (0..within.end()).zip(model).filter(|&(at, &is)| at >= within.start() && is == value) {
-        let run = match runs.last().filter(|run| run.end() == at) {
-            Some(run) => ByteRange::between(run.start(), at + 1),
-            None => ByteRange::new(at, 1),
-        };
-        if runs.last().is_some_and(|run| run.end() == at) {
-            runs.pop();
+pub(crate) fn runs(model: &[bool], within: ByteRange, value: bool) -> Vec<ByteRange> {
+    let mut runs = Vec::new();
+    let mut start = None;
+    let flags = model.get(indices(within)).expect("within the model").iter().map(|&is| is == value);
+    for (at, is) in (within.start()..).zip(flags.chain([false])) {
+        if is {
+            start.get_or_insert(at);
+        } else {
+            runs.extend(start.take().and_then(|start| ByteRange::between(start, at)));
         }
-        runs.extend(run);
     }
     runs
 }
 
 /// Sets the flags of a range.
-pub(super) fn fill(model: &mut [bool], range: ByteRange, value: bool) {
-    for (at, flag) in (0..range.end()).zip(model) {
-        *flag = if at >= range.start() { value } else { *flag };
-    }
+pub(crate) fn fill(model: &mut [bool], range: ByteRange, value: bool) {
+    model.get_mut(indices(range)).expect("within the model").fill(value);
+}
+
+fn indices(range: ByteRange) -> std::ops::Range<usize> {
+    let index = |at| usize::try_from(at).expect("small");
+    index(range.start())..index(range.end())
 }

@@ -71,7 +71,9 @@ targets! {
     frame_decode;
     header_decode;
     lease_table(300, 60);
+    primary_ops(300, 80);
     ranges_ops(300, 60);
+    secondary_ops(300, 80);
     ticket_open(300, 8);
 }
 

@@ -30,8 +30,6 @@ use std::{
 use bytes::Bytes;
 use rustls_pki_types::CertificateDer;
 
-#[cfg(any(test, fuzzing))]
-pub use self::client::client_ops;
 pub use self::primary::{NewJob, NewPath};
 use self::{
     client::Client,
@@ -43,6 +41,8 @@ use self::{
     secondary::Secondary,
     streams::{Deferred, SendHalf},
 };
+#[cfg(any(test, fuzzing))]
+pub use self::{client::client_ops, primary::primary_ops, secondary::secondary_ops};
 pub use crate::quic::Written;
 use crate::{
     action::{Event, Transmit},

@@ -5,6 +5,11 @@
 
 #[cfg(any(test, feature = "audit"))]
 mod audit;
+#[cfg(any(test, fuzzing))]
+mod fuzzing;
+
+#[cfg(any(test, fuzzing))]
+pub use fuzzing::secondary_ops;
 
 use std::{
     collections::{BTreeMap, VecDeque},

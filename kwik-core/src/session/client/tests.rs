@@ -468,6 +468,8 @@ fn a_busy_primary_is_not_promised_before_an_idle_secondary() {
     machine.client.read(machine.now, STREAM, 600_000, false).unwrap();
     let given = credits(&[machine.actions(), machine.settled()].concat());
     assert!(matches!(given[..], [Credit::Lease { .. }]), "{given:?}");
+}
+
 /// Found by `client_ops`: the jobs of dead paths stayed for good, so a primary could add paths and jobs without end.
 #[test]
 fn jobs_end_with_their_path() {

@@ -5,7 +5,12 @@
 
 #[cfg(any(test, feature = "audit"))]
 mod audit;
+#[cfg(any(test, fuzzing))]
+mod fuzzing;
 mod work;
+
+#[cfg(any(test, fuzzing))]
+pub use fuzzing::primary_ops;
 
 use std::{
     collections::{BTreeMap, VecDeque},

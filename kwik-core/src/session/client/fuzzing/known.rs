@@ -80,6 +80,7 @@ pub(super) struct Known {
     status: BTreeMap<PathId, PathStatus>,
     highest_noticed: BTreeMap<PathId, LeaseId>,
     splits_unanswered: BTreeSet<StreamId>,
+    split_at: BTreeMap<StreamId, u64>,
     session_window: u64,
     /// Set once the client has ended the session.
     pub(super) closed: Option<ErrorCode>,
@@ -180,34 +181,34 @@ impl Known {
                 self.jobs.entry(open.job).or_insert((open.path, open.stream, open.range));
             }
             Frame::LeaseGrant(grant) => self.on_grant(grant),
-            Frame::Split { stream, .. } => {
+            Frame::Split { stream, offset } => {
                 self.splits_unanswered.insert(*stream);
+                self.split_at.insert(*stream, *offset);
+            }
+            Frame::StreamFinal { stream, size } => {
+                if let Some(split) = self.streams.get_mut(stream) {
+                    split.final_size.get_or_insert(*size);
+                }
             }
             _ => {}
         }
-        if let Frame::Split { stream, offset } = frame {
-            if *offset < END && !self.streams.contains_key(stream) && !self.native_ended.contains(stream) {
-                let size = usize::try_from(END + 4096).expect("small");
-                self.streams.insert(
-                    *stream,
-                    Split {
-                        base: *offset,
-                        model: Model::new(usize::try_from(*offset).expect("small"), size),
-                        unordered: false,
-                        final_size: None,
-                        complete_told: false,
-                        run_credit: 0,
-                        run_above: 0,
-                        claimed_end: *offset,
-                    },
-                );
-            }
-        }
-        if let Frame::StreamFinal { stream, size } = frame {
-            if let Some(split) = self.streams.get_mut(stream) {
-                split.final_size.get_or_insert(*size);
-            }
-        }
+    }
+
+    /// The client has taken a split.
+    fn on_split(&mut self, stream: StreamId) {
+        let base = self.split_at.get(&stream).copied().expect("a split that was asked for");
+        let size = usize::try_from(END + 4096).expect("small");
+        let split = Split {
+            base,
+            model: Model::new(usize::try_from(base).expect("an index"), size),
+            unordered: false,
+            final_size: None,
+            complete_told: false,
+            run_credit: 0,
+            run_above: 0,
+            claimed_end: base,
+        };
+        self.streams.insert(stream, split);
     }
 
     fn on_grant(&mut self, grant: &LeaseGrant) {
@@ -305,7 +306,7 @@ impl Known {
             Action::PermitUni { count, .. } => {
                 assert!(count <= limits::LEASES_PER_PATH as u64 + limits::UNI_SLACK);
             }
-            Action::SplitOpened { stream } => assert!(self.streams.contains_key(&stream)),
+            Action::SplitOpened { stream } => self.on_split(stream),
             Action::Notify(_) | Action::Ping { .. } => {}
             Action::FinishNative { .. } | Action::ResetInternal { .. } | Action::ResetNative { .. } => {
                 unreachable!("a client sends neither native halves nor internal streams")
