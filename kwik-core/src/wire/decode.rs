@@ -142,4 +142,6 @@ impl Head {
 }
 
 #[cfg(test)]
+mod sweep;
+#[cfg(test)]
 mod tests;
