@@ -64,7 +64,7 @@ pub(crate) fn code(source: &mut Source<'_>) -> ErrorCode {
 
 /// An address the default policy lets a primary on loopback name, or not.
 fn address(source: &mut Source<'_>) -> SocketAddr {
-    SocketAddr::from((source.pick(&[[127, 0, 0, 1], [10, 0, 0, 1], [0, 0, 0, 0]]), source.pick(&[4433, 0])))
+    SocketAddr::from((source.pick(&[[127, 0, 0, 1], [10, 0, 0, 1], [0, 0, 0, 0]]), source.pick(&[4433, 1])))
 }
 
 pub(crate) fn add_path(path: PathId, source: &mut Source<'_>) -> AddPath {

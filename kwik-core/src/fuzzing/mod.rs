@@ -11,9 +11,10 @@ mod leases;
 pub(crate) mod ranges;
 pub(crate) mod source;
 mod ticket;
+pub(crate) mod tls;
 mod wire;
 
-pub use crate::session::{client_ops, primary_ops, secondary_ops};
+pub use crate::session::{client_ops, hello, primary_ops, secondary_ops, session_datagram};
 pub use assemble::assemble_ops;
 pub use dial::dial_policy;
 pub use leases::lease_table;

@@ -70,10 +70,12 @@ targets! {
     dial_policy(3000, 4);
     frame_decode;
     header_decode;
+    hello(300, 12);
     lease_table(300, 60);
     primary_ops(300, 80);
     ranges_ops(300, 60);
     secondary_ops(300, 80);
+    session_datagram(300, 40);
     ticket_open(300, 8);
 }
 

@@ -1,5 +1,11 @@
 //! The first words on a server: who is this client, and which role does it want us in. Spec: KWIK §4, §9.
 
+#[cfg(any(test, fuzzing))]
+mod fuzzing;
+
+#[cfg(any(test, fuzzing))]
+pub use fuzzing::hello;
+
 use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;

@@ -8,6 +8,8 @@
 mod action;
 mod arrivals;
 mod client;
+#[cfg(any(test, fuzzing))]
+mod fuzzing;
 mod hello;
 mod internal;
 mod link;
@@ -42,7 +44,10 @@ use self::{
     streams::{Deferred, SendHalf},
 };
 #[cfg(any(test, fuzzing))]
-pub use self::{client::client_ops, primary::primary_ops, secondary::secondary_ops};
+pub use self::{
+    client::client_ops, fuzzing::session_datagram, hello::hello, primary::primary_ops,
+    secondary::secondary_ops,
+};
 pub use crate::quic::Written;
 use crate::{
     action::{Event, Transmit},
