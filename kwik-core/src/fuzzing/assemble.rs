@@ -98,17 +98,24 @@ impl Model {
         if ordered { self.state.get(self.position) == Some(&HELD) } else { self.held_bytes() > 0 }
     }
 
+    /// Returns whether the byte at an offset never came.
+    pub(crate) fn is_missing(&self, at: u64) -> bool {
+        let at = usize::try_from(at).unwrap_or(usize::MAX);
+        self.state.get(at).is_none_or(|state| *state == ABSENT)
+    }
+
     /// The parts of a range that never came, in rising order.
     pub(crate) fn missing(&self, range: ByteRange) -> Vec<ByteRange> {
-        let mut missing: Vec<ByteRange> = Vec::new();
-        let (from, to) = (range.start(), range.end());
-        let absent = (0..to).zip(&self.state).skip(usize::try_from(from).unwrap_or(usize::MAX));
-        for (at, _) in absent.filter(|(_, state)| **state == ABSENT) {
-            let start = missing.last().filter(|last| last.end() == at).map(|last| last.start());
-            if start.is_some() {
-                missing.pop();
-            }
-            missing.extend(ByteRange::between(start.unwrap_or(at), at + 1));
+        let index = |at: u64| usize::try_from(at).unwrap_or(usize::MAX);
+        let mut rest =
+            self.state.get(index(range.start())..index(range.end())).expect("within what is ever named");
+        let (mut missing, mut at) = (Vec::new(), range.start());
+        while let Some(first) = rest.first() {
+            let absent = *first == ABSENT;
+            let len = rest.iter().take_while(|state| (**state == ABSENT) == absent).count();
+            missing.extend(ByteRange::new(at, len as u64).filter(|_| absent));
+            at += len as u64;
+            rest = rest.get(len..).unwrap_or_default();
         }
         missing
     }

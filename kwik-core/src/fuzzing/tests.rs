@@ -65,7 +65,7 @@ macro_rules! targets {
 }
 
 targets! {
-    assemble_ops(300, 60);
+    assemble_ops(150, 60);
     client_ops(300, 80);
     dial_policy(3000, 4);
     frame_decode;
@@ -75,7 +75,7 @@ targets! {
     primary_ops(300, 80);
     ranges_ops(300, 60);
     secondary_ops(300, 80);
-    session_datagram(300, 40);
+    session_datagram(150, 40);
     ticket_open(300, 8);
 }
 

@@ -1,0 +1,157 @@
+//! The secondaries of a fuzzed client: some fill their leases, late or in time, and some break every rule.
+
+use bytes::Bytes;
+
+use super::{Driver, SESSION, object};
+use crate::{
+    error::ErrorCode,
+    fuzzing::{frames, source::Source},
+    id::{JobId, PathId},
+    session::{
+        action::{InternalEnd, Opened},
+        client::Client,
+    },
+    wire::{Frame, StreamHeader},
+};
+
+impl Driver {
+    /// Does what comes next for a path that is being attached.
+    pub(super) fn attach(&mut self, path: PathId, op: &mut Source<'_>) {
+        if !self.known.is_linked(path) {
+            return;
+        }
+        self.client.on_path_handshake(self.now, path, None, (!op.rarely(16)).then_some([1; 32]));
+        self.settle();
+        self.secondary(path, Frame::ServerHello(frames::server_hello(SESSION, op)));
+        self.settle();
+    }
+
+    pub(super) fn path_moves(&mut self, op: &mut Source<'_>) {
+        let path = PathId::new(1 + u32::from(op.any::<u8>() % 4));
+        match op.below(4) {
+            0 | 1 => self.attach(path, op),
+            2 if self.known.is_linked(path) => {
+                self.known.linked.remove(&path);
+                self.client.on_path_lost(self.now, path, frames::code(op));
+                self.known.only_paths_end(&mut self.client, self.now);
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn secondary_answers(&mut self, op: &mut Source<'_>) {
+        let path = PathId::new(1 + u32::from(op.any::<u8>() % 3));
+        let job = JobId::new(op.below(self.next_job.max(1)));
+        let frame = match op.below(4) {
+            0 => Frame::JobAccepted { job },
+            1 if op.rarely(4) => Frame::JobRefused { job, code: frames::code(op) },
+            2 => Frame::LeaseRefused { lease: self.any_lease(op), code: frames::code(op) },
+            _ => return,
+        };
+        let honest = self.known.is_honest(path, &frame);
+        let before = self.client.is_live(path);
+        self.secondary(path, frame);
+        assert!(!honest || before == self.client.is_live(path), "an honest answer costs nothing");
+    }
+
+    /// A secondary fills a lease as far as it knows to have credit; it may not know yet that the lease is over.
+    pub(super) fn fill(&mut self, op: &mut Source<'_>) {
+        let Some((lease, known)) = self.known.nth_noticed(op.any::<u8>().into()) else { return };
+        let (path, stream, start) = (known.path, known.stream, known.range.start());
+        if !self.known.is_linked(path) || !self.client.is_live(path) {
+            return;
+        }
+        let over = known.answered;
+        let internal = match self.known.fills.iter().find(|(_, fill)| **fill == (path, lease)) {
+            Some((&internal, _)) => internal,
+            None if known.sent > 0 => return, // ended before
+            None => {
+                let internal = self.fresh_uni();
+                let header = StreamHeader::Secondary { lease, offset: start };
+                let opened = self.client.on_internal(self.now, path, internal, header);
+                let expected = if over { Opened::Stop(ErrorCode::LEASE_REVOKED) } else { Opened::Read };
+                assert_eq!(opened, expected, "{lease} of {path}");
+                if over {
+                    return;
+                }
+                self.known.fills.insert(internal, (path, lease));
+                internal
+            }
+        };
+        let len = self.known.may_send(lease).min(1 + op.below(12 * 1024));
+        let known = self.known.leases.get_mut(&lease).expect("noticed");
+        let offset = start + known.sent;
+        known.sent += len;
+        if len == 0 {
+            return;
+        }
+        let bytes = object(stream, offset, len, op.rarely(16));
+        let before = self.client.sources().get(&path).map_or(0, |source| source.bytes);
+        let taken = self.client.on_bytes(self.now, path, internal, bytes.clone());
+        let new = self.client.sources().get(&path).map_or(0, |source| source.bytes) - before;
+        assert_eq!(taken, !over, "bytes of a live lease are taken, late ones are not");
+        assert!(self.client.is_live(path), "an honest secondary is not punished");
+        let expected = if over { 0 } else { self.known.place(stream, offset, &bytes) };
+        assert_eq!(new, expected, "placed");
+    }
+
+    pub(super) fn end_fill(&mut self, op: &mut Source<'_>) {
+        let fills: Vec<_> = self.known.fills.iter().map(|(&internal, &(path, _))| (internal, path)).collect();
+        if fills.is_empty() {
+            return;
+        }
+        let (internal, path) = op.pick(&fills);
+        self.known.fills.remove(&internal);
+        if self.known.is_linked(path) {
+            let end = if op.rarely(2) { InternalEnd::Reset(frames::code(op)) } else { InternalEnd::Fin };
+            self.client.on_internal_end(self.now, path, internal, end);
+            self.known.only_paths_end(&mut self.client, self.now);
+        }
+    }
+
+    /// A secondary breaks a rule. Nothing of what it says is placed, and nobody but it pays.
+    pub(super) fn hostile_secondary(&mut self, op: &mut Source<'_>) {
+        let path = PathId::new(1 + u32::from(op.any::<u8>() % 3));
+        if !self.known.is_linked(path) {
+            return;
+        }
+        let placed = |client: &Client| client.sources().values().map(|source| source.bytes).sum::<u64>();
+        let before = placed(&self.client);
+        match op.below(4) {
+            0 => {
+                let frame = frames::any(op);
+                self.secondary(path, frame);
+            }
+            1 => {
+                let internal = self.fresh_uni();
+                let header = frames::header(op);
+                if self.known.may_open(path, header) {
+                    return;
+                }
+                let opened = self.client.on_internal(self.now, path, internal, header);
+                assert!(matches!(opened, Opened::Stop(_)), "{header:?} is not for {path}");
+                assert!(!self.client.on_bytes(self.now, path, internal, Bytes::from_static(b"late")));
+            }
+            _ => {
+                let fills = self.known.fills.iter().filter(|(_, fill)| fill.0 == path);
+                let fills: Vec<_> = fills.map(|(&internal, &(_, lease))| (internal, lease)).collect();
+                if fills.is_empty() {
+                    return;
+                }
+                let (internal, lease) = op.pick(&fills);
+                let known = self.known.leases.get(&lease).expect("noticed");
+                let len = known.range.len() - known.sent + 1 + op.below(64);
+                let over = known.answered && known.sent < known.range.len();
+                let bytes = object(known.stream, known.range.start() + known.sent, len, true);
+                let live = self.client.is_live(path);
+                assert!(!self.client.on_bytes(self.now, path, internal, bytes), "past the end of {lease}");
+                assert!(
+                    !self.client.is_live(path) || (over && live),
+                    "a byte outside every lease costs the path"
+                );
+            }
+        }
+        assert_eq!(placed(&self.client), before, "nothing of it is placed");
+        self.known.only_paths_end(&mut self.client, self.now);
+    }
+}
