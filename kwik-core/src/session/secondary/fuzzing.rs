@@ -160,13 +160,13 @@ impl Driver {
         open.seal = sealed.seal(&self.primary);
         let true_one = open.clone();
         match op.below(16) {
-            0 => open.path = PathId::new(2),
-            1 => open.stream = frames::stream(op),
-            2 => open.range = frames::range(op),
-            3 => open.total += 1,
-            4 => open.expiry = open.expiry.wrapping_add(1),
-            5 => open.payload = Bytes::from_static(b"another"),
-            6 => open.seal = claims(&open).seal(&SigningKey::from_seed([4; 32])),
+            1 => open.path = PathId::new(2),
+            2 => open.stream = frames::stream(op),
+            3 => open.range = frames::range(op),
+            4 => open.total += 1,
+            5 => open.expiry = open.expiry.wrapping_add(1),
+            6 => open.payload = Bytes::from_static(b"another"),
+            7 => open.seal = claims(&open).seal(&SigningKey::from_seed([4; 32])),
             _ => {}
         }
         let sound = open == true_one
