@@ -316,7 +316,7 @@ impl Driver {
                 assert!(lost && stream == id && !readable);
                 assert!(split.model.is_missing(missing.start()), "a hole that is none");
             }
-            Err(error) => panic_on(&error),
+            Err(error) => assert_eq!(error, ReadError::Blocked, "nothing else can go wrong here"),
         }
         readable
     }
@@ -347,17 +347,27 @@ impl Driver {
         stream(3 + 4 * (100 + self.next))
     }
 
-    /// The application reads all there is; whoever can go on must be allowed to. Then the primary goes away.
+    fn read_all(&mut self, stream: StreamId) {
+        let mut more = true;
+        while more {
+            let ordered = !self.known.is_unordered(stream);
+            more = self.read_once(stream, usize::MAX, ordered);
+        }
+    }
+
+    /// The application reads all there is and every secondary fills what it was given, until nothing moves; whoever
+    /// could go on must have been allowed to. Then the primary goes away.
     fn finish(mut self) {
         let streams: Vec<StreamId> = self.known.streams.keys().copied().collect();
         if self.known.closed.is_none() {
             for &stream in &streams {
-                while self.known.streams.contains_key(&stream) && {
-                    let ordered = !self.known.is_unordered(stream);
-                    self.read_once(stream, usize::MAX, ordered)
-                } {}
+                self.read_all(stream);
             }
             self.settle();
+            while self.fill_all() {
+                streams.iter().for_each(|&stream| self.read_all(stream));
+                self.settle();
+            }
             self.known.is_live(&self.client);
         }
         let code = self.known.closed.get_or_insert(ErrorCode::PRIMARY_LOST);
@@ -365,20 +375,13 @@ impl Driver {
         self.client.on_primary_lost(ErrorCode::INTERNAL);
         while self.client.poll_action().is_some() {}
         for &stream in &streams {
-            while self.known.streams.contains_key(&stream) && {
-                let ordered = !self.known.is_unordered(stream);
-                self.read_once(stream, usize::MAX, ordered)
-            } {}
+            self.read_all(stream);
         }
         self.now += Duration::from_secs(60);
         self.client.handle_timeout(self.now);
         self.client.check();
         assert_eq!(self.client.deadline(), None, "nothing is due once it is all over");
     }
-}
-
-fn panic_on(error: &ReadError) {
-    assert!(matches!(error, ReadError::Blocked), "{error}");
 }
 
 fn stream(id: u64) -> StreamId {

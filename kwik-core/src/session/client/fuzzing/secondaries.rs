@@ -6,7 +6,7 @@ use super::{Driver, SESSION, object};
 use crate::{
     error::ErrorCode,
     fuzzing::{frames, source::Source},
-    id::{JobId, PathId},
+    id::{JobId, LeaseId, PathId},
     session::{
         action::{InternalEnd, Opened},
         client::Client,
@@ -56,15 +56,29 @@ impl Driver {
 
     /// A secondary fills a lease as far as it knows to have credit; it may not know yet that the lease is over.
     pub(super) fn fill(&mut self, op: &mut Source<'_>) {
-        let Some((lease, known)) = self.known.nth_noticed(op.any::<u8>().into()) else { return };
+        if let Some((lease, _)) = self.known.nth_noticed(op.any::<u8>().into()) {
+            let most = 1 + op.below(12 * 1024);
+            self.send(lease, most, op.rarely(16));
+        }
+    }
+
+    /// Every secondary fills every lease as far as it may; returns whether there was anything to fill.
+    pub(super) fn fill_all(&mut self) -> bool {
+        let leases: Vec<LeaseId> = self.known.leases.keys().copied().collect();
+        leases.into_iter().fold(false, |any, lease| self.send(lease, u64::MAX, false) > 0 || any)
+    }
+
+    /// A secondary sends up to `most` bytes of a lease that it was told of; returns how many.
+    fn send(&mut self, lease: LeaseId, most: u64, lie: bool) -> u64 {
+        let Some(known) = self.known.leases.get(&lease).filter(|known| known.noticed) else { return 0 };
         let (path, stream, start) = (known.path, known.stream, known.range.start());
         if !self.known.is_linked(path) || !self.client.is_live(path) {
-            return;
+            return 0;
         }
         let over = known.answered;
         let internal = match self.known.fills.iter().find(|(_, fill)| **fill == (path, lease)) {
             Some((&internal, _)) => internal,
-            None if known.sent > 0 => return, // ended before
+            None if known.sent > 0 => return 0, // ended before
             None => {
                 let internal = self.fresh_uni();
                 let header = StreamHeader::Secondary { lease, offset: start };
@@ -72,27 +86,28 @@ impl Driver {
                 let expected = if over { Opened::Stop(ErrorCode::LEASE_REVOKED) } else { Opened::Read };
                 assert_eq!(opened, expected, "{lease} of {path}");
                 if over {
-                    return;
+                    return 0;
                 }
                 self.known.fills.insert(internal, (path, lease));
                 internal
             }
         };
-        let len = self.known.may_send(lease).min(1 + op.below(12 * 1024));
+        let len = self.known.may_send(lease).min(most);
+        if len == 0 {
+            return 0;
+        }
         let known = self.known.leases.get_mut(&lease).expect("noticed");
         let offset = start + known.sent;
         known.sent += len;
-        if len == 0 {
-            return;
-        }
-        let bytes = object(stream, offset, len, op.rarely(16));
-        let before = self.client.sources().get(&path).map_or(0, |source| source.bytes);
+        let bytes = object(stream, offset, len, lie);
+        let placed = |client: &Client| client.sources().get(&path).map_or(0, |source| source.bytes);
+        let before = placed(&self.client);
         let taken = self.client.on_bytes(self.now, path, internal, bytes.clone());
-        let new = self.client.sources().get(&path).map_or(0, |source| source.bytes) - before;
         assert_eq!(taken, !over, "bytes of a live lease are taken, late ones are not");
         assert!(self.client.is_live(path), "an honest secondary is not punished");
         let expected = if over { 0 } else { self.known.place(stream, offset, &bytes) };
-        assert_eq!(new, expected, "placed");
+        assert_eq!(placed(&self.client) - before, expected, "placed");
+        len
     }
 
     pub(super) fn end_fill(&mut self, op: &mut Source<'_>) {
