@@ -183,7 +183,7 @@ impl Driver {
                 self.primary(Frame::Split { stream, offset: op.below(1000) });
                 if op.rarely(8) {
                     // The glue finds that the application has closed it.
-                    self.client.split_of_closed(self.now, stream);
+                    self.client.split_of_closed(stream);
                     self.known.end_stream(stream);
                 }
             }
@@ -194,7 +194,7 @@ impl Driver {
             }
             _ => {
                 let stream = frames::stream(op);
-                self.client.on_native_reset(self.now, stream);
+                self.client.on_native_reset(stream);
                 self.known.end_stream(stream);
                 self.known.native_ended.insert(stream);
             }
@@ -251,7 +251,7 @@ impl Driver {
             let (stream, offset) = (frames::stream(op), op.below(SPACE));
             let offset = self.known.streams.get(&stream).map_or(offset, |split| split.base + offset);
             let header = StreamHeader::Internal { stream, offset };
-            let opened = self.client.on_internal(self.now, PathId::PRIMARY, internal, header);
+            let opened = self.client.on_internal(PathId::PRIMARY, internal, header);
             if opened != Opened::Wait {
                 assert!(!self.client.is_waiting(internal));
             }
@@ -263,7 +263,7 @@ impl Driver {
         let internal = op.pick(&open);
         if kind == 1 {
             let end = if op.rarely(2) { InternalEnd::Reset(frames::code(op)) } else { InternalEnd::Fin };
-            self.client.on_internal_end(self.now, PathId::PRIMARY, internal, end);
+            self.client.on_internal_end(PathId::PRIMARY, internal, end);
             self.known.runs.remove(&internal);
             return;
         }
@@ -274,10 +274,7 @@ impl Driver {
         if let Some((offset, len)) = self.known.run_part(internal, want) {
             let stream = self.known.runs.get(&internal).expect("open").stream;
             let bytes = object(stream, offset, len, op.rarely(32));
-            assert!(
-                self.client.on_bytes(self.now, PathId::PRIMARY, internal, bytes.clone()),
-                "an honest run is taken"
-            );
+            assert!(self.client.on_bytes(PathId::PRIMARY, internal, bytes.clone()), "an honest run is taken");
             self.known.place(stream, offset, &bytes);
         }
     }
@@ -324,7 +321,7 @@ impl Driver {
     fn stop(&mut self, op: &mut Source<'_>) {
         if op.rarely(2) {
             let stream = frames::stream(op);
-            self.client.stop(self.now, stream, ErrorCode::from_u32(1));
+            self.client.stop(stream, ErrorCode::from_u32(1));
             self.known.end_stream(stream);
         }
     }

@@ -20,7 +20,7 @@ impl Driver {
         if !self.known.is_linked(path) {
             return;
         }
-        self.client.on_path_handshake(self.now, path, None, (!op.rarely(16)).then_some([1; 32]));
+        self.client.on_path_handshake(path, None, (!op.rarely(16)).then_some([1; 32]));
         self.settle();
         self.secondary(path, Frame::ServerHello(frames::server_hello(SESSION, op)));
         self.settle();
@@ -32,7 +32,7 @@ impl Driver {
             0 | 1 => self.attach(path, op),
             2 if self.known.is_linked(path) => {
                 self.known.linked.remove(&path);
-                self.client.on_path_lost(self.now, path, frames::code(op));
+                self.client.on_path_lost(path, frames::code(op));
                 self.known.only_paths_end(&mut self.client, self.now);
             }
             _ => {}
@@ -82,7 +82,7 @@ impl Driver {
             None => {
                 let internal = self.fresh_uni();
                 let header = StreamHeader::Secondary { lease, offset: start };
-                let opened = self.client.on_internal(self.now, path, internal, header);
+                let opened = self.client.on_internal(path, internal, header);
                 let expected = if over { Opened::Stop(ErrorCode::LEASE_REVOKED) } else { Opened::Read };
                 assert_eq!(opened, expected, "{lease} of {path}");
                 if over {
@@ -102,7 +102,7 @@ impl Driver {
         let bytes = object(stream, offset, len, lie);
         let placed = |client: &Client| client.sources().get(&path).map_or(0, |source| source.bytes);
         let before = placed(&self.client);
-        let taken = self.client.on_bytes(self.now, path, internal, bytes.clone());
+        let taken = self.client.on_bytes(path, internal, bytes.clone());
         assert_eq!(taken, !over, "bytes of a live lease are taken, late ones are not");
         assert!(self.client.is_live(path), "an honest secondary is not punished");
         let expected = if over { 0 } else { self.known.place(stream, offset, &bytes) };
@@ -119,7 +119,7 @@ impl Driver {
         self.known.fills.remove(&internal);
         if self.known.is_linked(path) {
             let end = if op.rarely(2) { InternalEnd::Reset(frames::code(op)) } else { InternalEnd::Fin };
-            self.client.on_internal_end(self.now, path, internal, end);
+            self.client.on_internal_end(path, internal, end);
             self.known.only_paths_end(&mut self.client, self.now);
         }
     }
@@ -143,9 +143,9 @@ impl Driver {
                 if self.known.may_open(path, header) {
                     return;
                 }
-                let opened = self.client.on_internal(self.now, path, internal, header);
+                let opened = self.client.on_internal(path, internal, header);
                 assert!(matches!(opened, Opened::Stop(_)), "{header:?} is not for {path}");
-                assert!(!self.client.on_bytes(self.now, path, internal, Bytes::from_static(b"late")));
+                assert!(!self.client.on_bytes(path, internal, Bytes::from_static(b"late")));
             }
             _ => {
                 let fills = self.known.fills.iter().filter(|(_, fill)| fill.0 == path);
@@ -159,7 +159,7 @@ impl Driver {
                 let over = known.answered && known.sent < known.range.len();
                 let bytes = object(known.stream, known.range.start() + known.sent, len, true);
                 let live = self.client.is_live(path);
-                assert!(!self.client.on_bytes(self.now, path, internal, bytes), "past the end of {lease}");
+                assert!(!self.client.on_bytes(path, internal, bytes), "past the end of {lease}");
                 assert!(
                     !self.client.is_live(path) || (over && live),
                     "a byte outside every lease costs the path"
