@@ -236,13 +236,9 @@ fn thousands_of_small_leases() {
         let feed = tokio::spawn(distribute(primary.open_uni().await.unwrap(), plan));
         let mut recv = soon("the stream", client.accept_uni()).await.unwrap();
         let mut receipt = Receipt::new(object);
-        kwik_tests::within(
-            Duration::from_secs(15),
-            "the object",
-            receive_into(&mut recv, &mut receipt, true),
-        )
-        .await
-        .unwrap();
+        within(Duration::from_secs(15), "the object", receive_into(&mut recv, &mut receipt, true))
+            .await
+            .unwrap();
         receipt.expect_complete(2_000_000);
         let report = soon("the report", feed).await.unwrap().unwrap();
         assert_eq!(report.done.values().sum::<u64>(), 2000);
