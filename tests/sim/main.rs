@@ -1,5 +1,13 @@
-//! Worlds: scenarios, regressions, and the simulator's own promises.
+//! Worlds: scenarios, regressions, lists of operations, and the simulator's own promises.
 
+// With the planted bug everything else may fail, and should.
+#[cfg(feature = "canary")]
+mod canary;
+#[cfg(not(feature = "canary"))]
 mod every_call;
+#[cfg(not(feature = "canary"))]
 mod operations;
+#[cfg(not(feature = "canary"))]
+mod regressions;
+#[cfg(not(feature = "canary"))]
 mod scenarios;

@@ -4,6 +4,9 @@
 //! whose every byte is known ([`object`]), honest servers and clients on loopback ([`world`], [`feed`]), and peers
 //! that speak `kwik/1` by hand over plain quinn, and so may break its rules ([`raw`], [`wire`]).
 //!
+//! [`sim`] is the other half: a deterministic simulator on the core alone, for these tests and for whoever links the
+//! core into a loop of their own. Its page is the guide to writing a scenario.
+//!
 //! Helpers fail by panicking, as the tests that call them would.
 
 #![expect(clippy::missing_panics_doc, clippy::panic, reason = "a helper that fails fails its test")]

@@ -1,4 +1,49 @@
-//! The simulator.
+//! The simulator: real KWIK sessions over real QUIC and TLS, in a network that is made up, in a time that is made up.
+//!
+//! A [`World`] is one thread, one queue of things that happen, and machines: a primary, up to nine secondaries, any
+//! number of clients, each a [`kwik_core::Endpoint`] with its sessions and an application above them. Everything that
+//! is random follows from one seed: the same seed gives the same datagrams, byte for byte, at the same nanosecond. After
+//! every step the [oracle](oracle) compares what applications saw with what was written, each session audits its own
+//! books, and the world checks its heap, its wake-ups and what was sent to whom.
+//!
+//! # Your own scenario
+//! ```
+//! use std::time::Duration;
+//! use kwik_tests::sim::{Fault, NodeId, Offer, World};
+//!
+//! // A client, a primary and three secondaries, 20 ms apart.
+//! let ms = Duration::from_millis;
+//! let mut world = World::seeded(7).secondaries(3).one_way(ms(20)).build();
+//!
+//! // The primary sends an object of 2 MiB; ranges of it go to whoever is attached.
+//! world.offer(Offer { size: 2 << 20, ..Offer::default() });
+//! world.run_until(ms(60_000), |w| w.delivered() > 1 << 20);
+//!
+//! // One secondary falls silent, another restarts and knows nothing any more.
+//! world.cut(NodeId::secondary(1));
+//! world.apply(Fault::Crash(NodeId::secondary(2)));
+//! world.schedule(world.at() + ms(500), Fault::Restart(NodeId::secondary(2), false));
+//!
+//! // Whatever the oracle holds to be impossible would have panicked by now.
+//! world.run_until(ms(60_000), |w| w.delivered() == 2 << 20 && w.is_done());
+//! world.finish(); // closes everything and checks that nothing is left
+//! ```
+//!
+//! - *Other applications:* [`ClientPlan`], [`PrimaryPlan`] and [`SecondaryPlan`] say how the built-in ones behave: what
+//!   they open, how they read, how slow their disks are. [`World::call`] hands you a session to command yourself.
+//! - *Other networks:* [`Conditions`] for each direction of each link, and [`Fault`]s at any time.
+//! - *Look at it:* [`Setup::record`] keeps the text, [`World::trace`] has it: one decision per line.
+//! - *Stop at any point:* [`World::interrupt`] ends an application at its n-th call.
+//! - *Many worlds:* [`swarm`] draws them from seeds; `cargo run --release -p kwik-tests --bin sim -- --seeds 2000` runs
+//!   them, `--twice` in two processes whose hashes must agree, and a failure prints the line that replays it.
+//! - *Shrinking:* [`operations`] tells a world as a list that a property test can shorten.
+//!
+//! # What it found
+//! `tests/sim/regressions.rs` keeps each as a scenario that failed before its fix.
+//!
+//! # Where determinism ends
+//! Hashes are comparable between builds for one target from one `Cargo.lock`: quinn-proto iterates over hash maps whose
+//! order depends on the width of a pointer. A thread runs one world at a time ([`tls`] says why).
 
 pub mod app;
 pub mod book;
