@@ -85,3 +85,20 @@ fn a_client_may_move_while_a_probe_is_due() {
         world.run_until(LIMIT, |w| w.delivered() >= 18_000 && w.is_done());
     }
 }
+
+/// A client that slept through its handshake finds the server's close together with it, and reported a fault of the
+/// server's where there was none.
+#[test]
+fn a_close_that_comes_with_the_handshake_is_no_fault() {
+    let mut world = World::seeded(1).one_way(ms(5)).build();
+    world.run_for(ms(7));
+    world.apply(Fault::Pause(NodeId::client(1), ms(300)));
+    world.run_for(ms(50));
+    world.apply(Fault::Close(NodeId::PRIMARY));
+    // A loss with the wrong cause breaks the oracle's rule of honesty.
+    world.run_until(LIMIT, |w| w.trace().marks().any(|(mark, _)| mark.starts_with("closed: ")));
+    world.run_for(ms(1000));
+    let honest = ["closed: locally", "closed: transport error", "closed by peer's application"];
+    let marks: Vec<_> = world.trace().marks().filter(|(mark, _)| mark.starts_with("closed")).collect();
+    assert!(marks.iter().all(|(mark, _)| honest.contains(mark)), "{marks:?}");
+}

@@ -137,6 +137,9 @@ impl Session {
         let Some(link) = self.links.get_mut(&path) else {
             return;
         };
+        if link.quic.is_closed() {
+            return; // closed by the peer in the same batch: why is told next
+        }
         let protocol = link.quic.handshake_data().and_then(|(protocol, _)| protocol);
         if protocol.as_deref() != Some(limits::ALPN) {
             self.fault(path, ErrorCode::VERSION);

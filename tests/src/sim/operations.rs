@@ -131,6 +131,7 @@ fn offers() -> impl Strategy<Value = Offer> {
             range,
             depth,
             own,
+            waver: own / 2,
             tail: tail.min(size - head.min(size)),
             ending,
         })

@@ -316,6 +316,7 @@ fn draw_primary(d: &mut Dice, secondaries: u16, heal_at: Duration) -> PrimaryPla
             range: d.magnitude(500, 500_000),
             depth: usize::try_from(d.between(1, 6)).unwrap_or(1),
             own: u16::try_from(d.pick(&[0, 0, 100, 500])).unwrap_or(0),
+            waver: u16::try_from(d.pick(&[0, 0, 200])).unwrap_or(0),
             tail: if d.chance(300) { d.below(size.saturating_sub(head).min(50_000) + 1) } else { 0 },
             ending,
         });

@@ -45,6 +45,8 @@ pub struct Offer {
     pub depth: usize,
     /// Ranges the primary writes itself although a path could, per thousand.
     pub own: u16,
+    /// Ranges the primary writes itself, gives up half-way and hands out again whole, per thousand: overlaps.
+    pub waver: u16,
     /// Write a tail sequentially: this many bytes at the end are given to nobody.
     pub tail: u64,
     /// How it ends.
@@ -73,6 +75,7 @@ impl Default for Offer {
             range: 128 * 1024,
             depth: 2,
             own: 0,
+            waver: 0,
             tail: 0,
             ending: Ending::Finish,
         }
@@ -133,6 +136,8 @@ struct Run {
     range: ByteRange,
     sent: u64,
     blocked: bool,
+    /// Give up here instead of going on.
+    give_up_at: Option<u64>,
 }
 
 impl PrimaryApp {
@@ -603,7 +608,8 @@ impl Sending {
         let run = session.write_at(cx.now, self.flow.stream, range)?;
         cx.note(format_args!("writes {range} of {} itself", self.flow));
         cx.trace.count("run");
-        self.runs.insert(run, Run { range, sent: 0, blocked: false });
+        let give_up_at = cx.dice.chance(self.offer.waver).then(|| cx.dice.between(1, range.len()));
+        self.runs.insert(run, Run { range, sent: 0, blocked: false, give_up_at });
         Ok(())
     }
 
@@ -652,11 +658,16 @@ impl Sending {
 
     fn write_runs(&mut self, cx: &mut Cx<'_>, session: &mut Session) {
         let flow = self.flow;
-        let mut ended = false;
+        let mut given_up = Vec::new();
         for (&id, run) in &mut self.runs {
             while !run.blocked && !cx.is_interrupted() {
+                if run.give_up_at.is_some_and(|at| run.sent >= at && run.sent < run.range.len()) {
+                    given_up.push((id, run.range));
+                    break;
+                }
                 let left = run.range.len() - run.sent;
-                let Some(range) = ByteRange::new(run.range.start() + run.sent, left.min(50_000)) else {
+                let most = run.give_up_at.map_or(50_000, |at| at.saturating_sub(run.sent).clamp(1, 50_000));
+                let Some(range) = ByteRange::new(run.range.start() + run.sent, left.min(most)) else {
                     break;
                 };
                 match session.write_run(cx.now, id, &mut [flow.bytes(range)]) {
@@ -665,10 +676,13 @@ impl Sending {
                     Err(error) => panic!("10: a run of {flow} cannot be written: {error}"),
                 }
             }
-            ended |= run.sent == run.range.len();
         }
-        if ended {
-            cx.trace.count("run written");
+        for (id, range) in given_up {
+            cx.note(format_args!("gives up its own writing of {range} of {flow}"));
+            cx.trace.count("run given up");
+            session.reset_run(cx.now, id);
+            self.runs.remove(&id);
+            self.take_back(vec![range]);
         }
     }
 
