@@ -90,8 +90,9 @@ impl Driver {
             driver.add_path(calm);
             driver.attach(PathId::new(driver.next_path - 1), calm);
         }
+        driver.add_path(calm); // not attached yet
         driver.primary(Frame::Split { stream: stream(frames::STREAMS[0]), offset: setup.below(2) * 100 });
-        for path in [1, 2] {
+        for path in [1, 2, 3] {
             let whole = ByteRange::between(0, END).expect("not empty");
             driver.open_job(PathId::new(path), stream(frames::STREAMS[0]), whole);
         }
@@ -318,6 +319,42 @@ impl Driver {
         readable
     }
 
+    /// The primary takes back what is leased and writes all that is missing itself: the stream completes. Spec: KWIK
+    /// §2, I7.
+    fn complete(&mut self, id: StreamId) {
+        for lease in self.known.live_on(id) {
+            self.primary(Frame::LeaseRevoke { lease, keep: 0, code: ErrorCode::LEASE_REVOKED });
+        }
+        let Some(size) = self.known.size(id) else { return };
+        self.primary(Frame::StreamFinal { stream: id, size });
+        let mut moved = true;
+        while moved {
+            self.read_all(id);
+            self.settle();
+            moved = false;
+            for hole in self.known.holes(id) {
+                let internal = self.fresh_uni();
+                let header = StreamHeader::Internal { stream: id, offset: hole.start() };
+                assert_eq!(
+                    self.client.on_internal(self.now, PathId::PRIMARY, internal, header),
+                    Opened::Read
+                );
+                self.settle();
+                self.known.runs.insert(internal, Fill { stream: id, next: hole.start() });
+                if let Some((offset, len)) = self.known.run_part(internal, hole.len()) {
+                    let bytes = object(id, offset, len, false);
+                    assert!(self.client.on_bytes(self.now, PathId::PRIMARY, internal, bytes.clone()));
+                    self.known.place(id, offset, &bytes);
+                    moved = true;
+                }
+                self.client.on_internal_end(self.now, PathId::PRIMARY, internal, InternalEnd::Fin);
+                self.known.runs.remove(&internal);
+                self.settle();
+            }
+        }
+        assert!(!self.known.streams.contains_key(&id), "{id} does not complete");
+    }
+
     fn stop(&mut self, op: &mut Source<'_>) {
         if op.rarely(2) {
             let stream = frames::stream(op);
@@ -349,6 +386,7 @@ impl Driver {
         while more {
             let ordered = !self.known.is_unordered(stream);
             more = self.read_once(stream, usize::MAX, ordered);
+            self.settle();
         }
     }
 
@@ -362,10 +400,12 @@ impl Driver {
             }
             self.settle();
             while self.fill_all() {
+                self.settle();
                 streams.iter().for_each(|&stream| self.read_all(stream));
                 self.settle();
             }
             self.known.is_live(&self.client);
+            streams.iter().for_each(|&stream| self.complete(stream));
         }
         let code = self.known.closed.get_or_insert(ErrorCode::PRIMARY_LOST);
         self.client.on_primary_lost(*code);

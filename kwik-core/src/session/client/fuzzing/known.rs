@@ -160,6 +160,25 @@ impl Known {
         }
     }
 
+    /// Leases of a stream that have no answer yet.
+    pub(super) fn live_on(&self, stream: StreamId) -> Vec<LeaseId> {
+        let live = |(_, lease): &(&LeaseId, &KnownLease)| lease.stream == stream && !lease.answered;
+        self.leases.iter().filter(live).map(|(&id, _)| id).collect()
+    }
+
+    /// How long a stream is to be: as said, or as the highest end anybody was given. `None` if it cannot be filled.
+    pub(super) fn size(&self, stream: StreamId) -> Option<u64> {
+        let split = self.streams.get(&stream)?;
+        Some(split.final_size.unwrap_or(split.claimed_end)).filter(|&size| size <= END)
+    }
+
+    /// What nobody has sent of a stream.
+    pub(super) fn holes(&self, stream: StreamId) -> Vec<ByteRange> {
+        let split = self.streams.get(&stream);
+        let whole = split.and_then(|split| ByteRange::between(split.base, split.final_size?));
+        split.zip(whole).map(|(split, whole)| split.model.missing(whole)).unwrap_or_default()
+    }
+
     /// Notes bytes that the client has taken; returns how many were new.
     pub(super) fn place(&mut self, stream: StreamId, offset: u64, bytes: &[u8]) -> u64 {
         let Some(split) = self.streams.get_mut(&stream) else { return 0 };

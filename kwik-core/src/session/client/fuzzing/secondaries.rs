@@ -65,7 +65,11 @@ impl Driver {
     /// Every secondary fills every lease as far as it may; returns whether there was anything to fill.
     pub(super) fn fill_all(&mut self) -> bool {
         let leases: Vec<LeaseId> = self.known.leases.keys().copied().collect();
-        leases.into_iter().fold(false, |any, lease| self.send(lease, u64::MAX, false) > 0 || any)
+        let mut sent = 0;
+        for lease in leases {
+            sent += self.send(lease, u64::MAX, false);
+        }
+        sent > 0
     }
 
     /// A secondary sends up to `most` bytes of a lease that it was told of; returns how many.
@@ -139,7 +143,14 @@ impl Driver {
             }
             1 => {
                 let internal = self.fresh_uni();
-                let header = frames::header(op);
+                let header = match self.known.nth_noticed(op.any::<u8>().into()) {
+                    // Another's lease, or its own from the wrong place.
+                    Some((lease, known)) if !op.rarely(2) => {
+                        let offset = known.range.start() + u64::from(op.rarely(4));
+                        StreamHeader::Secondary { lease, offset }
+                    }
+                    _ => frames::header(op),
+                };
                 if self.known.may_open(path, header) {
                     return;
                 }
