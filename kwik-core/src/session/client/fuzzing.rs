@@ -188,6 +188,30 @@ impl Driver {
                     self.known.end_stream(stream);
                 }
             }
+            6 if op.rarely(8) => {
+                // The end contradicts what is given, or a name is used twice: no race explains it.
+                let stream = frames::stream(op);
+                let frame = match self.known.given_end(stream) {
+                    Some(end) if op.rarely(2) => Frame::StreamFinal { stream, size: end - 1 },
+                    _ => {
+                        let (lease, job) = (LeaseId::new(self.next_lease), JobId::new(0));
+                        let range = frames::range(op);
+                        Frame::LeaseGrant(LeaseGrant {
+                            lease,
+                            job,
+                            range,
+                            digest: None,
+                            deadline_ms: None,
+                            hedge_of: None,
+                        })
+                    }
+                };
+                if self.next_lease > 0 {
+                    self.client.handle_frame(self.now, PathId::PRIMARY, frame);
+                    self.settle();
+                    assert!(self.known.closed.is_some(), "the primary's fault ends the session");
+                }
+            }
             6 => {
                 let stream = frames::stream(op);
                 let end = self.known.claimed_end(stream).max(op.below(4) * SPACE / 4);
@@ -271,12 +295,27 @@ impl Driver {
         if self.client.is_waiting(internal) {
             return; // the glue leaves it unread
         }
-        let want = op.below(16 * 1024);
-        if let Some((offset, len)) = self.known.run_part(internal, want) {
-            let stream = self.known.runs.get(&internal).expect("open").stream;
-            let bytes = object(stream, offset, len, op.rarely(32));
-            assert!(self.client.on_bytes(PathId::PRIMARY, internal, bytes.clone()), "an honest run is taken");
-            self.known.place(stream, offset, &bytes);
+        if kind == 3 && op.rarely(16) {
+            self.overrun(internal);
+            return;
+        }
+        self.write_run(internal, op.below(16 * 1024), op.rarely(32));
+    }
+
+    /// A run goes on past its credit: the primary's fault, and nothing of it is placed.
+    fn overrun(&mut self, internal: StreamId) {
+        while self.write_run(internal, u64::MAX, false) {
+            self.settle();
+        }
+        let Some(run) = self.known.runs.get(&internal).copied() else { return };
+        if self.known.streams.contains_key(&run.stream) && run.next < END {
+            let bytes = object(run.stream, run.next, 1, false);
+            assert!(
+                !self.client.on_bytes(PathId::PRIMARY, internal, bytes),
+                "past the credit of runs"
+            );
+            self.settle();
+            assert!(self.known.closed.is_some(), "the primary's fault ends the session");
         }
     }
 
@@ -319,40 +358,54 @@ impl Driver {
         readable
     }
 
-    /// The primary takes back what is leased and writes all that is missing itself: the stream completes. Spec: KWIK
-    /// §2, I7.
+    /// The primary names the end and writes what nobody has been given; at last it takes back what is leased and writes
+    /// that as well. The stream completes. Spec: KWIK §2, I7.
     fn complete(&mut self, id: StreamId) {
-        for lease in self.known.live_on(id) {
-            self.primary(Frame::LeaseRevoke { lease, keep: 0, code: ErrorCode::LEASE_REVOKED });
-        }
         let Some(size) = self.known.size(id) else { return };
         self.primary(Frame::StreamFinal { stream: id, size });
-        let mut moved = true;
-        while moved {
-            self.read_all(id);
+        for last in [false, true] {
+            for lease in self.known.live_on(id).into_iter().filter(|_| last) {
+                self.primary(Frame::LeaseRevoke { lease, keep: 0, code: ErrorCode::LEASE_REVOKED });
+            }
+            let runs: Vec<StreamId> =
+                self.known.holes(id).iter().map(|hole| self.write_hole(id, hole.start())).collect();
             self.settle();
-            moved = false;
-            for hole in self.known.holes(id) {
-                let internal = self.fresh_uni();
-                let header = StreamHeader::Internal { stream: id, offset: hole.start() };
-                assert_eq!(
-                    self.client.on_internal(self.now, PathId::PRIMARY, internal, header),
-                    Opened::Read
-                );
+            let mut moved = true;
+            while moved {
+                self.read_all(id);
+                moved = self.fill_all();
                 self.settle();
-                self.known.runs.insert(internal, Fill { stream: id, next: hole.start() });
-                if let Some((offset, len)) = self.known.run_part(internal, hole.len()) {
-                    let bytes = object(id, offset, len, false);
-                    assert!(self.client.on_bytes(self.now, PathId::PRIMARY, internal, bytes.clone()));
-                    self.known.place(id, offset, &bytes);
-                    moved = true;
+                for &run in &runs {
+                    moved |= self.write_run(run, u64::MAX, false);
+                    self.settle();
                 }
-                self.client.on_internal_end(self.now, PathId::PRIMARY, internal, InternalEnd::Fin);
-                self.known.runs.remove(&internal);
+            }
+            for run in runs {
+                self.client.on_internal_end(PathId::PRIMARY, run, InternalEnd::Fin);
+                self.known.runs.remove(&run);
                 self.settle();
             }
         }
         assert!(!self.known.streams.contains_key(&id), "{id} does not complete");
+    }
+
+    fn write_hole(&mut self, stream: StreamId, offset: u64) -> StreamId {
+        let internal = self.fresh_uni();
+        let header = StreamHeader::Internal { stream, offset };
+        assert_eq!(self.client.on_internal(PathId::PRIMARY, internal, header), Opened::Read);
+        self.known.runs.insert(internal, Fill { stream, next: offset });
+        internal
+    }
+
+    /// Sends up to `most` bytes of a run; returns whether there were any that had credit.
+    fn write_run(&mut self, internal: StreamId, most: u64, lie: bool) -> bool {
+        let Some((offset, len)) = self.known.run_part(internal, most) else { return false };
+        let stream = self.known.runs.get(&internal).expect("open").stream;
+        let bytes = object(stream, offset, len, lie);
+        let taken = self.client.on_bytes(PathId::PRIMARY, internal, bytes.clone());
+        assert!(taken, "an honest run is taken");
+        self.known.place(stream, offset, &bytes);
+        true
     }
 
     fn stop(&mut self, op: &mut Source<'_>) {

@@ -76,6 +76,8 @@ impl Client {
         assert!(self.paths.len() - live <= limits::DEAD_PATHS_LISTED);
         let dialling = self.paths.values().filter(|path| path.state.is_attaching() && path.dialled).count();
         assert!(dialling <= limits::DIALS_AT_ONCE);
+        let waiting = self.paths.values().any(|path| path.state == State::Connecting && !path.dialled);
+        assert!(!waiting || dialling == limits::DIALS_AT_ONCE, "a path waits that could be dialled");
         assert!(self.jobs.len() <= live * limits::JOBS_PER_PATH, "jobs outlive their paths");
         assert!(self.undialled.len() <= limits::SECONDARY_PATHS_MAX, "dials wait for paths that are gone");
         assert!(self.leases.len() <= limits::LEASES_PER_SESSION);

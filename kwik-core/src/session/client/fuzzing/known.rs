@@ -172,11 +172,38 @@ impl Known {
         Some(split.final_size.unwrap_or(split.claimed_end)).filter(|&size| size <= END)
     }
 
-    /// What nobody has sent of a stream.
+    /// The highest end of what secondaries were told of.
+    pub(super) fn given_end(&self, stream: StreamId) -> Option<u64> {
+        self.streams.get(&stream)?;
+        let given = self.leases.values().filter(|lease| lease.stream == stream && lease.noticed);
+        given.map(|lease| lease.range.end()).max()
+    }
+
+    /// What of a lease the client lets its secondary send: it may know of credit that the secondary does not.
+    pub(super) fn may_take(&self, id: LeaseId) -> u64 {
+        let Some(lease) = self.leases.get(&id) else { return 0 };
+        let by_offset = self.offset_credit.get(&(PathId::PRIMARY, lease.stream)).copied().unwrap_or_default();
+        lease.credit.max(by_offset.saturating_sub(lease.range.start())).min(lease.range.len())
+    }
+
+    /// What nobody has sent of a stream, and nobody was given.
     pub(super) fn holes(&self, stream: StreamId) -> Vec<ByteRange> {
         let split = self.streams.get(&stream);
         let whole = split.and_then(|split| ByteRange::between(split.base, split.final_size?));
-        split.zip(whole).map(|(split, whole)| split.model.missing(whole)).unwrap_or_default()
+        let missing = split.zip(whole).map(|(split, whole)| split.model.missing(whole)).unwrap_or_default();
+        let leased = |part: &ByteRange| {
+            let live = |lease: &KnownLease| lease.stream == stream && !lease.answered;
+            self.leases.values().any(|lease| live(lease) && lease.range.overlaps(*part))
+        };
+        // Cut at the ends of leases, so that each part is wholly somebody's or nobody's.
+        let mut cuts: BTreeSet<u64> = missing.iter().flat_map(|hole| [hole.start(), hole.end()]).collect();
+        cuts.extend(self.leases.values().flat_map(|lease| [lease.range.start(), lease.range.end()]));
+        let cuts: Vec<u64> = cuts.into_iter().collect();
+        let parts = cuts.windows(2).filter_map(|ends| match ends {
+            &[start, end] => ByteRange::between(start, end),
+            _ => None,
+        });
+        parts.filter(|part| missing.iter().any(|hole| hole.contains(*part)) && !leased(part)).collect()
     }
 
     /// Notes bytes that the client has taken; returns how many were new.

@@ -166,7 +166,11 @@ impl Driver {
                 }
                 let (internal, lease) = op.pick(&fills);
                 let known = self.known.leases.get(&lease).expect("noticed");
-                let len = known.range.len() - known.sent + 1 + op.below(64);
+                let credit = self.known.may_take(lease);
+                let within = op.rarely(2) && credit < known.range.len() && !known.answered;
+                // Past its credit, or past its end.
+                let end = if within { credit } else { known.range.len() };
+                let len = end - known.sent.min(end) + 1 + op.below(if within { 1 } else { 64 });
                 let over = known.answered && known.sent < known.range.len();
                 let bytes = object(known.stream, known.range.start() + known.sent, len, true);
                 let live = self.client.is_live(path);
