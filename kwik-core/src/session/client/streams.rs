@@ -44,6 +44,9 @@ impl Client {
         if self.streams.contains_key(&stream) || stream == StreamId::CONTROL {
             return Err(ErrorCode::METADATA_PROTOCOL_VIOLATION);
         }
+        if offset >= OFFSET_MAX {
+            return Err(ErrorCode::OFFSET_OVERFLOW); // no byte could follow, so none could ever be missing either
+        }
         if !self.has_room_for_split() {
             // The application leaves too much of earlier streams unread, or a reset of one is late. Only this stream
             // has to pay for it.

@@ -500,3 +500,13 @@ fn completion_is_told_once_however_many_copies_come() {
     assert!(machine.client.on_bytes(machine.now, PathId::PRIMARY, RUN, Bytes::from(vec![7; 100])));
     assert!(!machine.actions().contains(&complete));
 }
+
+/// Found by `client_ops`: nothing can be missing of a stream split at the last offset, so its reader was not told when
+/// the primary was lost, and waited for good.
+#[test]
+fn a_split_leaves_room_for_a_byte() {
+    let mut machine = Machine::new();
+    machine.primary(Frame::Split { stream: stream(5), offset: crate::id::OFFSET_MAX });
+    let code = ErrorCode::OFFSET_OVERFLOW;
+    assert_eq!(machine.actions(), [Action::CloseSession { code }]);
+}
