@@ -19,7 +19,7 @@ pub(crate) struct RangeSet {
 
 impl RangeSet {
     /// Returns an empty set.
-    #[cfg(any(test, fuzzing))]
+    #[cfg(test)]
     pub(crate) const fn new() -> Self {
         Self { extents: BTreeMap::new(), total: 0 }
     }

@@ -84,14 +84,17 @@ impl Driver {
         if setup.rarely(16) {
             return driver; // before the primary's hello
         }
+        let offset = setup.below(2) * 100;
         let calm = &mut Source::new(&[]);
         driver.primary(Frame::ServerHello(frames::server_hello(SESSION, calm)));
         for _ in 0..2 {
             driver.add_path(calm);
             driver.attach(PathId::new(driver.next_path - 1), calm);
         }
-        driver.add_path(calm); // not attached yet
-        driver.primary(Frame::Split { stream: stream(frames::STREAMS[0]), offset: setup.below(2) * 100 });
+        for _ in 0..=setup.below(6) {
+            driver.add_path(calm); // to be attached later
+        }
+        driver.primary(Frame::Split { stream: stream(frames::STREAMS[0]), offset });
         for path in [1, 2, 3] {
             let whole = ByteRange::between(0, END).expect("not empty");
             driver.open_job(PathId::new(path), stream(frames::STREAMS[0]), whole);
@@ -295,7 +298,7 @@ impl Driver {
         if self.client.is_waiting(internal) {
             return; // the glue leaves it unread
         }
-        if kind == 3 && op.rarely(16) {
+        if kind == 3 && op.rarely(4) {
             self.overrun(internal);
             return;
         }
