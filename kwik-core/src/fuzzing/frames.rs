@@ -23,8 +23,8 @@ use crate::{
 pub(crate) const STREAMS: [u64; 5] = [1, 5, 9, 3, 4];
 /// Ranges start below this offset.
 pub(crate) const SPACE: u64 = 160 * 1024;
-/// And are at most this long.
-pub(crate) const LEN_MAX: u64 = 48 * 1024;
+/// And are at most this long: longer than the smallest window.
+pub(crate) const LEN_MAX: u64 = 96 * 1024;
 /// No byte that is ever sent lies at or beyond this offset.
 pub(crate) const END: u64 = SPACE + LEN_MAX + 1;
 
