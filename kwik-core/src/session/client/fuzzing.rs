@@ -313,10 +313,7 @@ impl Driver {
         let Some(run) = self.known.runs.get(&internal).copied() else { return };
         if self.known.streams.contains_key(&run.stream) && run.next < END {
             let bytes = object(run.stream, run.next, 1, false);
-            assert!(
-                !self.client.on_bytes(PathId::PRIMARY, internal, bytes),
-                "past the credit of runs"
-            );
+            assert!(!self.client.on_bytes(PathId::PRIMARY, internal, bytes), "past the credit of runs");
             self.settle();
             assert!(self.known.closed.is_some(), "the primary's fault ends the session");
         }

@@ -492,12 +492,12 @@ fn completion_is_told_once_however_many_copies_come() {
     machine.grant(0, range(100, 200));
     machine.primary(Frame::StreamFinal { stream: STREAM, size: 200 });
     let header = StreamHeader::Internal { stream: STREAM, offset: 100 };
-    assert_eq!(machine.client.on_internal(machine.now, PathId::PRIMARY, RUN, header), Opened::Read);
+    assert_eq!(machine.client.on_internal(PathId::PRIMARY, RUN, header), Opened::Read);
     machine.open(PATH, 0, 100);
     machine.bytes(100);
     let complete = told(Frame::StreamComplete { stream: STREAM });
     assert_eq!(machine.actions().into_iter().filter(|action| *action == complete).count(), 1);
-    assert!(machine.client.on_bytes(machine.now, PathId::PRIMARY, RUN, Bytes::from(vec![7; 100])));
+    assert!(machine.client.on_bytes(PathId::PRIMARY, RUN, Bytes::from(vec![7; 100])));
     assert!(!machine.actions().contains(&complete));
 }
 

@@ -60,13 +60,12 @@ impl Client {
         for (id, stream) in &self.streams {
             assert!(stream.held() <= stream.window(), "{id} holds more than its window");
         }
-        let windows: u64 = self.streams.values().map(|stream| stream.window()).sum();
-        assert!(windows <= self.config.session_window, "windows of {windows} bytes");
-        let extra =
-            self.streams.values().map(|stream| stream.window() - limits::GUARANTEED_CREDIT).sum::<u64>();
+        let extra = self.streams.values().map(|stream| stream.extra()).sum::<u64>();
         assert_eq!(self.extra_window, extra, "what streams have beyond their guaranteed part");
-        let split_max = usize::try_from(self.config.split_streams_max()).unwrap_or(usize::MAX);
-        assert!(self.streams.len() <= split_max);
+        let open = self.streams.values().filter(|stream| stream.is_open()).count();
+        let promised = open as u64 * limits::GUARANTEED_CREDIT + extra;
+        assert!(promised <= self.config.session_window, "windows of {promised} bytes");
+        assert!(open <= usize::try_from(self.config.split_streams_max()).unwrap_or(usize::MAX));
     }
 
     /// Nothing grows without end.
