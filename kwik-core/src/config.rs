@@ -33,6 +33,8 @@ pub struct TransportConfig {
     pub(crate) datagram_receive_buffer: Option<usize>,
     pub(crate) datagram_send_buffer: usize,
     pub(crate) secondary_paths_max: usize,
+    #[cfg(feature = "qlog")]
+    pub(crate) qlog: Option<crate::quic::Qlog>,
 }
 
 /// quinn's default for both datagram buffers.
@@ -58,6 +60,8 @@ impl Default for TransportConfig {
             datagram_receive_buffer: Some(DATAGRAM_BUFFER),
             datagram_send_buffer: DATAGRAM_BUFFER,
             secondary_paths_max: limits::SECONDARY_PATHS_MAX,
+            #[cfg(feature = "qlog")]
+            qlog: None,
         }
     }
 }
@@ -180,6 +184,14 @@ impl TransportConfig {
         }
         // Half as much again: packets' own headers, what takes a datagram's place in memory, and what is sent twice.
         usize::try_from(windows.saturating_add(windows / 2)).unwrap_or(usize::MAX)
+    }
+
+    /// Writes what happens on every connection made with this configuration from now on (feature `qlog`).
+    #[cfg(feature = "qlog")]
+    #[must_use]
+    pub fn qlog(mut self, value: crate::Qlog) -> Self {
+        self.qlog = Some(value);
+        self
     }
 
     /// Split streams that can be guaranteed credit at once: at most half the session window is set aside for it.

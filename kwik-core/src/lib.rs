@@ -61,5 +61,7 @@ pub use id::{
 };
 pub use lease::ticket::{Signer, SigningKey, spki_hash};
 pub use path::dial::{DialPolicy, NotMorePrivate};
+#[cfg(feature = "qlog")]
+pub use quic::Qlog;
 pub use session::{HandshakeData, NewJob, NewPath, Session, Written};
 pub use stats::{PathStats, SessionStats, SourceStats};

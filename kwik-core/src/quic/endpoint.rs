@@ -250,6 +250,8 @@ fn base_transport(config: &TransportConfig) -> Result<quinn_proto::TransportConf
         .send_window(config.send_window)
         .mtu_discovery_config(Some(mtu))
         .datagram_send_buffer_size(config.datagram_send_buffer);
+    #[cfg(feature = "qlog")]
+    transport.qlog_stream(config.qlog.as_ref().map(super::Qlog::stream));
     if let Some(rtt) = config.initial_rtt {
         transport.initial_rtt(rtt);
     }

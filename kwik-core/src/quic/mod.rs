@@ -5,6 +5,8 @@ mod cid;
 mod connection;
 mod endpoint;
 mod event;
+#[cfg(feature = "qlog")]
+mod qlog;
 
 pub(crate) use cid::WallClock;
 pub use connection::Written;
@@ -12,4 +14,7 @@ pub(crate) use connection::{Connection, ConnectionEvent, EndpointEvent};
 pub(crate) use endpoint::{
     Datagram, Dial, Endpoint, Incoming, check_client_tls, check_server_tls, native_streams,
 };
+#[cfg(feature = "qlog")]
+pub use qlog::Qlog;
+
 pub(crate) use event::{DatagramEnd, Event, ReadEnd, WriteEnd};

@@ -130,7 +130,7 @@ fn run(args: &Args, out: &mut impl io::Write) -> io::Result<bool> {
             writeln!(out, "{} {} {}", outcome.seed, outcome.hash, outcome.failure.is_some())?;
             out.flush()?;
         } else if outcome.failure.is_some() {
-            tell(args, &outcome, out)?;
+            tell(args, profile, &outcome, out)?;
         }
         sum.add(outcome);
         Ok(())
@@ -192,10 +192,11 @@ impl Sum {
 }
 
 /// Says what is wrong with a world, how to see it again, and where the rest is.
-fn tell(args: &Args, outcome: &Outcome, out: &mut impl io::Write) -> io::Result<()> {
-    let failure = outcome.failure.as_deref().unwrap_or_default();
+fn tell(args: &Args, profile: Profile, outcome: &Outcome, out: &mut impl io::Write) -> io::Result<()> {
     let folder = PathBuf::from("target/sim").join(format!("seed-{}", outcome.seed));
     fs::create_dir_all(&folder)?;
+    let outcome = swarm::examine(outcome, profile, args.length(), &folder);
+    let failure = outcome.failure.as_deref().unwrap_or_default();
     fs::write(folder.join("failure.txt"), format!("{failure}\n\n{}\n\n{}", outcome.options, outcome.text))?;
     writeln!(out, "FAILED {failure}\n  {}\n  see {}", args.replay(outcome.seed), folder.display())?;
     if args.seeds == 1 {

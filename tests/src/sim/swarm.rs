@@ -9,6 +9,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     panic::{self, AssertUnwindSafe},
+    path::Path,
     sync::Once,
     time::Duration,
 };
@@ -223,17 +224,23 @@ impl fmt::Display for Options {
     }
 }
 
-/// Runs the world of `seed`, and once more with text if it failed.
+/// Runs the world of `seed`.
 #[must_use]
 pub fn run(seed: u64, profile: Profile, length: Option<Duration>) -> Outcome {
-    let outcome = Options::draw(seed, profile, length).run(Record::Nothing);
-    if outcome.failure.is_none() {
-        return outcome;
-    }
-    let mut told = Options::draw(seed, profile, length).run(Record::Last(200));
+    Options::draw(seed, profile, length).run(Record::Nothing)
+}
+
+/// Runs the world of `outcome`, which failed, once more, with the last of the text and a qlog of each machine in
+/// `folder`.
+#[must_use]
+pub fn examine(outcome: &Outcome, profile: Profile, length: Option<Duration>, folder: &Path) -> Outcome {
+    let mut options = Options::draw(outcome.seed, profile, length);
+    options.world = options.world.qlog(folder.to_owned());
+    let mut told = options.run(Record::Last(200));
     if told.hash != outcome.hash || told.failure != outcome.failure {
-        let (first, second) = (outcome.failure.unwrap_or_default(), told.failure.clone().unwrap_or_default());
-        told.failure = Some(format!("16: two runs differ\n  first: {first}\n  second: {second}"));
+        let failure = |outcome: &Outcome| outcome.failure.clone().unwrap_or_default();
+        told.failure =
+            Some(format!("16: two runs differ\n  first: {}\n  second: {}", failure(outcome), failure(&told)));
     }
     told
 }

@@ -5,13 +5,15 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    fs, io,
     net::SocketAddr,
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use kwik_core::{
-    ClientConfig, Ecn, Endpoint, SecondaryConfig, ServerConfig, Session, Signer as _, SigningKey,
+    ClientConfig, Ecn, Endpoint, Qlog, SecondaryConfig, ServerConfig, Session, Signer as _, SigningKey,
     TransportConfig,
 };
 
@@ -45,6 +47,7 @@ pub struct Setup {
     primary_plan: PrimaryPlan,
     secondary_plan: SecondaryPlan,
     record: Record,
+    qlog: Option<PathBuf>,
     clocks: Clocks,
     batch: usize,
 }
@@ -130,6 +133,12 @@ impl Setup {
     /// Sets how much text of the run is kept.
     pub fn record(mut self, record: Record) -> Self {
         self.record = record;
+        self
+    }
+
+    /// Has every machine write what QUIC does there into a file of its own in `folder`, which exists.
+    pub fn qlog(mut self, folder: PathBuf) -> Self {
+        self.qlog = Some(folder);
         self
     }
 
@@ -272,6 +281,7 @@ impl World {
             primary_plan: PrimaryPlan::default(),
             secondary_plan: SecondaryPlan::default(),
             record: Record::Nothing,
+            qlog: None,
             clocks: Clocks::default(),
             batch: 10,
         }
@@ -363,7 +373,7 @@ impl World {
         };
         let server = self.book.identity(node).map(|identity| {
             let config = ServerConfig::new(identity.tls.clone()).expect("made for QUIC");
-            let config = config.transport(self.setup.server_transport.clone());
+            let config = config.transport(self.traced(node, self.setup.server_transport.clone()));
             if node == NodeId::PRIMARY {
                 config.primary(self.signer.clone())
             } else {
@@ -385,6 +395,18 @@ impl World {
         host.machine = Some(Machine::new(endpoint, app));
         host.heap = 0;
         host.wake = Some(self.at);
+    }
+
+    /// Adds a qlog of this machine to what its connections do, if that is asked for.
+    fn traced(&self, node: NodeId, transport: TransportConfig) -> TransportConfig {
+        let Some(folder) = &self.setup.qlog else {
+            return transport;
+        };
+        let incarnation = self.hosts.get(&node).map(|host| host.incarnation).unwrap_or_default();
+        let name = format!("{}-{incarnation}.sqlog", node.to_string().replace(' ', "-"));
+        let file = fs::File::create(folder.join(&name)).expect("the folder can be written to");
+        let qlog = Qlog::new(Box::new(io::BufWriter::new(file)), self.epoch, &name);
+        transport.qlog(qlog.expect("the file can be written to"))
     }
 
     // What a scenario may do.
@@ -782,7 +804,7 @@ impl World {
         self.book.assign(node, number);
         self.start(node);
         let config = ClientConfig::new(tls::client()).expect("made for QUIC");
-        let config = config.transport(self.setup.client_transport.clone());
+        let config = config.transport(self.traced(node, self.setup.client_transport.clone()));
         let to = self.book.address(NodeId::PRIMARY);
         let name = tls::server_name(NodeId::PRIMARY.server_index());
         let Some(host) = self.hosts.get_mut(&node) else {
