@@ -3,7 +3,7 @@
 //! A [`World`] is one thread, one queue of things that happen, and machines: a primary, up to nine secondaries, any
 //! number of clients, each a [`kwik_core::Endpoint`] with its sessions and an application above them. Everything that
 //! is random follows from one seed: the same seed gives the same datagrams, byte for byte, at the same nanosecond. After
-//! every step the [oracle](oracle) compares what applications saw with what was written, each session audits its own
+//! every step the [oracle] compares what applications saw with what was written, each session audits its own
 //! books, and the world checks its heap, its wake-ups and what was sent to whom.
 //!
 //! # Your own scenario
