@@ -89,6 +89,8 @@ pub struct Oracle {
     /// Machines that may break rules: faults of whoever they talk to are theirs.
     hostile: BTreeSet<NodeId>,
     delivered: u64,
+    /// Bytes on their way to each client or from it, or there and unread.
+    unread: BTreeMap<NodeId, u64>,
     /// Sessions in which nobody will read what this side sends from now on.
     gone: BTreeSet<(NodeId, u32, Side)>,
 }
@@ -125,7 +127,17 @@ impl Oracle {
     /// Bytes up to `end` were written, or given to somebody to write.
     pub fn given(&mut self, flow: Flow, end: u64) {
         let model = self.model(flow);
-        model.end = model.end.max(end);
+        let more = end.saturating_sub(model.end);
+        model.end += more;
+        *self.unread.entry(flow.client).or_default() += more;
+    }
+
+    /// Returns the most heap that a client's sessions may take: what may be on its way to it or from it, with room for
+    /// buffers that are longer than what they hold, and a fixed part for connections and books.
+    #[must_use]
+    pub fn heap_max(&self, client: NodeId) -> i64 {
+        let unread = self.unread.get(&client).copied().unwrap_or_default();
+        i64::try_from(unread * 3 / 2).unwrap_or(i64::MAX).saturating_add(HEAP_FIXED)
     }
 
     /// The sender said that nothing more comes.
@@ -168,6 +180,9 @@ impl Oracle {
         model.got.insert(std_range);
         model.next = range.end();
         self.delivered += range.len();
+        if let Some(unread) = self.unread.get_mut(&flow.client) {
+            *unread = unread.saturating_sub(range.len());
+        }
     }
 
     /// The reader saw the end of the stream.
@@ -299,6 +314,9 @@ impl Oracle {
         self.flows.get_mut(&flow).unwrap_or_else(|| panic!("3: {flow} does not exist"))
     }
 }
+
+/// Heap of a client beyond what is on its way: up to nine connections with their windows' books, and TLS.
+const HEAP_FIXED: i64 = 3 * 512 * 1024;
 
 /// Returns whether `code` says that a peer broke a rule, rather than that something went away.
 #[must_use]

@@ -352,7 +352,8 @@ fn draw_client(d: &mut Dice, heal_at: Duration) -> ClientPlan {
             at: d.time(Duration::ZERO, heal_at),
             dir: d.pick(&[Dir::Bi, Dir::Uni]),
             size: if count > 10 { size / 10 } else { size },
-            chunk: d.magnitude(1, 100_000),
+            // Slivers, but not so many that the heap is theirs: QUIC keeps each as it was handed over.
+            chunk: d.magnitude(1, 100_000).max(size / 100),
             end: d.pick(&[WriterEnd::Finish, WriterEnd::Finish, WriterEnd::Finish, WriterEnd::Reset]),
         });
     }

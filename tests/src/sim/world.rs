@@ -730,6 +730,12 @@ impl World {
             machine.turn(&mut cx, socket, out);
         });
         host.heap += grown;
+        let most = oracle.heap_max(node);
+        assert!(
+            !node.is_client() || host.heap <= most,
+            "6: {node} holds {} bytes, {most} at most",
+            host.heap
+        );
         let (session, app) = machine.deadlines();
         let session =
             session.map(|local| host.clock.global(local.saturating_duration_since(*epoch)) + host.late);
