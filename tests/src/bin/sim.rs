@@ -18,7 +18,7 @@ use std::{
 use clap::Parser;
 use cpu_time::ProcessTime;
 use kwik_tests::sim::{
-    Record,
+    Record, evil,
     swarm::{self, Options, Outcome, Profile},
 };
 
@@ -40,7 +40,7 @@ struct Args {
     /// Worlds at once; as many as there are processors by default.
     #[arg(long)]
     jobs: Option<usize>,
-    /// What kind of worlds: swarm, lossy or idle.
+    /// What kind of worlds: swarm, lossy, idle or evil.
     #[arg(long, default_value = "swarm")]
     profile: String,
     /// Print the result as one line of JSON.
@@ -67,6 +67,7 @@ impl Args {
             "swarm" => Some(Profile::Swarm),
             "lossy" => Some(Profile::Lossy),
             "idle" => Some(Profile::Idle),
+            "evil" => Some(Profile::Evil),
             _ => None,
         }
     }
@@ -113,13 +114,18 @@ fn main() -> ExitCode {
 
 fn run(args: &Args, out: &mut impl io::Write) -> io::Result<bool> {
     let Some(profile) = args.profile() else {
-        return Err(io::Error::other(format!("no profile {:?}: swarm, lossy or idle", args.profile)));
+        return Err(io::Error::other(format!("no profile {:?}: swarm, lossy, idle or evil", args.profile)));
     };
     if args.twice {
         return run_twice(args, out);
     }
     if args.transcript {
-        let outcome = Options::draw(args.from, profile, args.length()).run(Record::Last(usize::MAX));
+        let all = Record::Last(usize::MAX);
+        let outcome = if profile == Profile::Evil {
+            evil::play(args.from, all)
+        } else {
+            Options::draw(args.from, profile, args.length()).run(all)
+        };
         writeln!(out, "{}\n{}", outcome.options, outcome.text)?;
         return Ok(outcome.failure.is_none());
     }
@@ -138,7 +144,14 @@ fn run(args: &Args, out: &mut impl io::Write) -> io::Result<bool> {
     if !args.hashes {
         report(args, &sum, start.elapsed(), cpu.elapsed(), out)?;
     }
-    Ok(sum.failed.is_empty() && sum.marks.len() >= args.marks)
+    let mut covered = true;
+    if profile == Profile::Evil && !args.hashes {
+        for gap in evil::check_coverage(sum.seeds, &sum.marks) {
+            covered = false;
+            writeln!(out, "NOT SEEN {gap}")?;
+        }
+    }
+    Ok(covered && sum.failed.is_empty() && sum.marks.len() >= args.marks)
 }
 
 /// Runs all worlds on `jobs` threads and hands each outcome over, in the order of the seeds.

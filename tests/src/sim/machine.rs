@@ -186,6 +186,9 @@ impl Machine {
         let Some(slot) = self.sessions.get_mut(&handle) else {
             return;
         };
+        // A server's session is about the client it is with.
+        let peer = cx.book.find(slot.session.remote_address());
+        cx.trace.about(if cx.node.is_client() { Some(cx.node) } else { peer });
         let mut rounds = 0;
         loop {
             let mut idle = true;
@@ -232,6 +235,7 @@ impl Machine {
             self.app.forget(handle);
             self.sessions.remove(&handle);
         }
+        cx.trace.about(None);
     }
 
     /// When the machine wants a turn: by its own clock, and by the world's.

@@ -48,11 +48,13 @@
 pub mod app;
 pub mod book;
 pub mod dice;
+pub mod evil;
 pub mod heap;
 pub mod link;
 pub mod machine;
 pub mod operations;
 pub mod oracle;
+mod resident;
 pub mod swarm;
 pub mod tls;
 pub mod trace;

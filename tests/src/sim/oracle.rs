@@ -233,11 +233,19 @@ impl Oracle {
             (Connecting | Active | Degraded, Dead(_)) => true,
             _ => false,
         };
+        // A client that lies about its paths misleads its own session.
+        let edge = edge || !self.is_honest(client);
         assert!(edge, "14: {path} of {client} went from {before:?} to {state:?}");
         if let Dead(code) = state {
             let named = format_args!("{path} of {client} to {server}").to_string();
             self.check_honest(&[client, NodeId::PRIMARY, server], code, &named);
         }
+    }
+
+    /// Returns what is known of a path of a client's session.
+    #[must_use]
+    pub fn path_state(&self, client: NodeId, session: u32, path: PathId) -> Option<PathState> {
+        self.paths.get(&(client, session, path)).copied()
     }
 
     /// A session ended with a code: between honest ends it is never one that says somebody broke a rule.
@@ -294,6 +302,15 @@ impl Oracle {
     #[must_use]
     pub fn settled(&self) -> bool {
         self.flows.values().all(Model::is_over)
+    }
+
+    /// Returns how many streams a client has read whole, to their ends.
+    #[must_use]
+    pub fn whole(&self, client: NodeId) -> usize {
+        let of = |flow: &Flow| flow.client == client && flow.sender == Side::Server;
+        let whole =
+            |model: &Model| model.ended && model.finished && model.got.gaps(&(0..model.end)).next().is_none();
+        self.flows.iter().filter(|(flow, model)| of(flow) && whole(model)).count()
     }
 
     /// Returns what has not come to an end, for a failure's report.

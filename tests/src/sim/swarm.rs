@@ -32,6 +32,8 @@ pub enum Profile {
     Lossy,
     /// Three paths that nobody uses: to measure by.
     Idle,
+    /// One attack each: drawn and run by [`evil`](super::evil).
+    Evil,
 }
 
 /// A world's description, drawn from a seed.
@@ -81,7 +83,7 @@ impl Options {
     #[must_use]
     pub fn draw(seed: u64, profile: Profile, length: Option<Duration>) -> Self {
         match profile {
-            Profile::Swarm => Self::swarm(seed, length),
+            Profile::Swarm | Profile::Evil => Self::swarm(seed, length),
             Profile::Lossy => Self::lossy(seed, length.unwrap_or(60 * SECOND)),
             Profile::Idle => Self::idle(seed, length.unwrap_or(3600 * SECOND)),
         }
@@ -176,18 +178,13 @@ impl Options {
     /// Runs the world to its end, keeping as much text as `record` says.
     #[must_use]
     pub fn run(self, record: Record) -> Outcome {
-        install_hook();
         let options = self.to_string();
         let mut world = self.world.clone().record(record).build();
         for (at, fault) in &self.faults {
             world.schedule(*at, *fault);
         }
         let mut recovery = Duration::ZERO;
-        QUIET.set(true);
-        let ran = panic::catch_unwind(AssertUnwindSafe(|| self.live(&mut world, &mut recovery)));
-        QUIET.set(false);
-        let failure =
-            ran.err().map(|_| LAST_PANIC.take().unwrap_or_else(|| "a panic without a word".to_owned()));
+        let failure = guarded(|| self.live(&mut world, &mut recovery));
         Outcome {
             seed: self.seed,
             hash: world.trace().hash(),
@@ -227,6 +224,9 @@ impl fmt::Display for Options {
 /// Runs the world of `seed`.
 #[must_use]
 pub fn run(seed: u64, profile: Profile, length: Option<Duration>) -> Outcome {
+    if profile == Profile::Evil {
+        return super::evil::run(seed);
+    }
     Options::draw(seed, profile, length).run(Record::Nothing)
 }
 
@@ -234,6 +234,9 @@ pub fn run(seed: u64, profile: Profile, length: Option<Duration>) -> Outcome {
 /// `folder`.
 #[must_use]
 pub fn examine(outcome: &Outcome, profile: Profile, length: Option<Duration>, folder: &Path) -> Outcome {
+    if profile == Profile::Evil {
+        return super::evil::run(outcome.seed); // tells what the attack was, and what came of it
+    }
     let mut options = Options::draw(outcome.seed, profile, length);
     options.world = options.world.qlog(folder.to_owned());
     let mut told = options.run(Record::Last(200));
@@ -481,6 +484,15 @@ fn draw_faults(
 thread_local! {
     static LAST_PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
     static QUIET: RefCell<bool> = const { RefCell::new(false) };
+}
+
+/// Runs `work` and returns what it failed with.
+pub(super) fn guarded(work: impl FnOnce()) -> Option<String> {
+    install_hook();
+    QUIET.set(true);
+    let ran = panic::catch_unwind(AssertUnwindSafe(work));
+    QUIET.set(false);
+    ran.err().map(|_| LAST_PANIC.take().unwrap_or_else(|| "a panic without a word".to_owned()))
 }
 
 /// A failed check is a result here, not noise: its text is kept for the report.

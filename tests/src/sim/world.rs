@@ -13,7 +13,7 @@ use std::{
 };
 
 use kwik_core::{
-    ClientConfig, Ecn, Endpoint, Qlog, SecondaryConfig, ServerConfig, Session, Signer as _, SigningKey,
+    ClientConfig, Ecn, Endpoint, Qlog, SecondaryConfig, ServerConfig, Session, Side, Signer as _, SigningKey,
     TransportConfig,
 };
 
@@ -25,10 +25,12 @@ use super::{
     },
     book::Book,
     dice::{Dice, derive},
+    evil::{Casting, Seen},
     heap,
     link::{Conditions, Damage, Fate, Link},
     machine::{Machine, Outgoing, Socket},
     oracle::Oracle,
+    resident::Resident,
     tls,
     trace::{Record, Trace},
 };
@@ -50,6 +52,7 @@ pub struct Setup {
     qlog: Option<PathBuf>,
     clocks: Clocks,
     batch: usize,
+    evil: Option<Casting>,
 }
 
 /// How much the machines' clocks differ.
@@ -130,6 +133,12 @@ impl Setup {
         self
     }
 
+    /// Puts machines into the hands of scripts that need not keep to the rules.
+    pub fn evil(mut self, casting: Casting) -> Self {
+        self.evil = Some(casting);
+        self
+    }
+
     /// Sets how much text of the run is kept.
     pub fn record(mut self, record: Record) -> Self {
         self.record = record;
@@ -191,7 +200,7 @@ enum Happening {
 /// A machine and what surrounds it.
 #[derive(Debug)]
 struct Host {
-    machine: Option<Machine>,
+    machine: Option<Resident>,
     clock: Clock,
     late: Duration,
     paused_until: Duration,
@@ -284,6 +293,7 @@ impl World {
             qlog: None,
             clocks: Clocks::default(),
             batch: 10,
+            evil: None,
         }
     }
 
@@ -317,7 +327,8 @@ impl World {
         let secondaries: Vec<NodeId> = (1..=world.setup.secondaries).map(NodeId::secondary).collect();
         let clients: Vec<NodeId> = (1..=world.setup.clients).map(NodeId::client).collect();
         let mut clocks = Dice::new(seed, "kwik sim: clocks");
-        for node in [NodeId::PRIMARY].into_iter().chain(secondaries).chain(clients.clone()) {
+        let others: Vec<NodeId> = world.setup.evil.iter().flat_map(Casting::others).collect();
+        for node in [NodeId::PRIMARY].into_iter().chain(secondaries).chain(others).chain(clients.clone()) {
             world.add_host(node, &mut clocks);
         }
         for client in clients {
@@ -363,8 +374,18 @@ impl World {
 
     /// Gives a machine an endpoint and an application.
     fn start(&mut self, node: NodeId) {
+        if self.start_evil(node) {
+            return;
+        }
+        let is_primary = self.is_primary(node);
         let app = match node {
-            NodeId::PRIMARY => App::Primary(PrimaryApp::new(self.setup.primary_plan.clone())),
+            _ if is_primary => {
+                let app = PrimaryApp::new(self.setup.primary_plan.clone());
+                App::Primary(match &self.setup.evil {
+                    Some(casting) => app.apart(self.seed, casting.reserved()),
+                    None => app,
+                })
+            }
             node if node.is_client() => {
                 let session = self.hosts.get(&node).map(|host| host.incarnation).unwrap_or_default();
                 App::Client(ClientApp::new(self.setup.client_plan.clone(), session))
@@ -374,11 +395,14 @@ impl World {
         let server = self.book.identity(node).map(|identity| {
             let config = ServerConfig::new(identity.tls.clone()).expect("made for QUIC");
             let config = config.transport(self.traced(node, self.setup.server_transport.clone()));
-            if node == NodeId::PRIMARY {
-                config.primary(self.signer.clone())
+            if is_primary {
+                config.primary(self.signer(node))
             } else {
                 let trusted = self.signer.public_key();
-                config.secondary(SecondaryConfig::new(trusted, &identity.certificate).expect("a certificate"))
+                let trust = SecondaryConfig::new(trusted, &identity.certificate).expect("a certificate");
+                let others = self.setup.evil.iter().flat_map(Casting::others);
+                let trust = others.fold(trust, |trust, other| trust.primary(self.signer(other).public_key()));
+                config.secondary(trust)
             }
         });
         let host = self.hosts.get_mut(&node).expect("the machine exists");
@@ -392,7 +416,7 @@ impl World {
             wall + Duration::from_secs(host.clock.skew.unsigned_abs())
         };
         let endpoint = Endpoint::new(seed, now, wall, server, true).expect("the settings are possible");
-        host.machine = Some(Machine::new(endpoint, app));
+        host.machine = Some(Resident::Honest(Machine::new(endpoint, app)));
         host.heap = 0;
         host.wake = Some(self.at);
     }
@@ -407,6 +431,37 @@ impl World {
         let file = fs::File::create(folder.join(&name)).expect("the folder can be written to");
         let qlog = Qlog::new(Box::new(io::BufWriter::new(file)), self.epoch, &name);
         transport.qlog(qlog.expect("the file can be written to"))
+    }
+
+    /// Starts a machine that a script runs, if this is one.
+    fn start_evil(&mut self, node: NodeId) -> bool {
+        let Some(machine) =
+            self.setup.evil.and_then(|casting| casting.machine(self.seed, node, self.signer.clone()))
+        else {
+            return false;
+        };
+        self.oracle.set_hostile(node);
+        if node.is_client() {
+            self.oracle.reader_gone(node, 0, Side::Server); // nobody checks what a script reads
+        }
+        if let Some(host) = self.hosts.get_mut(&node) {
+            host.incarnation += 1;
+            host.machine = Some(Resident::Evil(machine));
+            host.wake = Some(self.at);
+        }
+        true
+    }
+
+    fn is_primary(&self, node: NodeId) -> bool {
+        node == NodeId::PRIMARY || self.setup.evil.iter().flat_map(Casting::others).any(|other| other == node)
+    }
+
+    /// Each primary has a key of its own.
+    fn signer(&self, node: NodeId) -> Arc<SigningKey> {
+        if node == NodeId::PRIMARY {
+            return self.signer.clone();
+        }
+        Arc::new(SigningKey::from_seed(derive(self.seed, &format!("kwik sim: signer of {node}"))))
     }
 
     // What a scenario may do.
@@ -554,11 +609,7 @@ impl World {
     /// Returns whether every application has done what it was to do, and every reader has seen the end or an error.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        let apps = self
-            .hosts
-            .values()
-            .filter_map(|host| host.machine.as_ref())
-            .all(|machine| machine.app().is_done());
+        let apps = self.hosts.values().filter_map(|host| host.machine.as_ref()).all(Resident::is_done);
         apps && self.oracle.settled()
     }
 
@@ -599,7 +650,7 @@ impl World {
             assert!(self.at < end, "13: sessions are left an hour after everything was closed");
             self.step(end);
         }
-        for (node, host) in &self.hosts {
+        for (node, host) in self.hosts.iter().filter(|(node, _)| self.oracle.is_honest(**node)) {
             let left = host.heap - host.heap_start;
             assert!(
                 left.abs() < HEAP_LEFT_MAX,
@@ -631,6 +682,17 @@ impl World {
     #[must_use]
     pub fn heap(&self, node: NodeId) -> i64 {
         self.hosts.get(&node).map(|host| host.heap).unwrap_or_default()
+    }
+
+    /// Returns what a machine that a script runs has done and seen.
+    #[must_use]
+    pub fn seen(&self, node: NodeId) -> Option<&Seen> {
+        Some(self.hosts.get(&node)?.machine.as_ref()?.evil()?.seen())
+    }
+
+    /// Keeps the decisions about a client's session as text.
+    pub fn watch(&mut self, client: NodeId) {
+        self.trace.watch(client);
     }
 
     /// Returns whether a machine is up.
@@ -811,13 +873,14 @@ impl World {
         self.start(node);
         let config = ClientConfig::new(tls::client()).expect("made for QUIC");
         let config = config.transport(self.traced(node, self.setup.client_transport.clone()));
-        let to = self.book.address(NodeId::PRIMARY);
-        let name = tls::server_name(NodeId::PRIMARY.server_index());
+        let primary = self.setup.evil.map_or(NodeId::PRIMARY, |casting| casting.primary_of(node));
+        let to = self.book.address(primary);
+        let name = tls::server_name(primary.server_index());
         let Some(host) = self.hosts.get_mut(&node) else {
             return;
         };
         let now = self.epoch + host.clock.local(self.at);
-        if let Some(machine) = host.machine.as_mut() {
+        if let Some(machine) = host.machine.as_mut().and_then(Resident::honest) {
             let ((), grown) = heap::measure(|| {
                 machine.connect(now, config, to, &name);
             });
@@ -839,7 +902,10 @@ impl World {
             return;
         };
         let now = self.epoch + host.clock.local(self.at);
-        if let Some(machine) = host.machine.as_mut() {
+        if let Some(Resident::Evil(machine)) = host.machine.as_mut() {
+            machine.close(now);
+        }
+        if let Some(machine) = host.machine.as_mut().and_then(Resident::honest) {
             let ((), grown) = heap::measure(|| {
                 for (_, session) in machine.sessions() {
                     let closed = session.close(now, GOODBYE, b"");
@@ -896,7 +962,7 @@ impl World {
     }
 
     fn machine_mut(&mut self, node: NodeId) -> Option<&mut Machine> {
-        self.hosts.get_mut(&node)?.machine.as_mut()
+        self.hosts.get_mut(&node)?.machine.as_mut()?.honest()
     }
 }
 

@@ -13,7 +13,7 @@ use kwik_core::{
 use rangemap::RangeSet;
 
 use super::{Cx, GIVEN_UP, Reader, Reading, Writer, WriterEnd, sooner};
-use crate::sim::{NodeId, oracle::Flow};
+use crate::sim::{NodeId, dice::Dice, oracle::Flow};
 
 /// What a primary does for each of its clients. The default adds no path and offers nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -87,6 +87,16 @@ impl Default for Offer {
 pub struct PrimaryApp {
     plan: PrimaryPlan,
     sessions: BTreeMap<SessionHandle, Serving>,
+    apart: Option<Apart>,
+}
+
+/// How sessions are kept apart, so that what happens in one moves nothing in another.
+#[derive(Clone, Copy, Debug)]
+struct Apart {
+    /// Where each session's own choices come from.
+    seed: u64,
+    /// A secondary that is added for this client only.
+    reserved: Option<(NodeId, NodeId)>,
 }
 
 /// One client being served.
@@ -104,6 +114,8 @@ struct Serving {
     accepts: BTreeSet<Dir>,
     no_slot: BTreeSet<Dir>,
     connected: bool,
+    /// The session's own choices, if it has any.
+    dice: Option<Dice>,
 }
 
 /// One object under way.
@@ -144,7 +156,14 @@ impl PrimaryApp {
     /// Creates an application that follows `plan`.
     #[must_use]
     pub fn new(plan: PrimaryPlan) -> Self {
-        Self { plan, sessions: BTreeMap::new() }
+        Self { plan, sessions: BTreeMap::new(), apart: None }
+    }
+
+    /// Gives each session choices of its own, and keeps a secondary for one client.
+    #[must_use]
+    pub fn apart(mut self, seed: u64, reserved: Option<(NodeId, NodeId)>) -> Self {
+        self.apart = Some(Apart { seed, reserved });
+        self
     }
 
     /// Offers one more object to every client, now and later ones.
@@ -168,6 +187,12 @@ impl PrimaryApp {
             let number = cx.book.session(session.remote_address());
             let mut serving = Serving::new(client, number, &self.plan);
             serving.sort();
+            if let Some(Apart { seed, reserved }) = self.apart {
+                serving.dice = Some(Dice::new(seed, &format!("kwik sim: session of {client}")));
+                serving
+                    .adds
+                    .retain(|(_, node)| reserved.is_none_or(|(of, only)| *node != of || client == only));
+            }
             self.sessions.insert(handle, serving);
         }
         if let Event::Lost(_) = event {
@@ -178,13 +203,14 @@ impl PrimaryApp {
             }
         }
         if let Some(serving) = self.sessions.get_mut(&handle) {
-            serving.event(cx, session, event);
+            serving.with_dice(cx, |serving, cx| serving.event(cx, session, event));
         }
     }
 
     pub(super) fn turn(&mut self, cx: &mut Cx<'_>, handle: SessionHandle, session: &mut Session) {
         if let Some(serving) = self.sessions.get_mut(&handle) {
-            serving.turn(cx, session, &self.plan);
+            let plan = &self.plan;
+            serving.with_dice(cx, |serving, cx| serving.turn(cx, session, plan));
         }
     }
 
@@ -223,7 +249,19 @@ impl Serving {
             accepts: BTreeSet::new(),
             no_slot: BTreeSet::new(),
             connected: true,
+            dice: None,
         }
+    }
+
+    /// Does something with the session's own choices, or the machine's if it has none.
+    fn with_dice(&mut self, cx: &mut Cx<'_>, work: impl FnOnce(&mut Self, &mut Cx<'_>)) {
+        let Some(mut dice) = self.dice.take() else {
+            return work(self, cx);
+        };
+        std::mem::swap(cx.dice, &mut dice);
+        work(self, cx);
+        std::mem::swap(cx.dice, &mut dice);
+        self.dice = Some(dice);
     }
 
     /// What is due next goes last.

@@ -1,0 +1,596 @@
+//! A client by hand: attaches the secondaries it is told of, passes on jobs and leases, takes what comes, and at one
+//! point does something else. It begins late, when the bystander is served.
+
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+use kwik_core::{Side, Signer as _, SigningKey, StreamId};
+use kwik_proto::v1 as pb;
+use pb::{FrameType as Type, StreamHeaderType as Header};
+use prost::Message as _;
+use quinn_proto::Dir;
+
+use super::{
+    Actor, Kind, frames,
+    link::{Fact, Link, control},
+    machine::{Script, Stage},
+    secondary::FLOOD,
+};
+use crate::{
+    raw,
+    sim::{NodeId, dice::Dice, oracle::Flow},
+    wire,
+};
+
+/// The script.
+#[derive(Debug)]
+pub(super) struct Client {
+    kind: Option<Kind>,
+    dice: Dice,
+    key: SigningKey,
+    /// Dials to come.
+    dials: Vec<(Duration, NodeId)>,
+    /// Frames of the primary to let pass before the attack.
+    patience: u64,
+    home: Option<usize>,
+    session: Bytes,
+    paths: BTreeMap<u32, Path>,
+    jobs: BTreeMap<u64, (u32, u64)>,
+    leases: BTreeMap<u64, u64>,
+    streams: BTreeMap<u64, Incoming>,
+    /// Streams being read: what is known of each, by connection.
+    reading: BTreeMap<(usize, quinn_proto::StreamId), Reading>,
+    look_at: Option<Duration>,
+    /// What is said byte by byte, and when next.
+    drip: Option<(Duration, usize, Vec<u8>)>,
+    resets: u64,
+}
+
+#[derive(Debug)]
+struct Path {
+    node: NodeId,
+    ticket: Bytes,
+    link: Option<usize>,
+}
+
+/// A split stream.
+#[derive(Debug, Default)]
+struct Incoming {
+    got: u64,
+    size: Option<u64>,
+    complete: bool,
+}
+
+/// A stream whose header is being read, or has been.
+#[derive(Debug, Default)]
+struct Reading {
+    head: Vec<u8>,
+    stream: Option<u64>,
+    lease: Option<u64>,
+}
+
+impl Client {
+    /// Creates a script that comes to `kind`, or to nothing.
+    pub(super) fn new(kind: Option<Kind>, mut dice: Dice) -> Self {
+        let mut seed = [0; 32];
+        dice.fill(&mut seed);
+        let at = dice.time(Duration::from_millis(600), Duration::from_millis(900));
+        Self {
+            kind,
+            key: SigningKey::from_seed(seed),
+            dials: vec![(at, NodeId::PRIMARY)],
+            patience: dice.below(6),
+            dice,
+            home: None,
+            session: Bytes::new(),
+            paths: BTreeMap::new(),
+            jobs: BTreeMap::new(),
+            leases: BTreeMap::new(),
+            streams: BTreeMap::new(),
+            reading: BTreeMap::new(),
+            look_at: None,
+            drip: None,
+            resets: 0,
+        }
+    }
+
+    fn connected(&mut self, stage: &mut Stage<'_, '_>, key: usize) {
+        if self.home.is_none() {
+            self.home = Some(key);
+            return self.greet(stage, key);
+        }
+        let kind = self.kind;
+        let link = stage.link(key);
+        let peer = link.peer;
+        let opened = link.open(Dir::Bi);
+        assert_eq!(opened, Some(control()), "a server permits the control stream");
+        let fresh = |path: &Path| path.link.is_none() && path.node == peer;
+        let own = self.paths.iter_mut().find(|(_, path)| fresh(path)).map(|(id, path)| {
+            path.link = Some(key);
+            (*id, path.ticket.clone())
+        });
+        let first = self.paths.iter().next().map(|(id, path)| (*id, path.ticket.clone()));
+        // A second connection shows the first path's ticket again.
+        let Some((id, ticket)) = own.or(first) else {
+            return;
+        };
+        let mut exporter = [0; 32];
+        let exported =
+            link.conn.crypto_session().export_keying_material(&mut exporter, b"EXPORTER-kwik/1 attach", b"");
+        assert!(exported.is_ok(), "the handshake is done");
+        let mut hello = frames::hello(&mut self.dice);
+        hello.client_key = Some(Bytes::copy_from_slice(self.key.public_key().as_bytes()));
+        let mut attach = pb::Attach {
+            session: Some(self.session.clone()),
+            path: Some(id),
+            ticket: Some(ticket.clone()),
+            proof: None,
+        };
+        let mut signer = None;
+        let mut fired = kind == Some(Kind::AttachToPrimary) || kind == Some(Kind::ExpiredTicket);
+        fired |= kind == Some(Kind::ReplayedTicket) && own_is_none(&self.paths, key);
+        let d = &mut self.dice;
+        match kind {
+            Some(Kind::OthersSession) => {
+                attach.session = Some(flip(&self.session, d));
+                fired = true;
+            }
+            Some(Kind::ForgedTicket) => {
+                attach.ticket = Some(flip(&ticket, d));
+                fired = true;
+            }
+            Some(Kind::OthersProof) => {
+                if d.chance(500) {
+                    exporter = [7; 32]; // of some other connection
+                } else {
+                    signer = Some(SigningKey::from_seed([9; 32]));
+                }
+                fired = true;
+            }
+            Some(Kind::OthersTicket) => {
+                let thief = SigningKey::from_seed([8; 32]);
+                hello.client_key = Some(Bytes::copy_from_slice(thief.public_key().as_bytes()));
+                signer = Some(thief);
+                fired = true;
+            }
+            Some(Kind::WrongAudience) => {
+                let other = self.paths.iter().find(|(_, path)| path.node != peer);
+                let Some((other, path)) = other else {
+                    return; // the next one will have somebody else's ticket to show
+                };
+                attach.path = Some(*other);
+                attach.ticket = Some(path.ticket.clone());
+                fired = true;
+            }
+            _ => {}
+        }
+        let proof = signer.as_ref().unwrap_or(&self.key).sign(&[b"kwik/1 attach\0", &exporter[..]].concat());
+        attach.proof = Some(Bytes::copy_from_slice(proof.as_bytes()));
+        hello.attach = Some(attach);
+        if kind == Some(Kind::NoTicket) {
+            hello.attach = None;
+            fired = true;
+        }
+        link.send(Type::ClientHello, &hello);
+        stage.seen.fired |= fired;
+    }
+
+    /// The first words to the primary.
+    fn greet(&mut self, stage: &mut Stage<'_, '_>, key: usize) {
+        let now = stage.cx.at;
+        let link = stage.link(key);
+        let mut hello = frames::hello(&mut self.dice);
+        hello.client_key = Some(Bytes::copy_from_slice(self.key.public_key().as_bytes()));
+        let d = &mut self.dice;
+        if self.kind == Some(Kind::NoHello) && d.chance(500) {
+            stage.seen.fired = true;
+            return; // not even a stream
+        }
+        let opened = link.open(Dir::Bi);
+        assert_eq!(opened, Some(control()), "a server permits the control stream");
+        match self.kind {
+            Some(Kind::NoHello) => {}
+            Some(Kind::EarlyStreams) => {
+                let mut opened = [1, 0];
+                for (count, dir) in opened.iter_mut().zip([Dir::Bi, Dir::Uni]) {
+                    while let Some(stream) = link.open(dir) {
+                        *count += 1;
+                        link.write(stream, vec![0; d.index(100_000)]);
+                    }
+                }
+                assert_eq!(opened, [4, 1], "35: streams permitted before the hello");
+            }
+            Some(Kind::DripHello) => {
+                let bytes = wire::frame(Type::ClientHello, &hello);
+                let pause = d.time(Duration::from_millis(400), Duration::from_secs(3));
+                self.drip = Some((now, usize::try_from(pause.as_millis()).unwrap_or(400), bytes));
+            }
+            Some(Kind::WrongVersion) => {
+                hello.version = Some(u32::try_from(d.between(2, 1 << 32)).unwrap_or(0));
+                link.send(Type::ClientHello, &hello);
+            }
+            Some(Kind::AbsurdCounts) => {
+                hello.split_streams_max = Some(u32::MAX);
+                hello.features = Some(u64::MAX);
+                link.send(Type::ClientHello, &hello);
+                return;
+            }
+            _ => {
+                link.send(Type::ClientHello, &hello);
+                return;
+            }
+        }
+        stage.seen.fired = true;
+    }
+
+    fn frame(&mut self, stage: &mut Stage<'_, '_>, key: usize, kind: Type, body: &[u8]) {
+        if self.home == Some(key) {
+            self.primary_frame(stage, key, kind, body);
+            if self.patience > 0 {
+                self.patience -= 1;
+            } else {
+                self.strike(stage, key, kind, body);
+            }
+            return;
+        }
+        let Some(home) = self.home else {
+            return;
+        };
+        #[expect(clippy::wildcard_enum_match_arm, reason = "the rest needs no answer")]
+        match kind {
+            Type::ServerHello => {
+                let path = self.paths.iter().find(|(_, path)| path.link == Some(key)).map(|(id, _)| *id);
+                let report = pb::PathReport { path, state: Some(pb::PathState::Active.into()), code: None };
+                stage.link(home).send(Type::PathReport, &report);
+                self.attached(stage, key);
+            }
+            Type::JobAccepted | Type::JobRefused | Type::LeaseRefused => {
+                stage.link(home).write(control(), wire::framed(kind as u64, body));
+            }
+            _ => {}
+        }
+    }
+
+    /// A path is attached.
+    fn attached(&mut self, stage: &mut Stage<'_, '_>, key: usize) {
+        let (now, peer) = (stage.cx.at, stage.link(key).peer);
+        match self.kind {
+            Some(Kind::ReplayedTicket)
+                if self.paths.values().next().is_some_and(|path| path.node == peer) =>
+            {
+                self.dials.push((now, peer));
+            }
+            Some(Kind::StreamOnSecondary) if !stage.seen.fired => {
+                let dir = self.dice.pick(&[Dir::Bi, Dir::Uni]);
+                let link = stage.link(key);
+                let stream = link.open(dir).expect("a server permits a few");
+                link.write(stream, vec![0; 1 + self.dice.index(1000)]);
+                stage.seen.fired = true;
+            }
+            _ => {}
+        }
+    }
+
+    fn primary_frame(&mut self, stage: &mut Stage<'_, '_>, key: usize, kind: Type, body: &[u8]) {
+        #[expect(clippy::wildcard_enum_match_arm, reason = "the rest needs no answer")]
+        match kind {
+            Type::ServerHello => {
+                let hello = pb::ServerHello::decode(body).expect("an honest frame");
+                self.session = hello.session.unwrap_or_default();
+            }
+            Type::AddPath => {
+                let add = pb::AddPath::decode(body).expect("an honest frame");
+                let address = add.addresses.first().expect("an honest frame");
+                let ip: [u8; 4] = address.ip().try_into().expect("an IPv4 address");
+                let port = u16::try_from(address.port()).expect("a port");
+                let node = stage.cx.book.find(SocketAddr::from((ip, port))).expect("a server");
+                let delay = if self.kind == Some(Kind::ExpiredTicket) { 67 } else { 0 };
+                self.paths
+                    .insert(add.path(), Path { node, ticket: add.ticket.unwrap_or_default(), link: None });
+                let first = self.paths.len() == 1;
+                let to =
+                    if self.kind == Some(Kind::AttachToPrimary) && first { NodeId::PRIMARY } else { node };
+                self.dials.push((stage.cx.at + Duration::from_secs(delay), to));
+            }
+            Type::JobOpen => {
+                let open = pb::JobOpen::decode(body).expect("an honest frame");
+                self.jobs.insert(open.job(), (open.path(), open.stream()));
+                let job =
+                    if self.kind == Some(Kind::ForgedJob) { self.forge(open.clone()) } else { open.clone() };
+                let Some(path) = self.link_of(open.path()) else {
+                    return;
+                };
+                stage.seen.fired |= job != open;
+                stage.link(path).send(Type::JobOpen, &job);
+            }
+            Type::JobClose => {
+                let close = pb::JobClose::decode(body).expect("an honest frame");
+                let path = self.jobs.get(&close.job()).and_then(|(path, _)| self.link_of(*path));
+                if let Some(path) = path {
+                    stage.link(path).send(Type::JobClose, &close);
+                }
+            }
+            Type::LeaseGrant => self.grant(stage, &pb::LeaseGrant::decode(body).expect("an honest frame")),
+            Type::Split => {
+                let split = pb::Split::decode(body).expect("an honest frame");
+                self.streams.entry(split.stream()).or_default().got += split.offset();
+                let credit = if self.kind == Some(Kind::AbsurdCounts) { (1 << 62) - 1 } else { 1 << 40 };
+                stage.seen.fired |= self.kind == Some(Kind::AbsurdCounts);
+                stage
+                    .link(key)
+                    .send(Type::SplitAck, &pb::SplitAck { stream: split.stream, credit: Some(credit) });
+            }
+            Type::StreamFinal => {
+                let last = pb::StreamFinal::decode(body).expect("an honest frame");
+                self.streams.entry(last.stream()).or_default().size = Some(last.size());
+                self.check(stage, last.stream());
+            }
+            _ => {}
+        }
+    }
+
+    fn link_of(&self, path: u32) -> Option<usize> {
+        self.paths.get(&path)?.link
+    }
+
+    /// Changes one thing in a job; its seal does not fit any more.
+    fn forge(&mut self, mut job: pb::JobOpen) -> pb::JobOpen {
+        let d = &mut self.dice;
+        let more = |field: Option<u64>, d: &mut Dice| field.map(|value| value + d.magnitude(1, 1 << 40));
+        match d.below(6) {
+            0 => job.range = raw::range(0, 1 << 40),
+            1 => job.total = more(job.total, d),
+            2 => job.expiry = more(job.expiry, d),
+            3 => job.payload = Some(flip(job.payload(), d)),
+            4 => job.stream = more(job.stream, d),
+            _ => job.seal = Some(flip(job.seal(), d)),
+        }
+        job
+    }
+
+    fn grant(&mut self, stage: &mut Stage<'_, '_>, grant: &pb::LeaseGrant) {
+        let Some(&(path, stream)) = self.jobs.get(&grant.job()) else {
+            return;
+        };
+        let Some(link) = self.link_of(path) else {
+            return;
+        };
+        self.leases.insert(grant.lease(), stream);
+        let range = grant.range.expect("an honest frame");
+        let d = &mut self.dice;
+        let mut notice =
+            pb::LeaseNotice { lease: grant.lease, job: grant.job, range: grant.range, credit: range.length };
+        let link = stage.link(link);
+        match self.kind {
+            Some(Kind::WidenedLease) => {
+                let beyond = range.start() + d.magnitude(1 << 30, 1 << 45);
+                notice.range = raw::range(
+                    if d.chance(500) { beyond } else { range.start() },
+                    d.between(1 << 32, 1 << 34),
+                );
+            }
+            Some(Kind::UnknownJob) => notice.job = Some(grant.job() + d.magnitude(1000, 1 << 40)),
+            Some(Kind::LeaseIdFalls) => {
+                link.send(Type::LeaseNotice, &notice);
+                notice.lease = Some(grant.lease().saturating_sub(d.below(3)));
+            }
+            _ => {
+                link.send(Type::LeaseNotice, &notice);
+                return;
+            }
+        }
+        link.send(Type::LeaseNotice, &notice);
+        stage.seen.fired = true;
+    }
+
+    /// Does what the attack does on the primary path, once.
+    fn strike(&mut self, stage: &mut Stage<'_, '_>, key: usize, after: Type, body: &[u8]) {
+        let Some(kind) = self.kind.filter(|_| !stage.seen.fired) else {
+            return;
+        };
+        let now = stage.cx.at;
+        let d = &mut self.dice;
+        let link: &mut Link = stage.link(key);
+        if let Some(bytes) = frames::control(kind, Actor::Client, d) {
+            link.write(control(), bytes);
+            stage.seen.fired = true;
+            return;
+        }
+        if let Some(bytes) = frames::header(kind, Actor::Client, d) {
+            stage.seen.fired = link.open_with(bytes).is_some();
+            return;
+        }
+        #[expect(clippy::wildcard_enum_match_arm, reason = "those are done elsewhere, or by others")]
+        match kind {
+            Kind::ControlEnd => match d.below(3) {
+                0 => link.finish(control()),
+                1 => link.reset(control(), 7),
+                _ => link.stop(control(), 7),
+            },
+            Kind::ControlFlood => {
+                let frame = if d.chance(500) {
+                    frames::harmless(Actor::Client, 0)
+                } else {
+                    wire::framed(d.magnitude(54, 1 << 20) & !1, b"")
+                };
+                link.write(control(), frame.repeat(FLOOD / frame.len()));
+                self.look_at = Some(now + Duration::from_secs(1));
+            }
+            Kind::FalseComplete if after == Type::LeaseGrant => {
+                let stream = self.streams.iter().find(|(_, stream)| stream.size.is_none()).map(|(id, _)| *id);
+                let Some(stream) = stream else {
+                    return;
+                };
+                link.send(Type::StreamComplete, &pb::StreamComplete { stream: Some(stream) });
+            }
+            Kind::CreditOverflow => {
+                let grant = match d.below(3) {
+                    0 => {
+                        let ack = pb::SplitAck { stream: Some(3), credit: Some(frames::beyond(d)) };
+                        link.send(Type::SplitAck, &ack);
+                        stage.seen.fired = true;
+                        return;
+                    }
+                    1 => pb::credit::Grant::Run(pb::RunCredit {
+                        stream: Some(3),
+                        bytes: Some(frames::beyond(d)),
+                    }),
+                    _ => pb::credit::Grant::Offset(pb::OffsetCredit {
+                        stream: Some(3),
+                        offset: Some(frames::beyond(d)),
+                    }),
+                };
+                link.send(Type::Credit, &pb::Credit { grant: Some(grant) });
+            }
+            Kind::ForgedDone => {
+                let lease = Some(d.magnitude(1_000_000, 1 << 50));
+                if d.chance(500) {
+                    link.send(Type::LeaseDone, &pb::LeaseDone { lease });
+                } else {
+                    link.send(Type::LeaseRefused, &pb::LeaseRefused { lease, code: Some(1) });
+                }
+            }
+            Kind::ForgedLoss if after == Type::LeaseGrant => {
+                let grant = pb::LeaseGrant::decode(body).expect("an honest frame");
+                let range = grant.range.expect("an honest frame");
+                let missing = vec![pb::ByteRange {
+                    start: Some(range.start() + range.length() - 1),
+                    length: Some(d.magnitude(2, 1 << 40)),
+                }];
+                link.send(Type::LeaseLost, &pb::LeaseLost { lease: grant.lease, code: Some(1), missing });
+            }
+            Kind::ResetFlood => {
+                self.resets = d.between(100, 1500);
+            }
+            _ => return,
+        }
+        stage.seen.fired = true;
+    }
+
+    /// Opens streams and gives them up at once.
+    fn flood(&mut self, stage: &mut Stage<'_, '_>) {
+        let Some(key) = self.home.filter(|key| self.resets > 0 && stage.links.contains_key(key)) else {
+            return;
+        };
+        while self.resets > 0 {
+            let header = wire::header(Header::PublicStream, &pb::PublicStream {});
+            let Some(stream) = stage.link(key).open_with(header) else {
+                return; // more once the server lets
+            };
+            self.resets -= 1;
+            let id = StreamId::from_u64(quinn_proto::VarInt::from(stream).into_inner()).expect("a stream id");
+            let flow = Flow { client: stage.cx.node, session: 0, stream: id, sender: Side::Client };
+            stage.cx.oracle.opened(flow);
+            stage.cx.oracle.reset(flow, kwik_core::ErrorCode::from_u32(7));
+            let link = stage.link(key);
+            link.flush();
+            link.reset(stream, 7);
+        }
+    }
+
+    /// Bytes of a stream that is not control.
+    fn bytes(&mut self, stage: &mut Stage<'_, '_>, key: usize, id: quinn_proto::StreamId, bytes: &[u8]) {
+        let reading = self.reading.entry((key, id)).or_default();
+        let mut len = bytes.len() as u64;
+        if reading.stream.is_none() {
+            reading.head.extend_from_slice(bytes);
+            let Some((kind, body)) = wire::take_frame(&mut reading.head) else {
+                return;
+            };
+            len = reading.head.len() as u64;
+            if self.home != Some(key) {
+                let open = pb::SecondaryStreamOpen::decode(&*body).expect("an honest header");
+                reading.lease = open.lease;
+                reading.stream = self.leases.get(&open.lease()).copied();
+            } else if kind as u64 == Header::InternalOpen as u64 {
+                reading.stream = pb::InternalOpen::decode(&*body).expect("an honest header").stream;
+            } else {
+                // Native bytes are counted with the split.
+                reading.stream = Some(u64::MAX);
+            }
+        }
+        let Some(stream) = reading.stream.filter(|stream| *stream != u64::MAX) else {
+            return;
+        };
+        self.streams.entry(stream).or_default().got += len;
+        self.check(stage, stream);
+    }
+
+    /// Says that a stream is complete, once it is.
+    fn check(&mut self, stage: &mut Stage<'_, '_>, id: u64) {
+        let (Some(home), Some(stream)) = (self.home, self.streams.get_mut(&id)) else {
+            return;
+        };
+        if stream.size == Some(stream.got) && !std::mem::replace(&mut stream.complete, true) {
+            stage.seen.served = true;
+            if let Some(link) = stage.links.get_mut(&home) {
+                link.send(Type::StreamComplete, &pb::StreamComplete { stream: Some(id) });
+            }
+        }
+    }
+}
+
+/// Whether a connection is no path's own.
+fn own_is_none(paths: &BTreeMap<u32, Path>, key: usize) -> bool {
+    !paths.values().any(|path| path.link == Some(key))
+}
+
+/// Returns the bytes with one bit flipped.
+fn flip(bytes: &[u8], d: &mut Dice) -> Bytes {
+    let mut bytes = bytes.to_vec();
+    let bit = d.index(bytes.len() * 8);
+    if let Some(byte) = bytes.get_mut(bit / 8) {
+        *byte ^= 1 << (bit % 8);
+    }
+    bytes.into()
+}
+
+impl Script for Client {
+    fn fact(&mut self, stage: &mut Stage<'_, '_>, key: usize, fact: Fact) {
+        match fact {
+            Fact::Connected => self.connected(stage, key),
+            Fact::Frame(kind, body) => self.frame(stage, key, kind, &body),
+            Fact::Bytes(stream, bytes) => self.bytes(stage, key, stream, &bytes),
+            Fact::Ended(stream, reset) => {
+                let lease = self.reading.remove(&(key, stream)).and_then(|reading| reading.lease);
+                let home = self.home.filter(|home| reset.is_none() && stage.links.contains_key(home));
+                if let (Some(lease), Some(home)) = (lease, home) {
+                    stage.link(home).send(Type::LeaseDone, &pb::LeaseDone { lease: Some(lease) });
+                }
+            }
+            Fact::Stopped(stream, code) => stage.link(key).reset(stream, code),
+            Fact::Closed(_) => {
+                for path in self.paths.values_mut().filter(|path| path.link == Some(key)) {
+                    path.link = Some(usize::MAX); // never again
+                }
+                self.paths.retain(|_, path| path.link != Some(usize::MAX));
+            }
+        }
+    }
+
+    fn tick(&mut self, stage: &mut Stage<'_, '_>) {
+        let now = stage.cx.at;
+        let due = self.dials.extract_if(.., |(at, _)| *at <= now);
+        stage.dials.extend(due.map(|(_, node)| node));
+        if self.look_at.is_some_and(|at| at <= now) {
+            self.look_at = None;
+            let home = self.home.and_then(|home| stage.links.get(&home));
+            stage.seen.held_back = home.is_some_and(|link| link.waiting(control()) > 0);
+        }
+        if let Some((at, pause, bytes)) = self.drip.as_mut().filter(|(at, ..)| *at <= now) {
+            let first: Vec<u8> = bytes.drain(..bytes.len().min(1)).collect();
+            *at = now + Duration::from_millis(*pause as u64);
+            match self.home.and_then(|home| stage.links.get_mut(&home)).filter(|_| !first.is_empty()) {
+                Some(link) => link.write(control(), first),
+                None => self.drip = None,
+            }
+        }
+        self.flood(stage);
+    }
+
+    fn wake_at(&self) -> Option<Duration> {
+        let dial = self.dials.iter().map(|(at, _)| *at).min();
+        let drip = self.drip.as_ref().map(|(at, ..)| *at);
+        [dial, drip, self.look_at].into_iter().flatten().min()
+    }
+}

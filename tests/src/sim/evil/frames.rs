@@ -1,0 +1,254 @@
+//! Bytes for control streams and stream headers that no role may send.
+
+use bytes::Bytes;
+use kwik_proto::v1 as pb;
+use pb::FrameType as Type;
+use prost::Message;
+
+use super::{Actor, Kind};
+use crate::{sim::dice::Dice, wire};
+
+/// Beyond every offset and count there is: 2^62 and more.
+pub(super) fn beyond(d: &mut Dice) -> u64 {
+    d.between(1 << 62, u64::MAX)
+}
+
+/// Returns what a kind of attack writes to a control stream, if that is all it does.
+pub(super) fn control(kind: Kind, actor: Actor, d: &mut Dice) -> Option<Vec<u8>> {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "all others do more")]
+    Some(match kind {
+        Kind::Malformed => {
+            let types: &[Type] = match actor {
+                Actor::Secondary => &[Type::JobAccepted, Type::JobRefused, Type::LeaseRefused],
+                Actor::Primary => &[Type::Split, Type::AddPath, Type::JobOpen, Type::LeaseGrant],
+                Actor::Client => &[Type::LeaseDone, Type::SplitAck, Type::PathReport, Type::Credit],
+            };
+            let body = match d.below(3) {
+                0 => Vec::new(), // nothing of what must be there
+                1 => vec![0xff; usize::try_from(d.between(1, 40)).unwrap_or(1)], // an integer without an end
+                _ => vec![0x0f], // a wire type that does not exist
+            };
+            wire::framed(d.pick(types) as u64, &body)
+        }
+        Kind::HugeLength => {
+            let mut bytes = wire::varint(d.magnitude(4097, (1 << 62) - 1));
+            bytes.extend(wire::varint(Type::JobAccepted as u64));
+            bytes
+        }
+        Kind::TooManyEntries => {
+            // Two bytes each on the wire, and many times that once decoded.
+            let entries = usize::try_from(d.between(65, 2000)).unwrap_or(65);
+            let missing = vec![pb::ByteRange { start: None, length: None }; entries];
+            wire::frame(Type::LeaseLost, &pb::LeaseLost { lease: Some(1), code: Some(1), missing })
+        }
+        Kind::EnumZero => match d.below(3) {
+            0 => wire::framed(0, &vec![0; d.index(100)]),
+            1 => {
+                let report = pb::PathReport { path: Some(1), state: Some(0), code: None };
+                wire::frame(Type::PathReport, &report)
+            }
+            _ => wire::frame(Type::StreamMappingUpdate, &mapping(d, 0)),
+        },
+        Kind::UnknownOdd => {
+            let kind = d.magnitude(60, (1 << 62) - 2) | 1;
+            wire::framed(kind, &vec![7; d.index(200)])
+        }
+        Kind::ForeignFrame => foreign(actor, d),
+        _ => return None,
+    })
+}
+
+/// Returns what a kind of attack writes to a unidirectional stream, if that is all it does.
+pub(super) fn header(kind: Kind, actor: Actor, d: &mut Dice) -> Option<Vec<u8>> {
+    use pb::StreamHeaderType as Header;
+    let internal = |d: &mut Dice| {
+        let open = pb::InternalOpen { stream: Some(3), offset: Some(d.below(1 << 40)) };
+        wire::header(Header::InternalOpen, &open)
+    };
+    let secondary = |d: &mut Dice| {
+        let open =
+            pb::SecondaryStreamOpen { lease: Some(d.magnitude(1, 1 << 40)), offset: Some(d.below(1 << 40)) };
+        wire::header(Header::SecondaryStreamOpen, &open)
+    };
+    let relay = |d: &mut Dice| {
+        let open = pb::RelayOpen { path: Some(1), id: Some(d.below(100)), length: Some(100) };
+        wire::header(Header::RelayOpen, &open)
+    };
+    let mut bytes = match (kind, actor) {
+        (Kind::HugeHeader, _) => wire::varint(d.magnitude(65, (1 << 62) - 1)),
+        (Kind::UnknownHeader, _) => {
+            wire::framed(if d.chance(300) { 0 } else { d.magnitude(5, 1 << 60) }, b"")
+        }
+        (Kind::PublicStream, _) => wire::header(Header::PublicStream, &pb::PublicStream {}),
+        (Kind::InternalHeader, _) => internal(d),
+        (Kind::RelayHeader, _) => relay(d),
+        (Kind::SecondaryHeader, Actor::Client) => match d.below(3) {
+            0 => internal(d),
+            1 => relay(d),
+            _ => secondary(d),
+        },
+        (Kind::SecondaryHeader, _) => secondary(d),
+        _ => return None,
+    };
+    bytes.extend(vec![0x55; d.index(3000)]);
+    Some(bytes)
+}
+
+/// A harmless frame to flood with: about what is gone, or said before.
+pub(super) fn harmless(actor: Actor, job: u64) -> Vec<u8> {
+    match actor {
+        Actor::Secondary => wire::frame(Type::JobAccepted, &pb::JobAccepted { job: Some(job) }),
+        Actor::Primary => wire::frame(Type::JobClose, &pb::JobClose { job: Some(1 << 40) }),
+        Actor::Client => {
+            let grant = pb::credit::Grant::Offset(pb::OffsetCredit { stream: Some(4003), offset: Some(1) });
+            wire::frame(Type::Credit, &pb::Credit { grant: Some(grant) })
+        }
+    }
+}
+
+fn mapping(d: &mut Dice, operation: i32) -> pb::StreamMappingUpdate {
+    pb::StreamMappingUpdate {
+        operation: Some(operation),
+        stream: Some(3),
+        lease: Some(d.below(10)),
+        range: Some(range(d)),
+    }
+}
+
+fn range(d: &mut Dice) -> pb::ByteRange {
+    pb::ByteRange { start: Some(d.magnitude(1, 1 << 50)), length: Some(d.magnitude(1, 1 << 30)) }
+}
+
+fn bytes(d: &mut Dice, len: usize) -> Option<Bytes> {
+    let mut bytes = vec![0; len];
+    d.fill(&mut bytes);
+    Some(bytes.into())
+}
+
+/// A valid frame that is not this role's to send.
+fn foreign(actor: Actor, d: &mut Dice) -> Vec<u8> {
+    let all = [Type::ClientHello, Type::Drain, Type::OffsetSyncRequest, Type::OffsetSyncResponse];
+    let server = [Type::PathReport, Type::LeaseNotice, Type::LeaseDone, Type::LeaseLost, Type::SplitAck];
+    let client =
+        [Type::AddPath, Type::RemovePath, Type::JobOpen, Type::JobClose, Type::LeaseGrant, Type::Split];
+    let mut types = all.to_vec();
+    types.extend([Type::StreamMappingUpdate, Type::ClientHello]);
+    match actor {
+        Actor::Secondary => {
+            types.extend(server);
+            types.extend(client);
+            types.extend([Type::LeaseRevoke, Type::StreamFinal, Type::StreamComplete, Type::StreamStopped]);
+            types.extend([Type::Credit, Type::SessionClose]);
+        }
+        Actor::Primary => {
+            types.extend(server);
+            types.extend([Type::JobAccepted, Type::JobRefused, Type::LeaseRefused, Type::StreamComplete]);
+            types.extend([Type::StreamStopped, Type::Credit, Type::ServerHello, Type::Refuse]);
+        }
+        Actor::Client => {
+            types.extend(client);
+            types.extend([Type::LeaseNotice, Type::LeaseRevoke, Type::StreamFinal, Type::ServerHello]);
+            types.push(Type::Refuse);
+        }
+    }
+    valid(d.pick(&types), d)
+}
+
+/// A frame of that type in which nothing is wrong.
+fn valid(kind: Type, d: &mut Dice) -> Vec<u8> {
+    let (id, stream) = (Some(d.magnitude(1, 1 << 40)), Some(3));
+    let code = Some(d.below(1000));
+    fn encode(kind: Type, body: &impl Message) -> Vec<u8> {
+        wire::frame(kind, body)
+    }
+    match kind {
+        Type::Unspecified => wire::framed(0, b""),
+        Type::ClientHello => encode(kind, &hello(d)),
+        Type::ServerHello => encode(
+            kind,
+            &pb::ServerHello {
+                version: Some(1),
+                features: Some(0),
+                session: bytes(d, 16),
+                app_protocol: None,
+            },
+        ),
+        Type::Refuse => encode(kind, &pb::Refuse { code, reason: Some("no".into()) }),
+        Type::AddPath => encode(kind, &add_path(d, 77, [10, 0, 0, 9], 4433)),
+        Type::PathReport => encode(kind, &pb::PathReport { path: Some(1), state: Some(1), code: None }),
+        Type::RemovePath => encode(kind, &pb::RemovePath { path: Some(1), code, deadline_ms: id }),
+        Type::Drain => encode(kind, &pb::Drain { deadline_ms: id }),
+        Type::JobOpen => encode(
+            kind,
+            &pb::JobOpen {
+                job: id,
+                path: Some(1),
+                stream,
+                range: Some(range(d)),
+                total: id,
+                expiry: id,
+                payload: bytes(d, 8),
+                seal: bytes(d, 64),
+            },
+        ),
+        Type::JobAccepted => encode(kind, &pb::JobAccepted { job: id }),
+        Type::JobRefused => encode(kind, &pb::JobRefused { job: id, code }),
+        Type::JobClose => encode(kind, &pb::JobClose { job: id }),
+        Type::LeaseGrant => encode(kind, &grant(id, id, Some(range(d)))),
+        Type::LeaseNotice => {
+            encode(kind, &pb::LeaseNotice { lease: id, job: id, range: Some(range(d)), credit: Some(1) })
+        }
+        Type::LeaseRefused => encode(kind, &pb::LeaseRefused { lease: id, code }),
+        Type::LeaseRevoke => encode(kind, &pb::LeaseRevoke { lease: id, keep: Some(1), code }),
+        Type::LeaseDone => encode(kind, &pb::LeaseDone { lease: id }),
+        Type::LeaseLost => encode(kind, &pb::LeaseLost { lease: id, code, missing: vec![range(d)] }),
+        Type::Split => encode(kind, &pb::Split { stream, offset: id }),
+        Type::SplitAck => encode(kind, &pb::SplitAck { stream, credit: id }),
+        Type::StreamFinal => encode(kind, &pb::StreamFinal { stream, size: id }),
+        Type::StreamComplete => encode(kind, &pb::StreamComplete { stream }),
+        Type::StreamStopped => encode(kind, &pb::StreamStopped { stream, code }),
+        Type::Credit => {
+            let credit = pb::credit::Grant::Offset(pb::OffsetCredit { stream, offset: id });
+            encode(kind, &pb::Credit { grant: Some(credit) })
+        }
+        Type::OffsetSyncRequest => encode(kind, &pb::OffsetSyncRequest { stream, from: id }),
+        Type::OffsetSyncResponse => {
+            let received = vec![range(d)];
+            encode(kind, &pb::OffsetSyncResponse { stream, received, more: Some(false) })
+        }
+        Type::StreamMappingUpdate => {
+            let operation = i32::try_from(d.between(1, 5)).unwrap_or(1);
+            encode(kind, &mapping(d, operation))
+        }
+        Type::SessionClose => encode(kind, &pb::SessionClose { code, reason: Some("bye".into()) }),
+    }
+}
+
+/// A grant without any of the options.
+pub(super) fn grant(lease: Option<u64>, job: Option<u64>, range: Option<pb::ByteRange>) -> pb::LeaseGrant {
+    pb::LeaseGrant { lease, job, range, digest: None, deadline_ms: None, hedge_of: None }
+}
+
+/// The hello of a client with a key that nobody has.
+pub(super) fn hello(d: &mut Dice) -> pb::ClientHello {
+    pb::ClientHello {
+        version: Some(1),
+        features: Some(0),
+        client_key: bytes(d, 32),
+        split_streams_max: Some(16),
+        app_protocols: Vec::new(),
+        attach: None,
+    }
+}
+
+/// A path to an address, with a ticket that nobody signed.
+pub(super) fn add_path(d: &mut Dice, path: u32, ip: impl Into<Vec<u8>>, port: u32) -> pb::AddPath {
+    pb::AddPath {
+        path: Some(path),
+        addresses: vec![pb::SocketAddress { ip: Some(ip.into().into()), port: Some(port) }],
+        server_name: Some("victim.test".into()),
+        pins: Vec::new(),
+        ticket: bytes(d, 181),
+        ticket_expiry: Some(u64::MAX),
+    }
+}

@@ -1,0 +1,555 @@
+//! A primary by hand: names a secondary, splits one stream, leases a part of it and writes the rest, and at one point
+//! does something else.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use kwik_core::{ByteRange, Side, Signer as _, SigningKey, StreamId};
+use kwik_proto::v1 as pb;
+use pb::{FrameType as Type, StreamHeaderType as Header};
+use prost::Message as _;
+
+use super::{
+    Actor, EVIL_SECONDARY, Kind, frames,
+    link::{Fact, Link, control},
+    machine::{Script, Stage},
+    secondary::FLOOD,
+};
+use crate::{
+    raw,
+    sim::{NodeId, dice::Dice, oracle::Flow, tls},
+    wire,
+};
+
+/// The script. It serves one session.
+#[derive(Debug)]
+pub(super) struct Primary {
+    kind: Option<Kind>,
+    /// Whether the session does not survive the attack.
+    fatal: bool,
+    dice: Dice,
+    signer: Arc<SigningKey>,
+    session: [u8; 16],
+    client_key: [u8; 32],
+    serving: Option<Serving>,
+    look_at: Option<Duration>,
+    /// Runs that wait for a slot.
+    queue: Vec<Vec<u8>>,
+}
+
+/// The session and its stream.
+#[derive(Debug)]
+struct Serving {
+    key: usize,
+    flow: Flow,
+    native: quinn_proto::StreamId,
+    head: u64,
+    size: u64,
+    split: bool,
+    /// The lease of each part, and whether its answer has come.
+    leased: Vec<(ByteRange, bool)>,
+    written: bool,
+    finished: bool,
+}
+
+impl Serving {
+    fn stream(&self) -> u64 {
+        self.flow.stream.into_inner()
+    }
+
+    fn bytes(&self, start: u64, end: u64) -> Bytes {
+        ByteRange::between(start, end).map(|range| self.flow.bytes(range)).unwrap_or_default()
+    }
+
+    fn run(&self, start: u64, bytes: &[u8]) -> Vec<u8> {
+        let open = pb::InternalOpen { stream: Some(self.stream()), offset: Some(start) };
+        let mut run = wire::header(Header::InternalOpen, &open);
+        run.extend_from_slice(bytes);
+        run
+    }
+}
+
+/// The path to the secondary.
+const PATH: u32 = 1;
+/// The job of its leases: above the first, so that one can fall below.
+const JOB: u64 = 5;
+/// The secondary that is named.
+const SECONDARY: NodeId = NodeId::secondary(1);
+
+impl Primary {
+    /// Creates a script that comes to `kind`, or to nothing.
+    pub(super) fn new(kind: Option<Kind>, fatal: bool, mut dice: Dice, signer: Arc<SigningKey>) -> Self {
+        let mut session = [0; 16];
+        dice.fill(&mut session);
+        Self {
+            kind,
+            fatal,
+            dice,
+            signer,
+            session,
+            client_key: [0; 32],
+            serving: None,
+            look_at: None,
+            queue: Vec::new(),
+        }
+    }
+
+    fn hello(&mut self, stage: &mut Stage<'_, '_>, key: usize, body: &[u8]) {
+        let hello = pb::ClientHello::decode(body).expect("an honest hello");
+        self.client_key = hello.client_key().try_into().expect("an honest hello");
+        let wrong = self.kind == Some(Kind::WrongVersion);
+        let version = if wrong { u32::try_from(self.dice.between(2, 1 << 32)).unwrap_or(0) } else { 1 };
+        let session = Some(Bytes::copy_from_slice(&self.session));
+        let answer =
+            pb::ServerHello { version: Some(version), features: Some(0), session, app_protocol: None };
+        let add = self.add_path(stage, SECONDARY, PATH);
+        stage.seen.fired |= wrong;
+        let link = stage.link(key);
+        link.send(Type::ServerHello, &answer);
+        link.send(Type::AddPath, &add);
+        let native = link.open(quinn_proto::Dir::Uni).expect("a client permits streams");
+        let peer = link.peer;
+        let id = StreamId::from_u64(quinn_proto::VarInt::from(native).into_inner()).expect("a stream id");
+        let flow = Flow { client: peer, session: 0, stream: id, sender: Side::Server };
+        let head = self.dice.below(20_000);
+        let size = head + self.dice.between(60_000, 160_000);
+        let serving = Serving {
+            key,
+            flow,
+            native,
+            head,
+            size,
+            split: false,
+            leased: Vec::new(),
+            written: false,
+            finished: false,
+        };
+        let mut bytes = wire::header(Header::PublicStream, &pb::PublicStream {});
+        bytes.extend_from_slice(&serving.bytes(0, head));
+        link.write(native, bytes);
+        stage.cx.oracle.opened(flow);
+        stage.cx.oracle.given(flow, size);
+        self.serving = Some(serving);
+    }
+
+    /// Names a secondary, with a ticket that is in order.
+    fn add_path(&mut self, stage: &Stage<'_, '_>, node: NodeId, path: u32) -> pb::AddPath {
+        let identity = stage.cx.book.identity(node).expect("a secondary has an identity");
+        let address = stage.cx.book.address(node);
+        let issued = (tls::WALL_EPOCH + stage.cx.at).as_secs();
+        let mut nonce = [0; 16];
+        self.dice.fill(&mut nonce);
+        let ticket = raw::Ticket {
+            session: self.session,
+            path,
+            audience: identity.key,
+            client_key: kwik_core::PublicKey::new(self.client_key),
+            issued,
+            expires: issued + 60,
+            nonce,
+        };
+        let ip = match address.ip() {
+            std::net::IpAddr::V4(ip) => ip.octets().to_vec(),
+            std::net::IpAddr::V6(ip) => ip.octets().to_vec(),
+        };
+        pb::AddPath {
+            path: Some(path),
+            addresses: vec![pb::SocketAddress { ip: Some(ip.into()), port: Some(address.port().into()) }],
+            server_name: Some(identity.name.clone()),
+            pins: vec![Bytes::copy_from_slice(identity.key.as_bytes())],
+            ticket: Some(ticket.seal(&*self.signer).into()),
+            ticket_expiry: Some(issued + 60),
+        }
+    }
+
+    fn job(&self, stage: &Stage<'_, '_>, serving: &Serving, job: u64) -> pb::JobOpen {
+        let expiry = (tls::WALL_EPOCH + stage.cx.at).as_secs() + 600;
+        let (start, end) = (serving.head, serving.size);
+        let total = 4 * end;
+        let payload = serving.flow.object().payload();
+        let mut message = [b"kwik/1 job\0", &self.session[..], &PATH.to_be_bytes()].concat();
+        for number in [job, serving.stream(), start, end, total, expiry] {
+            message.extend(number.to_be_bytes());
+        }
+        message.extend_from_slice(&payload);
+        pb::JobOpen {
+            job: Some(job),
+            path: Some(PATH),
+            stream: Some(serving.stream()),
+            range: raw::range(start, end - start),
+            total: Some(total),
+            expiry: Some(expiry),
+            payload: Some(payload),
+            seal: Some(Bytes::copy_from_slice(self.signer.sign(&message).as_bytes())),
+        }
+    }
+
+    fn frame(&mut self, stage: &mut Stage<'_, '_>, key: usize, kind: Type, body: &[u8]) {
+        if kind == Type::ClientHello {
+            return self.hello(stage, key, body);
+        }
+        let Some(mut serving) = self.serving.take() else {
+            return;
+        };
+        #[expect(clippy::wildcard_enum_match_arm, reason = "the rest needs no answer")]
+        match kind {
+            Type::PathReport => {
+                let report = pb::PathReport::decode(body).expect("an honest frame");
+                if report.path() == PATH && report.state() == pb::PathState::Active {
+                    let (stream, offset) = (Some(serving.stream()), Some(serving.head));
+                    stage.link(key).send(Type::Split, &pb::Split { stream, offset });
+                }
+            }
+            Type::SplitAck if !serving.split => {
+                serving.split = true;
+                self.begin(stage, &mut serving);
+            }
+            Type::LeaseDone => {
+                let done = pb::LeaseDone::decode(body).expect("an honest frame");
+                self.answered(stage, &mut serving, done.lease(), &[]);
+            }
+            Type::LeaseLost => {
+                let lost = pb::LeaseLost::decode(body).expect("an honest frame");
+                self.answered(stage, &mut serving, lost.lease(), &lost.missing);
+            }
+            Type::StreamComplete => stage.link(key).finish(serving.native),
+            _ => {}
+        }
+        self.serving = Some(serving);
+    }
+
+    /// The stream is split: leases a part of it, and begins to write the rest.
+    fn begin(&mut self, stage: &mut Stage<'_, '_>, serving: &mut Serving) {
+        let early = self.kind.is_some_and(is_early);
+        if early {
+            self.strike(stage, serving);
+        }
+        let job = self.job(stage, serving, JOB);
+        let link = stage.link(serving.key);
+        link.send(Type::JobOpen, &job);
+        let middle = (serving.head + serving.size) / 2;
+        let half = (serving.head + middle) / 2;
+        let leased = [(serving.head, half), (half, middle)];
+        for (index, (start, end)) in leased.into_iter().enumerate() {
+            let range = ByteRange::between(start, end).expect("a range");
+            serving.leased.push((range, false));
+            let grant = frames::grant(Some(index as u64 + 10), Some(JOB), raw::range(start, end - start));
+            link.send(Type::LeaseGrant, &grant);
+        }
+        if self.kind == Some(Kind::OverlappingRun) {
+            // What is written first is true; it cannot be read yet, so that it is there to be compared.
+            let (start, len) = (middle, 1000);
+            let truth = serving.run(start, &serving.bytes(start, start + len));
+            let lie = vec![0xee; usize::try_from(self.dice.between(1, len)).unwrap_or(1)];
+            let lie = serving.run(start, &lie);
+            for run in [truth, lie] {
+                if let Some(stream) = link.open_with(run) {
+                    link.finish(stream);
+                }
+            }
+            stage.seen.fired = true;
+        }
+        if !early && self.dice.chance(500) {
+            self.strike(stage, serving);
+        }
+    }
+
+    /// A lease has ended: what is missing of it is written here.
+    fn answered(
+        &mut self,
+        stage: &mut Stage<'_, '_>,
+        serving: &mut Serving,
+        lease: u64,
+        missing: &[pb::ByteRange],
+    ) {
+        let index = usize::try_from(lease.wrapping_sub(10)).unwrap_or(usize::MAX);
+        let Some((_, ended)) = serving.leased.get_mut(index) else {
+            return;
+        };
+        *ended = true;
+        for range in missing {
+            let (start, end) = (range.start(), range.start() + range.length());
+            self.queue.push(serving.run(start, &serving.bytes(start, end)));
+        }
+        if !serving.leased.iter().all(|(_, ended)| *ended) || std::mem::replace(&mut serving.written, true) {
+            return;
+        }
+        let (from, size) = ((serving.head + serving.size) / 2, serving.size);
+        let cut = self.dice.between(from + 1, size);
+        // Out of order, as nobody else may.
+        for (start, end) in [(cut, size), (from, cut)] {
+            if start < end {
+                self.queue.push(serving.run(start, &serving.bytes(start, end)));
+            }
+        }
+        self.pump(stage, serving.key);
+        self.strike(stage, serving);
+        // What comes behind could be seen before what ends the session; only an end brings some native bytes to light.
+        if stage.seen.fired && self.fatal && self.kind != Some(Kind::NativePastSplit) {
+            return;
+        }
+        if !std::mem::replace(&mut serving.finished, true) {
+            stage.cx.oracle.finished(serving.flow);
+            let body = pb::StreamFinal { stream: Some(serving.stream()), size: Some(size) };
+            stage.link(serving.key).send(Type::StreamFinal, &body);
+            self.last(stage, serving);
+        }
+    }
+
+    fn pump(&mut self, stage: &mut Stage<'_, '_>, key: usize) {
+        let Some(link) = stage.links.get_mut(&key) else {
+            return;
+        };
+        while let Some(run) = self.queue.first().cloned() {
+            let Some(stream) = link.open_with(run) else {
+                return;
+            };
+            link.finish(stream);
+            self.queue.remove(0);
+        }
+    }
+
+    /// Does what has to come behind everything else.
+    fn last(&mut self, stage: &mut Stage<'_, '_>, serving: &Serving) {
+        let now = stage.cx.at;
+        let link = stage.link(serving.key);
+        match self.kind {
+            Some(Kind::FinalTwice) => {
+                let size = if self.dice.chance(500) {
+                    serving.size + self.dice.magnitude(1, 1 << 40)
+                } else {
+                    serving.size - self.dice.between(1, serving.size - serving.head)
+                };
+                let body = pb::StreamFinal { stream: Some(serving.stream()), size: Some(size) };
+                link.send(Type::StreamFinal, &body);
+            }
+            Some(Kind::ControlFlood) => {
+                let frame = if self.dice.chance(500) {
+                    frames::harmless(Actor::Primary, 0)
+                } else {
+                    wire::framed(self.dice.magnitude(54, 1 << 20) & !1, b"")
+                };
+                link.write(control(), frame.repeat(FLOOD / frame.len()));
+                self.look_at = Some(now + Duration::from_secs(1));
+            }
+            _ => return,
+        }
+        stage.seen.fired = true;
+    }
+
+    /// Does what the attack does, once.
+    #[expect(clippy::too_many_lines, reason = "a list of attacks, each a few lines")]
+    fn strike(&mut self, stage: &mut Stage<'_, '_>, serving: &mut Serving) {
+        let Some(kind) = self.kind.filter(|_| !stage.seen.fired) else {
+            return;
+        };
+        let add = (kind == Kind::SilentDials || kind == Kind::PathChurn)
+            .then(|| (2..40).map(|path| self.add_path(stage, EVIL_SECONDARY, path)).collect::<Vec<_>>());
+        let below = self.dice.below(JOB);
+        let falling = self.job(stage, serving, below);
+        let d = &mut self.dice;
+        let link: &mut Link = stage.link(serving.key);
+        let (stream, head, size) = (serving.stream(), serving.head, serving.size);
+        let run = |start: u64, bytes: &[u8]| serving.run(start, bytes);
+        if let Some(bytes) = frames::control(kind, Actor::Primary, d) {
+            link.write(control(), bytes);
+            stage.seen.fired = true;
+            return;
+        }
+        if let Some(bytes) = frames::header(kind, Actor::Primary, d) {
+            stage.seen.fired = link.open_with(bytes).is_some();
+            return;
+        }
+        let some = vec![0x77; usize::try_from(d.between(1, 900)).unwrap_or(1)];
+        let final_size = |size: u64| pb::StreamFinal { stream: Some(stream), size: Some(size) };
+        #[expect(clippy::wildcard_enum_match_arm, reason = "those are done elsewhere, or by others")]
+        match kind {
+            Kind::ControlEnd => match d.below(3) {
+                0 => link.finish(control()),
+                1 => link.reset(control(), 7),
+                _ => link.stop(control(), 7),
+            },
+            Kind::FinalBelowSplit => {
+                if head == 0 {
+                    return;
+                }
+                link.send(Type::StreamFinal, &final_size(d.below(head)));
+            }
+            Kind::FinalBelowPlaced => {
+                // Both leases were granted, or are filled.
+                if serving.leased.is_empty() {
+                    return;
+                }
+                link.send(Type::StreamFinal, &final_size(d.between(head, (head + size) / 2 - 1)));
+            }
+            Kind::DataPastFinal => {
+                if !serving.leased.iter().all(|(_, ended)| *ended) {
+                    return;
+                }
+                link.send(Type::StreamFinal, &final_size(size));
+                self.queue.push(run(size - d.below(some.len() as u64), &some));
+                serving.finished = true;
+            }
+            Kind::NativePastSplit => link.write(serving.native, some),
+            Kind::RunBelowSplit => {
+                if head == 0 {
+                    return;
+                }
+                self.queue.push(run(d.below(head), &some));
+            }
+            Kind::LeaseOutsideJob => {
+                let start = if head > 0 && d.chance(500) { d.below(head) } else { size - d.below(100) };
+                link.send(Type::JobOpen, &falling_up(&falling, JOB + 1));
+                let grant =
+                    frames::grant(Some(100), Some(JOB + 1), raw::range(start, 200 + d.below(1 << 30)));
+                link.send(Type::LeaseGrant, &grant);
+            }
+            Kind::OverlappingLease => {
+                let Some((range, false)) = serving.leased.last().copied() else {
+                    return;
+                };
+                let grant =
+                    frames::grant(Some(100), Some(JOB), raw::range(range.end() - 1, d.between(1, 1000)));
+                link.send(Type::LeaseGrant, &grant);
+            }
+            Kind::RunOverflow => {
+                self.queue.push(run((1 << 62) - 1 - d.below(some.len() as u64), &some));
+            }
+            Kind::FarRun => self.queue.push(run(d.between(1 << 40, 1 << 61), &some)),
+            Kind::ManyExtents => {
+                let start = size + 1;
+                for at in (start..).step_by(2).take(1100) {
+                    self.queue.push(run(at, &serving.bytes(at, at + 1)));
+                }
+                stage.cx.oracle.given(serving.flow, start + 2200);
+            }
+            Kind::EmptyLease => {
+                let grant = frames::grant(Some(100), Some(JOB), raw::range(d.between(head, size), 0));
+                link.send(Type::LeaseGrant, &grant);
+            }
+            Kind::PathIdAgain => {
+                let add = frames::add_path(d, PATH, [10, 0, 0, 1], 4433);
+                link.send(Type::AddPath, &add);
+            }
+            Kind::JobIdFalls => link.send(Type::JobOpen, &falling),
+            Kind::LeaseIdFalls => {
+                let lease = d.below(10);
+                link.send(Type::LeaseGrant, &frames::grant(Some(50), Some(JOB), raw::range(head, 1)));
+                link.send(Type::LeaseGrant, &frames::grant(Some(lease), Some(JOB), raw::range(head, 1)));
+            }
+            Kind::HugeLease => {
+                let len = d.between((16 << 30) + 1, 1 << 61);
+                link.send(Type::LeaseGrant, &frames::grant(Some(100), Some(JOB), raw::range(head, len)));
+            }
+            Kind::ForbiddenDial => {
+                for path in 2..10 {
+                    let ip = forbidden(d);
+                    let add = frames::add_path(d, path, ip, 443);
+                    link.send(Type::AddPath, &add);
+                }
+            }
+            Kind::SilentDials | Kind::PathChurn => {
+                for add in add.unwrap_or_default() {
+                    link.send(Type::AddPath, &add);
+                }
+            }
+            Kind::UnsplitRuns => {
+                // For streams that are never split; all but a few slots, so that the object can go on.
+                let mut opened = Vec::new();
+                while let Some(stream) = link.open(quinn_proto::Dir::Uni) {
+                    opened.push(stream);
+                }
+                for _ in 0..SLOTS_LEFT {
+                    if let Some(stream) = opened.pop() {
+                        let open = pb::InternalOpen { stream: Some(stream_far(d)), offset: Some(0) };
+                        link.write(stream, wire::header(Header::InternalOpen, &open));
+                        link.reset(stream, 1);
+                    }
+                }
+                for id in opened {
+                    let open =
+                        pb::InternalOpen { stream: Some(stream_far(d)), offset: Some(d.below(1 << 40)) };
+                    link.write(id, wire::header(Header::InternalOpen, &open));
+                    link.write(id, vec![1; 100_000]);
+                }
+            }
+            Kind::LongReason => {
+                let reason = "\u{1b}[2J".repeat(usize::try_from(d.between(65, 900)).unwrap_or(65));
+                link.send(Type::SessionClose, &pb::SessionClose { code: Some(1), reason: Some(reason) });
+            }
+            _ => return,
+        }
+        stage.seen.fired = true;
+        self.pump(stage, serving.key);
+    }
+}
+
+/// Slots that an attack on slots gives back: quinn-proto tells of new ones once an eighth of 64 is free.
+const SLOTS_LEFT: u32 = 16;
+
+/// Whether an attack comes before anything was leased.
+fn is_early(kind: Kind) -> bool {
+    matches!(kind, Kind::FinalBelowSplit | Kind::RunBelowSplit | Kind::UnsplitRuns)
+}
+
+/// A job like another, under another name; its seal does not fit, which is the secondary's to see.
+fn falling_up(job: &pb::JobOpen, id: u64) -> pb::JobOpen {
+    pb::JobOpen { job: Some(id), ..job.clone() }
+}
+
+/// A unidirectional stream of the server that will never be.
+fn stream_far(d: &mut Dice) -> u64 {
+    d.between(1000, 1 << 40) * 4 + 3
+}
+
+/// An address that nobody may be told to dial, or not by a primary in 10.0.0.0/8.
+fn forbidden(d: &mut Dice) -> Vec<u8> {
+    let low = u8::try_from(d.below(256)).unwrap_or(1);
+    let v4 = d.pick(&[
+        [127, 0, 0, 1],
+        [127, 9, 8, 7],
+        [0, 0, 0, 0],
+        [0, 1, 2, 3],
+        [169, 254, 169, 254],
+        [224, 0, 0, 1],
+        [239, 255, 255, 250],
+        [240, 0, 0, 1],
+        [255, 255, 255, 255],
+    ]);
+    let [a, b, c, e] = v4;
+    match d.below(7) {
+        0 => [&[0; 10][..], &[0xff, 0xff], &v4].concat(), // mapped
+        1 => [&[0x20, 0x02, a, b, c, e][..], &[0; 10]].concat(), // 6to4
+        2 => [&[0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0][..], &v4].concat(), // NAT64
+        3 => [&[0; 15][..], &[1]].concat(),               // ::1
+        4 => [&[0xfe, 0x80][..], &[0; 13], &[low]].concat(), // link-local
+        5 => [&[0xff, 0x02][..], &[0; 13], &[low]].concat(), // multicast
+        _ => v4.to_vec(),
+    }
+}
+
+impl Script for Primary {
+    fn fact(&mut self, stage: &mut Stage<'_, '_>, key: usize, fact: Fact) {
+        match fact {
+            Fact::Frame(kind, body) => self.frame(stage, key, kind, &body),
+            Fact::Stopped(stream, code) => stage.link(key).reset(stream, code),
+            Fact::Closed(_) => self.serving = None,
+            Fact::Connected | Fact::Bytes(..) | Fact::Ended(..) => {}
+        }
+    }
+
+    fn tick(&mut self, stage: &mut Stage<'_, '_>) {
+        let now = stage.cx.at;
+        if self.look_at.is_some_and(|at| at <= now) {
+            self.look_at = None;
+            stage.seen.held_back = stage.links.values().any(|link| link.waiting(control()) > 0);
+        }
+        if let Some(key) = self.serving.as_ref().map(|serving| serving.key) {
+            self.pump(stage, key);
+        }
+    }
+
+    fn wake_at(&self) -> Option<Duration> {
+        self.look_at
+    }
+}

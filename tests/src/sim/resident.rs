@@ -1,0 +1,89 @@
+//! What runs on a host: a machine that keeps to the rules, or one that need not.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use kwik_core::Ecn;
+
+use super::{
+    app::Cx,
+    evil::EvilMachine,
+    machine::{Machine, Outgoing, Socket},
+};
+
+/// A machine of either kind.
+#[derive(Debug)]
+pub(super) enum Resident {
+    /// The real core, and an application above it.
+    Honest(Machine),
+    /// QUIC and a script.
+    Evil(EvilMachine),
+}
+
+impl Resident {
+    pub(super) fn honest(&mut self) -> Option<&mut Machine> {
+        match self {
+            Self::Honest(machine) => Some(machine),
+            Self::Evil(_) => None,
+        }
+    }
+
+    pub(super) fn evil(&self) -> Option<&EvilMachine> {
+        match self {
+            Self::Honest(_) => None,
+            Self::Evil(machine) => Some(machine),
+        }
+    }
+
+    pub(super) fn touch_all(&mut self) {
+        if let Self::Honest(machine) = self {
+            machine.touch_all();
+        }
+    }
+
+    pub(super) fn handle(
+        &mut self,
+        cx: &mut Cx<'_>,
+        from: SocketAddr,
+        ecn: Option<Ecn>,
+        bytes: &[u8],
+        out: &mut Vec<Outgoing>,
+    ) {
+        match self {
+            Self::Honest(machine) => machine.handle(cx, from, ecn, bytes, out),
+            Self::Evil(machine) => machine.handle(cx, from, ecn, bytes, out),
+        }
+    }
+
+    pub(super) fn turn(&mut self, cx: &mut Cx<'_>, socket: Socket, out: &mut Vec<Outgoing>) {
+        match self {
+            Self::Honest(machine) => machine.turn(cx, socket, out),
+            Self::Evil(machine) => machine.turn(cx, socket, out),
+        }
+    }
+
+    pub(super) fn deadlines(&mut self) -> (Option<Instant>, Option<Duration>) {
+        match self {
+            Self::Honest(machine) => machine.deadlines(),
+            Self::Evil(machine) => machine.deadlines(),
+        }
+    }
+
+    /// How many sessions are left, as the machine and as its endpoint count.
+    pub(super) fn left(&self) -> (usize, usize) {
+        match self {
+            Self::Honest(machine) => machine.left(),
+            Self::Evil(machine) => machine.left(),
+        }
+    }
+
+    /// Whether the application has nothing left to do; a script never has.
+    pub(super) fn is_done(&self) -> bool {
+        match self {
+            Self::Honest(machine) => machine.app().is_done(),
+            Self::Evil(_) => true,
+        }
+    }
+}
