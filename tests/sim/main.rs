@@ -6,6 +6,8 @@ mod canary;
 #[cfg(not(feature = "canary"))]
 mod every_call;
 #[cfg(not(feature = "canary"))]
+mod evil;
+#[cfg(not(feature = "canary"))]
 mod operations;
 #[cfg(not(feature = "canary"))]
 mod regressions;

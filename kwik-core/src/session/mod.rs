@@ -455,7 +455,10 @@ impl Session {
         if self.lost.is_some() {
             return;
         }
-        for link in self.links.values_mut() {
+        for (&path, link) in &mut self.links {
+            // Who broke a rule is told so; a secondary has not, it has only lost its session's primary. Spec: KWIK §8.
+            let blameless = path != HOME && code.is_reserved();
+            let (code, reason) = if blameless { (ErrorCode::PRIMARY_LOST, &[][..]) } else { (code, reason) };
             link.quic.close(self.now, code, Bytes::copy_from_slice(reason));
         }
         let cause =

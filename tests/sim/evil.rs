@@ -1,0 +1,24 @@
+//! Every attack of the simulator's table, and what attacks have brought to light.
+
+use kwik_tests::sim::{
+    Record,
+    evil::{self, Actor, Kind},
+};
+
+fn try_out(actor: Actor, kind: Kind, seeds: std::ops::Range<u64>) {
+    let attack = evil::find(actor, kind);
+    let mut carried_out = 0;
+    for seed in seeds {
+        let outcome = evil::try_out(attack, seed, Record::Nothing);
+        assert_eq!(outcome.failure, None, "seed {seed}");
+        carried_out += u64::from(outcome.marks.keys().any(|mark| mark.starts_with("attack carried out")));
+    }
+    assert!(carried_out > 0, "{} never came off", attack.name());
+}
+
+/// A client that ended its session for the primary's fault closed its secondaries with the code of that fault, as if
+/// they, or it, had broken the rule.
+#[test]
+fn a_primarys_fault_is_not_held_against_its_secondaries() {
+    try_out(Actor::Primary, Kind::EmptyLease, 0..2);
+}
