@@ -22,3 +22,9 @@ fn try_out(actor: Actor, kind: Kind, seeds: std::ops::Range<u64>) {
 fn a_primarys_fault_is_not_held_against_its_secondaries() {
     try_out(Actor::Primary, Kind::EmptyLease, 0..2);
 }
+
+/// Frames behind the one that ended the session were acted on: the client dialled a path that nobody closed.
+#[test]
+fn nothing_is_dialled_after_the_session_has_ended() {
+    try_out(Actor::Primary, Kind::WrongVersion, 0..2);
+}
