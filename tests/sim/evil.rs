@@ -28,3 +28,9 @@ fn a_primarys_fault_is_not_held_against_its_secondaries() {
 fn nothing_is_dialled_after_the_session_has_ended() {
     try_out(Actor::Primary, Kind::WrongVersion, 0..2);
 }
+
+/// Job ids that fall passed the client, and the secondary blamed the client for them.
+#[test]
+fn falling_job_ids_are_the_primarys_fault() {
+    try_out(Actor::Primary, Kind::JobIdFalls, 0..2);
+}

@@ -14,6 +14,7 @@ use crate::{
 impl Client {
     /// The primary has work for a path.
     pub(super) fn open_job(&mut self, open: JobOpen) -> Result<(), ErrorCode> {
+        // A secondary insists that they rise, and would blame the client that passes them on.
         if self.last_job.is_some_and(|last| open.job <= last) || open.path.is_primary() {
             return Err(ErrorCode::METADATA_PROTOCOL_VIOLATION);
         }
