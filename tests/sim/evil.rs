@@ -34,3 +34,11 @@ fn nothing_is_dialled_after_the_session_has_ended() {
 fn falling_job_ids_are_the_primarys_fault() {
     try_out(Actor::Primary, Kind::JobIdFalls, 0..2);
 }
+
+/// Unknown frames to be skipped cost no budget: a peer could keep its reader busy with nothing.
+#[test]
+fn frames_to_be_skipped_are_budgeted_like_others() {
+    for actor in [Actor::Secondary, Actor::Primary, Actor::Client] {
+        try_out(actor, Kind::ControlFlood, 0..4);
+    }
+}

@@ -140,9 +140,14 @@ impl Link {
             if let Some(at) = self.budget.paused_until(now) {
                 return Err(ControlEnd::Paused(at));
             }
-            if let Some(frame) = self.decoder.next().map_err(ControlEnd::Bad)? {
-                self.budget.spend();
+            let next = self.decoder.next().map_err(ControlEnd::Bad)?;
+            self.budget.spend(self.decoder.take_skipped());
+            if let Some(frame) = next {
+                self.budget.spend(1);
                 return Ok(frame);
+            }
+            if let Some(at) = self.budget.paused_until(now) {
+                return Err(ControlEnd::Paused(at));
             }
             match self.quic.read(StreamId::CONTROL, limits::CONTROL_FRAME_MAX, true) {
                 Ok(chunk) => self.decoder.push(&chunk.bytes),
@@ -230,6 +235,8 @@ impl Link {
 #[derive(Debug)]
 struct FrameBudget {
     left: u32,
+    /// Frames that were there all at once beyond it: small ones share a read.
+    debt: u32,
     refilled: Instant,
 }
 
@@ -239,15 +246,18 @@ const _: () = assert!(limits::LEASES_PER_PATH == 256, "the budget counts the lea
 
 impl FrameBudget {
     fn new(now: Instant) -> Self {
-        Self { left: BUDGET_MAX, refilled: now }
+        Self { left: BUDGET_MAX, debt: 0, refilled: now }
     }
 
-    fn spend(&mut self) {
-        self.left = self.left.saturating_sub(1);
+    fn spend(&mut self, frames: u32) {
+        self.debt = self.debt.saturating_add(frames.saturating_sub(self.left));
+        self.left = self.left.saturating_sub(frames);
     }
 
     fn earn(&mut self, frames: u32) {
-        self.left = self.left.saturating_add(frames).min(BUDGET_MAX);
+        let paid = frames.min(self.debt);
+        self.debt -= paid;
+        self.left = self.left.saturating_add(frames - paid).min(BUDGET_MAX);
     }
 
     /// `None` if a frame may be taken now.
@@ -257,12 +267,13 @@ impl FrameBudget {
         }
         let each = Duration::from_secs(1) / limits::CONTROL_RATE;
         let earned = now.saturating_duration_since(self.refilled).as_nanos() / each.as_nanos().max(1);
-        let earned = u32::try_from(earned).unwrap_or(u32::MAX).min(limits::CONTROL_BURST);
-        if earned == 0 {
-            return Some(self.refilled + each);
+        let earned = u32::try_from(earned).unwrap_or(u32::MAX);
+        if earned <= self.debt {
+            return Some(self.refilled + each.saturating_mul(self.debt.saturating_add(1)));
         }
         self.refilled = now;
-        self.left = earned;
+        self.left = (earned - self.debt).min(limits::CONTROL_BURST);
+        self.debt = 0;
         None
     }
 }
@@ -271,6 +282,19 @@ impl FrameBudget {
 mod tests {
     use super::*;
 
+    /// A read of 4 KiB may hold two thousand frames that are skipped.
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "the tests' epoch")]
+    fn what_came_beyond_the_budget_is_paid_back_first() {
+        let start = Instant::now();
+        let mut budget = FrameBudget::new(start);
+        budget.spend(BUDGET_MAX + 50);
+        let resume = budget.paused_until(start).expect("spent");
+        assert!(resume > start + Duration::from_secs(1), "{:?}", resume - start);
+        budget.earn(51);
+        assert_eq!(budget.paused_until(start), None);
+    }
+
     #[test]
     #[expect(clippy::disallowed_methods, reason = "the tests' epoch")]
     fn a_peer_that_talks_too_much_is_left_unread_not_cut() {
@@ -278,12 +302,12 @@ mod tests {
         let mut budget = FrameBudget::new(start);
         for _ in 0..BUDGET_MAX {
             assert_eq!(budget.paused_until(start), None);
-            budget.spend();
+            budget.spend(1);
         }
         let resume = budget.paused_until(start).expect("spent");
         assert!(resume > start);
         assert_eq!(budget.paused_until(resume), None);
-        budget.spend();
+        budget.spend(1);
         assert!(budget.paused_until(resume).is_some());
         budget.earn(2);
         assert_eq!(budget.paused_until(resume), None);

@@ -22,6 +22,8 @@ pub(crate) struct Decoder {
     at: usize,
     /// Bytes still to come of a body that nobody wants.
     skip: usize,
+    /// Frames skipped since somebody asked.
+    skipped: u32,
     failed: Option<FrameError>,
 }
 
@@ -63,6 +65,11 @@ impl Decoder {
         })
     }
 
+    /// Returns how many frames were skipped since the last call.
+    pub(crate) fn take_skipped(&mut self) -> u32 {
+        std::mem::take(&mut self.skipped)
+    }
+
     /// Returns whether the stream stands between two frames, the only place where it may end.
     pub(crate) fn is_between_frames(&self) -> bool {
         self.failed.is_none() && self.skip == 0 && self.held() == 0
@@ -82,6 +89,7 @@ impl Decoder {
                 None => {
                     self.at += size;
                     self.skip = length;
+                    self.skipped = self.skipped.saturating_add(1);
                 }
                 Some(kind) => {
                     let Some(body) = rest.get(size..size + length) else {
