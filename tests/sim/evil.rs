@@ -42,3 +42,9 @@ fn frames_to_be_skipped_are_budgeted_like_others() {
         try_out(actor, Kind::ControlFlood, 0..4);
     }
 }
+
+/// A secondary that closed with `INTERNAL` was reported to the primary as if KWIK had broken.
+#[test]
+fn a_secondary_cannot_say_that_we_broke() {
+    try_out(Actor::Secondary, Kind::RudeClose, 0..6);
+}

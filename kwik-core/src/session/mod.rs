@@ -482,8 +482,9 @@ impl Session {
 /// What the primary is told about a path that ended by itself.
 fn path_code(cause: &ConnectionError) -> ErrorCode {
     match cause {
+        // That it broke itself is the peer's to say, and not for others to repeat. Spec: KWIK §9, "Blame".
         ConnectionError::ApplicationClosed(ApplicationClose { error_code, .. })
-            if error_code.is_reserved() =>
+            if error_code.is_reserved() && *error_code != ErrorCode::INTERNAL =>
         {
             *error_code
         }
