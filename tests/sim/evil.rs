@@ -48,3 +48,9 @@ fn frames_to_be_skipped_are_budgeted_like_others() {
 fn a_secondary_cannot_say_that_we_broke() {
     try_out(Actor::Secondary, Kind::RudeClose, 0..6);
 }
+
+/// A stream in as many pieces as may be counted one more, itself.
+#[test]
+fn a_stream_in_pieces_is_refused_at_its_cap_and_no_later() {
+    try_out(Actor::Primary, Kind::ManyExtents, 0..2);
+}

@@ -86,9 +86,10 @@ impl SplitRecv {
         self.assembler.held()
     }
 
-    /// Disjoint pieces that must be remembered: runs held, and islands that an unordered reader left.
+    /// Disjoint pieces that must be remembered: runs held, and islands that an unordered reader left, beyond the one
+    /// piece that every stream is.
     pub(crate) fn extents(&self) -> usize {
-        self.assembler.extents().max(self.assembler.received().len())
+        self.assembler.extents().max(self.assembler.received().len().saturating_sub(1))
     }
 
     /// Returns whether placing `len` bytes at `offset` would leave more than `cap` disjoint pieces.
