@@ -1,8 +1,10 @@
 //! Every attack of the simulator's table, and what attacks have brought to light.
 
+use std::collections::BTreeMap;
+
 use kwik_tests::sim::{
     Record,
-    evil::{self, Actor, Kind},
+    evil::{self, ATTACKS, Actor, Kind},
 };
 
 fn try_out(actor: Actor, kind: Kind, seeds: std::ops::Range<u64>) {
@@ -14,6 +16,31 @@ fn try_out(actor: Actor, kind: Kind, seeds: std::ops::Range<u64>) {
         carried_out += u64::from(outcome.marks.keys().any(|mark| mark.starts_with("attack carried out")));
     }
     assert!(carried_out > 0, "{} never came off", attack.name());
+}
+
+/// Each attack meets its code, the honest rest goes on, and the bystander's session is to the nanosecond what it is
+/// without the attack.
+#[test]
+fn every_attack_costs_only_the_attacker() {
+    let seeds = ATTACKS.len() as u64;
+    let mut marks = BTreeMap::new();
+    for seed in 0..seeds {
+        let outcome = evil::play(seed, Record::Nothing);
+        assert_eq!(outcome.failure, None, "--profile evil --seeds 1 --from {seed}");
+        for (mark, count) in outcome.marks {
+            *marks.entry(mark).or_insert(0) += count;
+        }
+    }
+    assert_eq!(evil::check_coverage(seeds, &marks), Vec::<String>::new());
+}
+
+/// The same attack, the same world, byte for byte.
+#[test]
+fn attacks_are_deterministic() {
+    for seed in [3, 40, 80] {
+        let hashes = [(); 2].map(|()| evil::play(seed, Record::Nothing).hash);
+        assert_eq!(hashes[0], hashes[1]);
+    }
 }
 
 /// A client that ended its session for the primary's fault closed its secondaries with the code of that fault, as if
