@@ -132,10 +132,13 @@ impl Oracle {
         *self.unread.entry(flow.client).or_default() += more;
     }
 
-    /// Returns the most heap that a client's sessions may take: what may be on its way to it or from it, with room for
+    /// Returns the most heap that a client's sessions may take among honest machines: what may be on its way to it or from it, with room for
     /// buffers that are longer than what they hold, and a fixed part for connections and books.
     #[must_use]
     pub fn heap_max(&self, client: NodeId) -> i64 {
+        if !self.hostile.is_empty() {
+            return i64::MAX; // what scripts send is not known here; evil worlds have a bound of their own
+        }
         let unread = self.unread.get(&client).copied().unwrap_or_default();
         i64::try_from(unread * 3 / 2).unwrap_or(i64::MAX).saturating_add(HEAP_FIXED)
     }
