@@ -1,0 +1,380 @@
+//! One object under way: its ranges are handed out, taken back, written by the primary itself, and ended.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+use kwik_core::{
+    ByteRange, JobId, LeaseError, LeaseId, LeaseOutcome, LeaseWriteError, NewJob, PathId, PathState, RunId,
+    Session, WriteError,
+};
+use rangemap::RangeSet;
+
+use super::{Ending, Offer};
+use crate::sim::{
+    NodeId,
+    app::{Cx, GIVEN_UP},
+    oracle::Flow,
+};
+
+/// One object under way.
+#[derive(Debug)]
+pub(super) struct Sending {
+    flow: Flow,
+    offer: Offer,
+    /// Ranges that nobody has, the next first.
+    todo: VecDeque<ByteRange>,
+    /// How many of them were lost: they go out whatever else is under way.
+    lost: usize,
+    /// What is to be handed out has been cut from here on.
+    cut: u64,
+    handed_out: u64,
+    claimed: RangeSet<u64>,
+    jobs: BTreeMap<PathId, JobId>,
+    leases: BTreeMap<LeaseId, PathId>,
+    runs: BTreeMap<RunId, Run>,
+    /// The next byte of sequential writing.
+    sequential: u64,
+    pub(super) blocked: bool,
+    /// A range was not taken: nobody tells when one will be, so it is tried again then.
+    pub(super) retry_at: Option<Duration>,
+    finished: bool,
+    pub(super) over: bool,
+}
+
+#[derive(Debug)]
+struct Run {
+    range: ByteRange,
+    sent: u64,
+    blocked: bool,
+    /// Give up here instead of going on.
+    give_up_at: Option<u64>,
+}
+
+impl Sending {
+    pub(super) fn new(flow: Flow, offer: Offer) -> Self {
+        Self {
+            flow,
+            offer,
+            todo: VecDeque::new(),
+            lost: 0,
+            cut: offer.head,
+            handed_out: 0,
+            claimed: RangeSet::new(),
+            jobs: BTreeMap::new(),
+            leases: BTreeMap::new(),
+            runs: BTreeMap::new(),
+            sequential: 0,
+            blocked: false,
+            retry_at: None,
+            finished: false,
+            over: false,
+        }
+    }
+
+    pub(super) fn turn(
+        &mut self,
+        cx: &mut Cx<'_>,
+        session: &mut Session,
+        paths: &BTreeMap<PathId, (NodeId, PathState)>,
+    ) {
+        if self.sequential < self.offer.head {
+            self.write_to(cx, session, self.offer.head);
+        }
+        if self.over || self.sequential < self.offer.head {
+            return;
+        }
+        if self.retry_at.is_none_or(|at| at <= cx.at) {
+            self.retry_at = None;
+            self.hand_out(cx, session, paths);
+        }
+        self.write_runs(cx, session);
+        if !self.over && self.all_handed_out() {
+            self.write_to(cx, session, self.offer.size);
+            self.end(cx, session);
+        }
+        if let Ending::Reset(after) = self.offer.ending
+            && !self.over
+            && self.handed_out >= after
+        {
+            self.reset(cx, session);
+        }
+    }
+
+    pub(super) fn reset(&mut self, cx: &mut Cx<'_>, session: &mut Session) {
+        self.over = true;
+        cx.note(format_args!("resets {}", self.flow));
+        cx.trace.count("split stream reset");
+        cx.oracle.reset(self.flow, GIVEN_UP);
+        let reset = session.reset(cx.now, self.flow.stream, GIVEN_UP);
+        assert!(reset.is_ok() || session.lost().is_some(), "4: {} cannot be reset", self.flow);
+    }
+
+    /// Everything but the tail has an owner.
+    fn all_handed_out(&self) -> bool {
+        self.todo.is_empty() && self.cut + self.offer.tail >= self.offer.size
+    }
+
+    fn hand_out(
+        &mut self,
+        cx: &mut Cx<'_>,
+        session: &mut Session,
+        paths: &BTreeMap<PathId, (NodeId, PathState)>,
+    ) {
+        let active: Vec<PathId> = paths
+            .iter()
+            .filter(|(_, (_, state))| *state == PathState::Active)
+            .map(|(&path, _)| path)
+            .collect();
+        let hopeful = paths.values().any(|(_, state)| *state == PathState::Connecting);
+        while !self.over && !cx.is_interrupted() {
+            let fresh = self.todo.is_empty();
+            let room =
+                self.lost > 0 || self.leases.len() + self.runs.len() < self.offer.depth * (active.len() + 1);
+            if !room {
+                return;
+            }
+            let Some(range) = self.next_range(cx) else {
+                return;
+            };
+            let path = if active.is_empty() || cx.dice.chance(self.offer.own) {
+                None
+            } else {
+                Some(cx.dice.pick(&active))
+            };
+            // Work that has not begun waits for the first path; what was lost does not.
+            if path.is_none()
+                && hopeful
+                && self.lost == 0
+                && self.offer.own == 0
+                && cx.at < self.offer.at + PATIENCE
+            {
+                self.put_back(range, fresh);
+                self.retry_at = Some(self.offer.at + PATIENCE);
+                return;
+            }
+            let given = match path {
+                Some(path) => self.lease(cx, session, path, range),
+                None => self.run(cx, session, range),
+            };
+            match given {
+                Ok(()) => {
+                    self.lost = self.lost.saturating_sub(1);
+                    self.handed_out += range.len();
+                    self.claimed.insert(range.start()..range.end());
+                    cx.oracle.given(self.flow, range.end());
+                }
+                Err(
+                    LeaseError::LimitExceeded
+                    | LeaseError::PathDead
+                    | LeaseError::NoCredit
+                    | LeaseError::JobClosed,
+                ) => {
+                    cx.trace.count("range not taken");
+                    self.put_back(range, fresh);
+                    self.retry_at = Some(cx.at + RETRY);
+                    return;
+                }
+                Err(LeaseError::ClosedStream | LeaseError::SessionClosed) => {
+                    self.stopped(cx, session);
+                    return;
+                }
+                Err(error) => panic!("10: {range} of {} was not taken: {error}", self.flow),
+            }
+        }
+    }
+
+    /// Takes the next range that nobody has.
+    fn next_range(&mut self, cx: &mut Cx<'_>) -> Option<ByteRange> {
+        if let Some(range) = self.todo.pop_front() {
+            return Some(range);
+        }
+        let end = self.offer.size.saturating_sub(self.offer.tail);
+        let left = end.saturating_sub(self.cut);
+        let range = ByteRange::new(self.cut, cx.dice.between(1, self.offer.range).min(left))?;
+        self.cut = range.end();
+        Some(range)
+    }
+
+    fn put_back(&mut self, range: ByteRange, fresh: bool) {
+        if fresh {
+            self.cut = range.start();
+        } else {
+            self.todo.push_front(range);
+        }
+    }
+
+    fn lease(
+        &mut self,
+        cx: &mut Cx<'_>,
+        session: &mut Session,
+        path: PathId,
+        range: ByteRange,
+    ) -> Result<(), LeaseError> {
+        let refused = |session: &Session, job| matches!(session.job_answer(job), Some(Err(_)));
+        let job = match self.jobs.get(&path) {
+            Some(job) if !refused(session, *job) => *job,
+            _ => {
+                let whole =
+                    ByteRange::between(self.offer.head, self.offer.size).ok_or(LeaseError::OutsideJob)?;
+                let new = NewJob::new(path, whole, self.flow.object().payload()).total(u64::from(u32::MAX));
+                let job = session.open_job(cx.now, self.flow.stream, new)?;
+                self.jobs.insert(path, job);
+                job
+            }
+        };
+        let lease = session.lease(cx.now, job, range)?;
+        cx.note(format_args!("leases {range} of {} to {path} as {lease}", self.flow));
+        self.leases.insert(lease, path);
+        Ok(())
+    }
+
+    fn run(&mut self, cx: &mut Cx<'_>, session: &mut Session, range: ByteRange) -> Result<(), LeaseError> {
+        let run = session.write_at(cx.now, self.flow.stream, range)?;
+        cx.note(format_args!("writes {range} of {} itself", self.flow));
+        cx.trace.count("run");
+        let give_up_at = cx.dice.chance(self.offer.waver).then(|| cx.dice.between(1, range.len()));
+        self.runs.insert(run, Run { range, sent: 0, blocked: false, give_up_at });
+        Ok(())
+    }
+
+    pub(super) fn on_lease(&mut self, cx: &mut Cx<'_>, session: &mut Session, lease: LeaseId) {
+        if !self.leases.contains_key(&lease) {
+            return;
+        }
+        match session.lease_outcome(lease) {
+            None => return, // told again when it is known
+            Some(LeaseOutcome::Done) => cx.trace.count("lease done"),
+            Some(LeaseOutcome::Lost { code, missing }) => {
+                cx.note(format_args!("lost {lease}: {code}, {missing:?}"));
+                cx.trace.mark(format!("lease lost: {code}"));
+                cx.oracle.check_honest_lease(self.flow.client, code, lease);
+                self.take_back(missing);
+            }
+            Some(outcome) => panic!("{lease} ended in a way unknown here: {outcome:?}"),
+        }
+        self.leases.remove(&lease);
+    }
+
+    pub(super) fn on_run(&mut self, cx: &mut Cx<'_>, session: &mut Session, id: RunId) {
+        let Some(run) = self.runs.get_mut(&id) else {
+            return;
+        };
+        run.blocked = false;
+        match session.run_outcome(id) {
+            None => return,
+            Some(LeaseOutcome::Done) => cx.trace.count("run done"),
+            Some(LeaseOutcome::Lost { code, missing }) => {
+                cx.note(format_args!("lost a run: {code}, {missing:?}"));
+                self.take_back(missing);
+            }
+            Some(outcome) => panic!("a run ended in a way unknown here: {outcome:?}"),
+        }
+        self.runs.remove(&id);
+    }
+
+    fn take_back(&mut self, missing: Vec<ByteRange>) {
+        if self.finished && self.over {
+            return;
+        }
+        self.lost += missing.len();
+        missing.into_iter().rev().for_each(|range| self.todo.push_front(range));
+    }
+
+    fn write_runs(&mut self, cx: &mut Cx<'_>, session: &mut Session) {
+        let flow = self.flow;
+        let mut given_up = Vec::new();
+        for (&id, run) in &mut self.runs {
+            while !run.blocked && !cx.is_interrupted() {
+                if run.give_up_at.is_some_and(|at| run.sent >= at && run.sent < run.range.len()) {
+                    given_up.push((id, run.range));
+                    break;
+                }
+                let left = run.range.len() - run.sent;
+                let most = run.give_up_at.map_or(50_000, |at| at.saturating_sub(run.sent).clamp(1, 50_000));
+                let Some(range) = ByteRange::new(run.range.start() + run.sent, left.min(most)) else {
+                    break;
+                };
+                match session.write_run(cx.now, id, &mut [flow.bytes(range)]) {
+                    Ok(written) => run.sent += written.bytes as u64,
+                    Err(LeaseWriteError::Blocked | LeaseWriteError::Ended(_)) => run.blocked = true,
+                    Err(error) => panic!("10: a run of {flow} cannot be written: {error}"),
+                }
+            }
+        }
+        for (id, range) in given_up {
+            cx.note(format_args!("gives up its own writing of {range} of {flow}"));
+            cx.trace.count("run given up");
+            session.reset_run(cx.now, id);
+            self.runs.remove(&id);
+            self.take_back(vec![range]);
+        }
+    }
+
+    /// Writes on where sequential writing was, skipping what others have, up to `end`.
+    fn write_to(&mut self, cx: &mut Cx<'_>, session: &mut Session, end: u64) {
+        while !self.blocked && !self.over && !cx.is_interrupted() {
+            let free = self.claimed.gaps(&(self.sequential..end)).next();
+            let Some(range) = free
+                .and_then(|free| ByteRange::new(free.start, (free.end - free.start).min(self.offer.range)))
+            else {
+                self.sequential = self.sequential.max(end);
+                return;
+            };
+            cx.oracle.given(self.flow, range.end());
+            match session.write(cx.now, self.flow.stream, &mut [self.flow.bytes(range)]) {
+                Ok(written) => {
+                    let bytes = written.bytes as u64;
+                    self.claimed.insert(range.start()..range.start() + bytes);
+                    self.sequential = range.start() + bytes;
+                    self.handed_out += bytes;
+                }
+                Err(WriteError::Blocked) => self.blocked = true,
+                Err(WriteError::Stopped(_) | WriteError::ConnectionLost(_)) => self.stopped(cx, session),
+                Err(error) => panic!("10: {} cannot be written: {error}", self.flow),
+            }
+        }
+    }
+
+    /// Says that nothing more comes, once that is so.
+    fn end(&mut self, cx: &mut Cx<'_>, session: &mut Session) {
+        let whole = self.sequential >= self.offer.size && self.leases.is_empty() && self.runs.is_empty();
+        let ready = match self.offer.ending {
+            Ending::Finish => whole,
+            Ending::FinishEarly => self.sequential >= self.offer.size,
+            Ending::Reset(_) => false,
+        };
+        if self.finished || !ready || self.over {
+            return;
+        }
+        self.finished = true;
+        cx.oracle.finished(self.flow);
+        let finished = session.finish(cx.now, self.flow.stream);
+        cx.note(format_args!("finishes {}: {finished:?}", self.flow));
+        self.over |= finished.is_err(); // the client wanted no more
+    }
+
+    /// Every byte is at the client, or the client wants no more.
+    pub(super) fn on_finished(&mut self, cx: &mut Cx<'_>, session: &mut Session) {
+        cx.note(format_args!("{} is delivered or stopped", self.flow));
+        if session.stopped(self.flow.stream).is_ok() {
+            self.stopped(cx, session);
+        }
+        self.over = true;
+    }
+
+    /// The client wants no more: only an end of our own frees the slot.
+    fn stopped(&mut self, cx: &mut Cx<'_>, session: &mut Session) {
+        if std::mem::replace(&mut self.over, true) || session.lost().is_some() {
+            return;
+        }
+        let ended = session.finish(cx.now, self.flow.stream);
+        cx.note(format_args!("{} was stopped: {ended:?}", self.flow));
+    }
+}
+
+/// How long an offer waits for a first path before the primary begins by itself.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// How long it takes until a range that was not taken is offered again.
+const RETRY: Duration = Duration::from_millis(20);

@@ -1,0 +1,66 @@
+//! What may go wrong with machines and links, or get well again.
+
+use std::time::Duration;
+
+use crate::sim::{NodeId, link::Conditions};
+
+/// A fault, or its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Fault {
+    /// Nothing passes from one machine to another.
+    Cut(NodeId, NodeId),
+    /// It passes again.
+    Join(NodeId, NodeId),
+    /// What passes from one machine to another waits until then and comes in one burst.
+    Hold(NodeId, NodeId, Duration),
+    /// A direction becomes like this.
+    Become(NodeId, NodeId, Conditions),
+    /// A machine does nothing until then: alive, silent. What arrives waits, as far as its socket has room.
+    Pause(NodeId, Duration),
+    /// A machine loses its state and is gone.
+    Crash(NodeId),
+    /// A machine that crashed is back, knowing nothing; with another certificate if so said.
+    Restart(NodeId, bool),
+    /// A NAT gives a client another port.
+    Rebind(NodeId),
+    /// A machine slept: its monotonic clock jumps ahead.
+    Jump(NodeId, Duration),
+    /// A socket takes nothing until then.
+    Block(NodeId, Duration),
+    /// A machine closes all its sessions, as on a clean shutdown.
+    Close(NodeId),
+    /// Somebody sends a machine that many bytes of rubbish that look like they come from another.
+    Junk(NodeId, NodeId, usize),
+    /// A client connects, again if it was connected before.
+    Connect(NodeId),
+}
+
+impl Fault {
+    /// Returns what a direction becomes like, if that is the fault.
+    #[must_use]
+    pub fn conditions(&self) -> Option<Conditions> {
+        if let Self::Become(_, _, conditions) = self { Some(*conditions) } else { None }
+    }
+
+    /// Returns the name under which it is counted.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Cut(..) => "fault: cut",
+            Self::Join(..) => "fault: join",
+            Self::Hold(..) => "fault: hold",
+            Self::Become(..) => "fault: link changes",
+            Self::Pause(..) => "fault: pause",
+            Self::Crash(..) => "fault: crash",
+            Self::Restart(_, false) => "fault: restart",
+            Self::Restart(_, true) => "fault: restart with another certificate",
+            Self::Rebind(..) => "fault: rebind",
+            Self::Jump(..) => "fault: clock jumps",
+            Self::Block(..) => "fault: socket blocks",
+            Self::Close(..) => "fault: clean close",
+            Self::Junk(..) => "fault: rubbish",
+            Self::Connect(..) => "connect",
+        }
+    }
+}
