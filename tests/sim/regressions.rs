@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kwik_core::Dir;
+use kwik_core::{Dir, TransportConfig};
 use kwik_tests::sim::{ClientPlan, Conditions, Fault, NodeId, Offer, OpenPlan, Reading, World, WriterEnd};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -101,4 +101,28 @@ fn a_close_that_comes_with_the_handshake_is_no_fault() {
     let honest = ["closed: locally", "closed: transport error", "closed by peer's application"];
     let marks: Vec<_> = world.trace().marks().filter(|(mark, _)| mark.starts_with("closed")).collect();
     assert!(marks.iter().all(|(mark, _)| honest.contains(mark)), "{marks:?}");
+}
+
+/// A primary's own runs take stream slots, and those that wait for credit keep theirs. The permitted number grew with
+/// application streams only, so the run that an ordered reader needed next found no slot, for ever.
+#[test]
+fn runs_that_wait_for_credit_leave_a_slot_for_the_one_that_is_needed() {
+    for seed in 0..20 {
+        let transport = TransportConfig::default();
+        let transport = transport.stream_window(1 << 16).session_window(1 << 17).streams_start(1);
+        let mut world = World::seeded(seed).secondaries(2).one_way(ms(1)).client_transport(transport).build();
+        let offer = Offer {
+            at: ms(200),
+            size: 800_000,
+            head: 10_000,
+            range: 40_000,
+            depth: 6,
+            own: 500,
+            ..Offer::default()
+        };
+        world.offer(offer);
+        world.run_until(ms(1000), |w| w.delivered() > 100_000);
+        world.apply(Fault::Crash(NodeId::secondary(1)));
+        world.run_until(LIMIT, |w| w.delivered() == 800_000 && w.is_done());
+    }
 }

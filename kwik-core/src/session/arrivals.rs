@@ -39,6 +39,11 @@ impl Session {
             } else if dir == Dir::Uni && !matches!(self.machine, Machine::Secondary(_)) {
                 link.expect_header(stream);
                 self.on_header_bytes(path, stream);
+                if path == HOME {
+                    // Runs of the primary's own take slots as well: with none left, the one the reader waits for could
+                    // not begin while others wait for the reader.
+                    self.grow_streams();
+                }
             } else if path == HOME && self.serves_streams() {
                 match self.early.remove(&stream) {
                     Some(deferred) => self.on_early_opened(stream, &deferred),
@@ -117,7 +122,6 @@ impl Session {
             HeaderEnd::Header(StreamHeader::Public) if path == HOME => {
                 let header = encode_header(&StreamHeader::Public).len() as u64;
                 self.offer(stream, header);
-                self.grow_streams();
                 // The stream may have been split before its header came.
                 if matches!(&self.machine, Machine::Client(client) if client.is_split(stream)) {
                     self.notify(Event::Readable(stream));

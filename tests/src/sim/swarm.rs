@@ -118,7 +118,9 @@ impl Options {
         let faults = draw_faults(&mut d, clients, secondaries, &conditions, heal_at);
         let worst =
             faults.iter().filter_map(|(_, fault)| fault.conditions()).fold(conditions, Conditions::worse);
-        let patience = draw_patience(&primary_plan, &client_plan, &secondary_plan, &worst, idle, heal_at);
+        let jump = faults.iter().filter_map(|(_, fault)| fault.jump()).sum::<Duration>();
+        let patience =
+            draw_patience(&primary_plan, &client_plan, &secondary_plan, &worst, idle, heal_at + jump);
         let setup_text = format!(
             "{clients} clients, {secondaries} secondaries, windows {stream_window}/{session_window}, idle {idle:?}, \
              streams {few:?}\n  {conditions:?}\n  {clocks:?}\n  {primary_plan:?}\n  {client_plan:?}\n  {secondary_plan:?}"

@@ -37,6 +37,12 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// Returns by how much a clock jumps, if that is the fault.
+    #[must_use]
+    pub fn jump(&self) -> Option<Duration> {
+        if let Self::Jump(_, ahead) = self { Some(*ahead) } else { None }
+    }
+
     /// Returns what a direction becomes like, if that is the fault.
     #[must_use]
     pub fn conditions(&self) -> Option<Conditions> {
