@@ -104,6 +104,12 @@ impl Machine {
         self.sessions.iter_mut().map(|(&handle, slot)| (handle, &mut slot.session))
     }
 
+    /// Bytes of the buffer for what is sent, which is the machine's and no session's.
+    #[must_use]
+    pub fn scratch(&self) -> i64 {
+        i64::try_from(self.buf.capacity()).unwrap_or(i64::MAX)
+    }
+
     /// Returns what runs on the machine.
     #[must_use]
     pub fn app(&self) -> &App {

@@ -37,6 +37,14 @@ impl Resident {
         }
     }
 
+    /// Bytes of what a machine keeps for itself, for no session.
+    pub(super) fn scratch(&self) -> i64 {
+        match self {
+            Self::Honest(machine) => machine.scratch(),
+            Self::Evil(_) => 0,
+        }
+    }
+
     pub(super) fn touch_all(&mut self) {
         if let Self::Honest(machine) = self {
             machine.touch_all();

@@ -313,7 +313,7 @@ impl World {
             self.step(end);
         }
         for (node, host) in self.hosts.iter().filter(|(node, _)| self.oracle.is_honest(**node)) {
-            let left = host.heap - host.heap_start;
+            let left = host.heap - host.heap_start - host.machine.as_ref().map_or(0, Resident::scratch);
             assert!(
                 left.abs() < HEAP_LEFT_MAX,
                 "13: {node} keeps {left} bytes of heap after its last session"
