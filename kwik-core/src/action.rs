@@ -56,6 +56,8 @@ pub enum Event {
     JobAnswered(JobId),
     /// A secondary: `next_lease` of the job has something, or says that the job has ended.
     LeaseArrived(JobId),
+    /// A primary: `lease_status` says something else: the lease has begun, was cut, stalls, goes on.
+    LeaseChanged(LeaseId),
     /// A primary: `lease_outcome` is known. A secondary: the lease was taken back.
     LeaseEnded(LeaseId),
     /// A secondary: `write_lease` may go on.
@@ -126,13 +128,29 @@ pub struct PathInfo {
     pub leases_lost: u64,
 }
 
+/// A live lease as the client last told of it: what `lease_status` gives. Spec: KWIK §5.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LeaseStatus {
+    /// Who fills it.
+    pub path: PathId,
+    /// The stream it is of.
+    pub stream: StreamId,
+    /// What it is for; shorter than when it was given once it has been cut.
+    pub range: ByteRange,
+    /// The client has begun to get its bytes.
+    pub begun: bool,
+    /// What of it was missing when its path went silent or its bytes stayed away for too long; `None` while they come.
+    pub stalled: Option<ByteRange>,
+}
+
 /// How a lease ended. Spec: KWIK §5.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LeaseOutcome {
-    /// Every byte of the range is placed at the client.
+    /// Every byte of the range, up to where it was cut if it was, is placed at the client.
     Done,
-    /// The lease is over and these parts of its range are missing.
+    /// The lease is over, and these parts of its range are missing that nobody else is to bring.
     Lost {
         /// Why.
         code: ErrorCode,

@@ -326,6 +326,15 @@ pub enum LeaseError {
     /// The client cannot guarantee credit for one more stream of this kind.
     #[error("no credit for one more split stream")]
     NoCredit,
+    /// The lease to be hedged, cut or taken back is over, or there was none.
+    #[error("no such lease")]
+    NotLive,
+    /// The client does not know this part of the protocol.
+    #[error("not supported by the client")]
+    Unsupported,
+    /// A verified lease is taken back whole, or not at all.
+    #[error("a verified lease cannot be cut")]
+    Verified,
     /// The range was written, leased or finished before.
     #[error("range overlaps bytes that were written or leased before")]
     Overlap,

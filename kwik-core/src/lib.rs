@@ -44,7 +44,9 @@ mod stream;
 mod timer;
 mod wire;
 
-pub use action::{Chunk, Ecn, Event, JobInfo, LeaseInfo, LeaseOutcome, PathInfo, PathState, RunId, Transmit};
+pub use action::{
+    Chunk, Ecn, Event, JobInfo, LeaseInfo, LeaseOutcome, LeaseStatus, PathInfo, PathState, RunId, Transmit,
+};
 #[cfg(any(test, feature = "audit"))]
 pub use audit::Contradiction;
 pub use config::{ClientConfig, SecondaryConfig, ServerConfig, TransportConfig};
@@ -63,5 +65,5 @@ pub use lease::ticket::{Signer, SigningKey, spki_hash};
 pub use path::dial::{DialPolicy, NotMorePrivate};
 #[cfg(feature = "qlog")]
 pub use quic::Qlog;
-pub use session::{HandshakeData, NewJob, NewPath, Session, Written};
+pub use session::{HandshakeData, NewJob, NewLease, NewPath, Session, Written};
 pub use stats::{PathStats, SessionStats, SourceStats};

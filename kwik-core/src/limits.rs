@@ -88,6 +88,8 @@ pub const COPY_BELOW: usize = 512;
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// `AddPath` to an attached path on the client; below 3 s so that the reason reaches the primary within 3 s.
 pub const ATTACH_TIMEOUT: Duration = Duration::from_millis(2_500);
+/// What a lease may at least take to bring something, on a path that answers, before others may bring it.
+pub const STALL_MIN: Duration = Duration::from_millis(250);
 /// A hole that nobody owns, before the reader is told.
 pub const GAP_TIMEOUT: Duration = Duration::from_secs(10);
 /// A silent connection is dead after this.

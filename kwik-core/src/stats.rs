@@ -50,6 +50,10 @@ pub struct SourceStats {
     pub leases_done: u64,
     /// Leases that ended before.
     pub leases_lost: u64,
+    /// Times nothing came of a lease for too long, so that others were free to bring it.
+    pub stalls: u64,
+    /// Leases whose bytes were not what the primary had promised.
+    pub digests_wrong: u64,
     /// Times the path went silent while bytes were due.
     pub degraded: u64,
 }

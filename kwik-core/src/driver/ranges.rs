@@ -14,10 +14,10 @@ use super::{
     stream::{self, Sink},
 };
 use crate::{
-    action::{LeaseOutcome, RunId},
+    action::{LeaseOutcome, LeaseStatus, RunId},
     error::{ConnectionError, LeaseError},
     id::{ByteRange, JobId, LeaseId, StreamId},
-    session::{NewJob, Written},
+    session::{NewJob, NewLease, Written},
 };
 
 /// Hands out ranges of one stream. Clones name the same stream; many tasks may use them at once. Primary only.
@@ -68,6 +68,12 @@ impl Ranges {
         Ok(RangeWriter { session: self.session.clone(), run, range, written: 0, outcome: None })
     }
 
+    /// Returns the parts of `range` that nobody has written or been given, or that were lost or cut off.
+    #[must_use]
+    pub fn unowned(&self, range: ByteRange) -> Vec<ByteRange> {
+        self.session.with(|s| s.core.unowned(self.stream, range))
+    }
+
     /// Returns the stream's id.
     #[must_use]
     pub fn id(&self) -> StreamId {
@@ -113,13 +119,27 @@ impl Job {
     /// - [`LeaseError::Overlap`] if any of it was written, leased or set aside before.
     /// - Others as [`Ranges::open_job`].
     pub fn lease(&self, range: ByteRange) -> Result<Lease, LeaseError> {
+        self.lease_with(NewLease::new(self.open.id, range))
+    }
+
+    /// Gives out a lease with a digest or a deadline, or one that hedges another. It must be of this job.
+    ///
+    /// # Errors
+    /// - [`LeaseError::JobClosed`] if it is of another job.
+    /// - [`LeaseError::NotLive`] if the lease to be hedged is over.
+    /// - Others as [`Self::lease`].
+    #[expect(clippy::needless_pass_by_value, reason = "built for this call")]
+    pub fn lease_with(&self, lease: NewLease) -> Result<Lease, LeaseError> {
+        if lease.job() != self.open.id {
+            return Err(LeaseError::JobClosed);
+        }
         let id = self.open.session.with(|s| {
             let now = s.now();
-            let id = s.core.lease(now, self.open.id, range)?;
+            let id = s.core.lease(now, &lease)?;
             s.notify();
             Ok::<_, LeaseError>(id)
         })?;
-        Ok(Lease { job: self.open.clone(), id, range, outcome: None })
+        Ok(Lease { job: self.open.clone(), id, range: lease.range(), outcome: None })
     }
 }
 
@@ -167,6 +187,87 @@ impl Lease {
     #[must_use]
     pub fn range(&self) -> ByteRange {
         self.range
+    }
+
+    /// Returns how the lease goes, as the client last told; `None` once it is over.
+    #[must_use]
+    pub fn status(&self) -> Option<LeaseStatus> {
+        self.job.session.with(|s| s.core.lease_status(self.id))
+    }
+
+    /// Waits until the lease stalls: its path is silent, or its bytes stay away for too long. Returns what was missing
+    /// of it then, or `None` if it ended without. Cancel-safe.
+    ///
+    /// # Errors
+    /// - [`ConnectionError`] if the session ended first.
+    pub async fn stalled(&self) -> Result<Option<ByteRange>, ConnectionError> {
+        let id = self.id;
+        self.job
+            .session
+            .wait(Key::LeaseStatus(id), |s| match s.core.lease_status(id) {
+                Some(LeaseStatus { stalled: None, .. }) => s.error.clone().map(Err),
+                Some(LeaseStatus { stalled, .. }) => Some(Ok(stalled)),
+                None => Some(Ok(None)),
+            })
+            .await
+    }
+
+    /// Takes the lease back: it ends as lost, with what is missing of it.
+    ///
+    /// # Errors
+    /// - [`LeaseError::NotLive`] if it is over.
+    pub fn revoke(&self) -> Result<(), LeaseError> {
+        self.shorten(0)
+    }
+
+    /// Takes back what lies behind the first `keep` bytes, and returns what of that nobody else is to bring. What has
+    /// arrived when the client hears of it stays, so the lease may end later than that. Returns nothing if the lease is
+    /// not longer, or ends first: its outcome says what is missing then.
+    ///
+    /// # Errors
+    /// - [`LeaseError::NotLive`] if it is over.
+    /// - [`LeaseError::Verified`] if it has a digest; it can be revoked.
+    /// - [`LeaseError::SessionClosed`] if the session ended first.
+    pub async fn cut(&self, keep: u64) -> Result<Vec<ByteRange>, LeaseError> {
+        if keep == 0 || keep >= self.range.len() {
+            return Ok(Vec::new());
+        }
+        self.shorten(keep)?;
+        let id = self.id;
+        self.job
+            .session
+            .wait(Key::LeaseStatus(id), |s| match s.core.take_cut(id) {
+                Some(cut) => Some(Ok(cut)),
+                None if s.error.is_some() => Some(Err(LeaseError::SessionClosed)),
+                None => s.core.lease_status(id).is_none().then(|| Ok(Vec::new())),
+            })
+            .await
+    }
+
+    fn shorten(&self, keep: u64) -> Result<(), LeaseError> {
+        self.job.session.with(|s| {
+            let now = s.now();
+            s.core.revoke_lease(now, self.id, keep)?;
+            s.notify();
+            Ok(())
+        })
+    }
+
+    /// Sets a part of the lease's range aside for this server's own bytes as well: what comes first counts.
+    ///
+    /// # Errors
+    /// - [`LeaseError::NotLive`] if it is over.
+    /// - [`LeaseError::Overlap`] if the range is not all the lease's, or hedged so already.
+    /// - Others as [`Ranges::write_at`].
+    pub fn hedge(&self, range: ByteRange) -> Result<RangeWriter, LeaseError> {
+        let session = &self.job.session;
+        let run = session.with(|s| {
+            let now = s.now();
+            let run = s.core.hedge(now, self.id, range)?;
+            s.notify();
+            Ok::<_, LeaseError>(run)
+        })?;
+        Ok(RangeWriter { session: session.clone(), run, range, written: 0, outcome: None })
     }
 
     /// Waits for the end of the lease. Cancel-safe, and may be called again.

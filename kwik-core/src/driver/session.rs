@@ -41,6 +41,7 @@ pub(super) enum Key {
     Job(JobId),
     Jobs,
     Lease(LeaseId),
+    LeaseStatus(LeaseId),
     Opened(Dir),
     Paths,
     Readable(StreamId),
@@ -166,10 +167,12 @@ impl State {
                 self.drop_leases(job);
                 Key::Job(job)
             }
+            Event::LeaseChanged(lease) => Key::LeaseStatus(lease),
             Event::LeaseEnded(lease) => {
                 if self.unwatched.leases.remove(&lease) {
                     drop(self.core.lease_outcome(lease));
                 }
+                self.wakers.wake(Key::LeaseStatus(lease));
                 Key::Lease(lease)
             }
             Event::LeaseWritable(lease) => Key::Lease(lease),

@@ -1,3 +1,4 @@
-//! Who may write what: tickets, seals, and the keys behind them.
+//! Who may write what: which leases live, the tickets and seals that allow them, and the keys behind those.
 
+pub(crate) mod table;
 pub(crate) mod ticket;

@@ -1,7 +1,8 @@
 //! When a path that owes bytes has gone silent. Spec: KWIK §8.
 //!
-//! Life is counted in decrypted frames, not in datagrams, and a path is asked twice before it is called silent. Both
-//! probes are timed from the moment they were sent, and a verdict that comes late is put off once for a third, so a
+//! Life is counted in decrypted frames, not in datagrams, and a path is asked twice before anything is held against it:
+//! first it is suspected, so that somebody else may begin to bring what the reader waits for, then it is called silent.
+//! Probes are timed from the moment they were sent, and a verdict that comes late is put off once for another, so a
 //! client that was itself asleep never blames its servers.
 
 use std::time::{Duration, Instant};
@@ -11,9 +12,12 @@ const MAX_ACK_DELAY: Duration = Duration::from_millis(25);
 /// What an operating system may keep a server with work to do from running: four time slices of 3 ms, and no more,
 /// because with it a silent death is still noticed within 3 PTO + 4 RTT however short the path is.
 const SCHEDULING: Duration = Duration::from_millis(12);
-/// How long both probes together must have stayed unanswered since the last sign of life: each gets what the peer may
-/// take its time for. Above 11 ms of round trip 2 PTO are longer than that.
-const SILENCE_MIN: Duration = MAX_ACK_DELAY.saturating_add(SCHEDULING).saturating_mul(2);
+/// How long the second probe must have stayed unanswered before its path is suspected: what the peer may take its time
+/// for. On paths longer than 24 ms three quarters of a PTO are longer than that.
+const SUSPECT_MIN: Duration = MAX_ACK_DELAY.saturating_add(SCHEDULING);
+/// How long nothing must have been heard before a path is called silent: that for each probe. Above 11 ms of round trip
+/// 2 PTO are longer.
+const SILENCE_MIN: Duration = SUSPECT_MIN.saturating_mul(2);
 /// Least room for variance (RFC 9002 §6.1.2, kGranularity).
 const GRANULARITY: Duration = Duration::from_millis(1);
 
@@ -24,7 +28,9 @@ pub(crate) enum Verdict {
     Wait,
     /// Make it answer.
     Probe,
-    /// Both probes stayed unanswered.
+    /// Both probes should have been answered by now.
+    Suspect,
+    /// Neither was, for long enough to act on it.
     Silent,
 }
 
@@ -48,6 +54,8 @@ pub(crate) struct Health {
     second_probe: Option<Instant>,
     /// A third probe went out in place of a verdict.
     put_off: bool,
+    /// The path is suspected of this silence already.
+    suspected: bool,
 }
 
 impl Health {
@@ -60,6 +68,7 @@ impl Health {
             first_probe: None,
             second_probe: None,
             put_off: false,
+            suspected: false,
         }
     }
 
@@ -99,6 +108,7 @@ impl Health {
         self.first_probe = None;
         self.second_probe = None;
         self.put_off = false;
+        self.suspected = false;
     }
 
     /// Smoothed round-trip time, or zero before the first sample.
@@ -119,9 +129,19 @@ impl Health {
         let pto = self.pto();
         Some(match (self.first_probe, self.second_probe) {
             (None, _) => self.last_heard.max(due_since) + pto / 2,
-            (Some(first), None) => first + pto / 2,
-            // Two PTO after the last sign of life, but never before `SILENCE_MIN`.
-            (Some(_), Some(second)) => second + pto.max(SILENCE_MIN.saturating_sub(pto)),
+            // Soon after the first: one lost packet must not make a path suspect, and a second that asks for an
+            // answer makes the peer answer at once (RFC 9000 §13.2.2).
+            (Some(first), None) => first + pto / 4,
+            (Some(_), Some(second)) => {
+                let patience = (pto * 3 / 4).max(SUSPECT_MIN);
+                let suspect = second + patience;
+                if self.suspected {
+                    // Two PTO after the last sign of life, but never before `SILENCE_MIN`.
+                    suspect + (pto * 2).max(SILENCE_MIN).saturating_sub(pto * 3 / 4 + patience)
+                } else {
+                    suspect
+                }
+            }
         })
     }
 
@@ -144,6 +164,10 @@ impl Health {
             self.put_off = true;
             self.second_probe = Some(now);
             return Verdict::Probe;
+        }
+        if !self.suspected {
+            self.suspected = true;
+            return Verdict::Suspect;
         }
         self.on_due(now, false);
         Verdict::Silent
@@ -178,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_takes_two_probes_and_two_ptos() {
+    fn two_probes_then_suspicion_then_silence() {
         let start = epoch();
         let mut health = health(start);
         let pto = health.pto();
@@ -186,7 +210,9 @@ mod tests {
         health.on_due(start, true);
         assert_eq!(health.verdict(start + pto / 2), Verdict::Probe);
         assert_eq!(health.verdict(start + pto / 2), Verdict::Wait);
-        assert_eq!(health.verdict(start + pto), Verdict::Probe);
+        assert_eq!(health.verdict(start + pto * 3 / 4), Verdict::Probe);
+        assert_eq!(health.verdict(start + pto * 3 / 2 - GRANULARITY), Verdict::Wait);
+        assert_eq!(health.verdict(start + pto * 3 / 2), Verdict::Suspect);
         assert_eq!(health.verdict(start + pto * 2 - GRANULARITY), Verdict::Wait);
         assert_eq!(health.verdict(start + pto * 2), Verdict::Silent);
     }
@@ -201,7 +227,8 @@ mod tests {
         assert_eq!(health.verdict(start + pto), Verdict::Probe);
         let late = start + pto * 2 + SCHEDULING + GRANULARITY;
         assert_eq!(health.verdict(late), Verdict::Probe);
-        assert_eq!(health.verdict(late + pto - GRANULARITY), Verdict::Wait);
+        assert_eq!(health.verdict(late + pto * 3 / 4 - GRANULARITY), Verdict::Wait);
+        assert_eq!(health.verdict(late + pto + Duration::from_secs(1)), Verdict::Suspect);
         assert_eq!(health.verdict(late + pto + Duration::from_secs(1)), Verdict::Silent);
     }
 
@@ -216,17 +243,22 @@ mod tests {
             let mut health = Health::new(start);
             (0..64).for_each(|_| health.on_rtt(rtt));
             health.on_due(start, true);
-            let mut probes = Vec::new();
+            let (mut probes, mut suspect) = (Vec::new(), Duration::ZERO);
             let silent = loop {
                 let at = health.deadline().unwrap();
                 match health.verdict(at) {
                     Verdict::Probe => probes.push(at - start),
+                    Verdict::Suspect => suspect = at - start,
                     Verdict::Silent => break at - start,
                     Verdict::Wait => unreachable!("asked at the deadline"),
                 }
             };
             let pto = health.pto();
-            assert_eq!(probes, [pto / 2, pto / 2 * 2]);
+            assert_eq!(probes, [pto / 2, pto / 2 + pto / 4]);
+            assert!(suspect >= probes[1] + SUSPECT_MIN && suspect < silent);
+            // Filled by the primary: one trip to tell it, one for its bytes.
+            let first_byte = suspect + rtt;
+            assert!(rtt < Duration::from_millis(8) || first_byte <= pto + rtt * 2 + MAX_ACK_DELAY);
             assert!(
                 silent >= Duration::from_millis(74) && silent >= pto * 2 - GRANULARITY,
                 "{rtt:?}: {silent:?}"
@@ -245,10 +277,12 @@ mod tests {
         health.on_due(start, true);
         assert_eq!(health.verdict(start + pto), Verdict::Probe);
         assert_eq!(health.verdict(start + pto * 2), Verdict::Probe);
-        assert!(health.on_frames(start + pto * 2, 1));
-        assert!(!health.on_frames(start + pto * 2, 1));
-        assert_eq!(health.verdict(start + pto * 2 + pto / 4), Verdict::Wait);
-        assert_eq!(health.deadline(), Some(start + pto * 2 + pto / 2));
+        assert_eq!(health.verdict(start + pto * 3), Verdict::Probe, "late");
+        assert_eq!(health.verdict(start + pto * 4), Verdict::Suspect);
+        assert!(health.on_frames(start + pto * 4, 1));
+        assert!(!health.on_frames(start + pto * 4, 1));
+        assert_eq!(health.verdict(start + pto * 4 + pto / 4), Verdict::Wait);
+        assert_eq!(health.deadline(), Some(start + pto * 4 + pto / 2));
     }
 
     /// A client that slept through every deadline still asks twice before it judges.

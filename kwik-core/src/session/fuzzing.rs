@@ -10,7 +10,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 
-use super::{HOME, NewJob, NewPath, Session};
+use super::{HOME, NewJob, NewLease, NewPath, Session};
 use crate::{
     action::PathState,
     config::{ClientConfig, SecondaryConfig, ServerConfig},
@@ -148,7 +148,7 @@ impl World {
         let job = session.open_job(now, stream, job).expect("room");
         for start in [1000, 60_000, 120_000] {
             let range = ByteRange::new(start, 50_000).expect("within");
-            session.lease(now, job, range).expect("free");
+            session.lease(now, &NewLease::new(job, range)).expect("free");
         }
         self.opened += 1;
     }
@@ -196,7 +196,7 @@ impl World {
         let Some(session) = self.session(PRIMARY) else { return };
         match op.below(6) {
             0 => opened = u64::from(session.open(op.pick(&[Dir::Bi, Dir::Uni])).is_some()),
-            1 => ignore(session.lease(now, JobId::new(op.below(3)), range)),
+            1 => ignore(session.lease(now, &NewLease::new(JobId::new(op.below(3)), range))),
             2 => ignore(session.open_job(now, stream, NewJob::new(path, range, "object"))),
             3 => {
                 if let Ok(run) = session.write_at(now, stream, range) {

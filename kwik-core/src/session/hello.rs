@@ -93,12 +93,13 @@ impl Greeting {
             self.wall,
             self.rng.fork("primary"),
             hello.client_key,
+            hello.features,
             hello.split_streams_max,
             self.config.transport.secondary_paths_max,
         );
         let answer = ServerHello {
             version: limits::VERSION,
-            features: Features::default(),
+            features: Features::OFFERED,
             session: primary.session(),
             app_protocol,
         };
@@ -143,7 +144,7 @@ impl Greeting {
         let secondary = Secondary::new(self.wall, pending.session, pending.path, pending.primary);
         let answer = ServerHello {
             version: limits::VERSION,
-            features: Features::default(),
+            features: Features::OFFERED,
             session: pending.session,
             app_protocol: None,
         };

@@ -262,6 +262,14 @@ impl Session {
         true
     }
 
+    pub(super) fn finish_internal(&mut self, internal: StreamId) {
+        let ours = self.outgoing.contains_key(&internal);
+        if let Some(home) = self.links.get_mut(&HOME).filter(|_| ours) {
+            home.quic.finish(internal);
+        }
+        self.unsettled = true;
+    }
+
     pub(super) fn reset_internal(&mut self, internal: StreamId, code: ErrorCode) {
         let ours = self.outgoing.remove(&internal).is_some();
         if let Some(home) = self.links.get_mut(&HOME).filter(|_| ours) {

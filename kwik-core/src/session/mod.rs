@@ -32,7 +32,7 @@ use std::{
 use bytes::Bytes;
 use rustls_pki_types::CertificateDer;
 
-pub use self::primary::{NewJob, NewPath};
+pub use self::primary::{NewJob, NewLease, NewPath};
 use self::{
     client::Client,
     hello::Greeting,

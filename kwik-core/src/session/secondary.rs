@@ -67,6 +67,10 @@ struct Lease {
     job: JobId,
     stream: StreamId,
     range: ByteRange,
+    /// How long it was when the application got it.
+    noticed: u64,
+    /// Why it is shorter now, if it is.
+    cut: Option<ErrorCode>,
     credit: u64,
     sent: u64,
     /// The internal stream, once the first byte had credit.
@@ -81,7 +85,7 @@ struct Lease {
 pub(super) struct LeaseAllowance {
     /// Stream offset of the lease's first byte.
     pub(super) start: u64,
-    /// Bytes that were not sent yet.
+    /// Bytes that were not sent yet, of the lease as the application got it.
     pub(super) left: u64,
     /// How many of them have credit.
     pub(super) now: u64,
@@ -133,6 +137,10 @@ impl Secondary {
                 self.end_lease(lease, code, true);
                 Ok(())
             }
+            Frame::LeaseRevoke { lease, keep, code } => {
+                self.cut_lease(lease, keep, code);
+                Ok(())
+            }
             Frame::Credit(Credit::Lease { lease, bytes }) => {
                 self.on_lease_credit(lease, bytes);
                 Ok(())
@@ -153,7 +161,6 @@ impl Secondary {
             | Frame::JobRefused { .. }
             | Frame::LeaseGrant(_)
             | Frame::LeaseRefused { .. }
-            | Frame::LeaseRevoke { .. }
             | Frame::LeaseDone { .. }
             | Frame::LeaseLost { .. }
             | Frame::Split { .. }
@@ -269,6 +276,8 @@ impl Secondary {
                     job: job_id,
                     stream,
                     range,
+                    noticed: range.len(),
+                    cut: None,
                     credit,
                     sent: 0,
                     internal: None,
@@ -341,6 +350,24 @@ impl Secondary {
         }
     }
 
+    /// Takes back what lies behind the first `keep` bytes of a lease. What was sent of it is sent, and late.
+    fn cut_lease(&mut self, id: LeaseId, keep: u64, code: ErrorCode) {
+        let Some(lease) = self.leases.get_mut(&id).filter(|lease| lease.ended.is_none()) else {
+            self.late_frames += 1;
+            return;
+        };
+        let kept = keep.max(lease.sent).min(lease.range.len());
+        if lease.sent == lease.range.len() {
+            return; // it has left whole
+        }
+        lease.range = ByteRange::new(lease.range.start(), kept).unwrap_or(lease.range);
+        lease.cut = Some(code);
+        if let Some(stream) = lease.internal.filter(|_| lease.sent == kept) {
+            self.actions.push_back(Action::FinishInternal { stream });
+        }
+        self.actions.push_back(Action::Notify(Event::LeaseEnded(id)));
+    }
+
     /// Takes a lease out of its job's queue. Returns whether it was there.
     fn unqueue(&mut self, job: JobId, id: LeaseId) -> bool {
         let Some(job) = self.jobs.get_mut(&job) else {
@@ -399,8 +426,10 @@ impl Secondary {
             ready.filter(|(_, allowance)| allowance.now > 0).min_by_key(|(_, allowance)| allowance.start);
         if let Some((lease, _)) = next {
             self.unqueue(id, lease);
-            let range = self.leases.get(&lease).map(|lease| lease.range);
-            return Ok(range.map(|range| LeaseInfo { id: lease, range }));
+            return Ok(self.leases.get_mut(&lease).map(|state| {
+                (state.noticed, state.cut) = (state.range.len(), None); // cut before anybody saw it
+                LeaseInfo { id: lease, range: state.range }
+            }));
         }
         match job.closed.filter(|_| job.queue.is_empty()) {
             Some(code) => {
@@ -417,12 +446,15 @@ impl Secondary {
         if let Some(code) = lease.ended {
             return Err(LeaseWriteError::Ended(code));
         }
+        if let Some(code) = lease.cut.filter(|_| lease.sent == lease.range.len()) {
+            return Err(LeaseWriteError::Ended(code));
+        }
         let offset = self.offsets.get(&lease.stream).copied().unwrap_or_default();
         let by_offset = offset.saturating_sub(lease.range.start());
         let allowed = lease.credit.max(by_offset).min(lease.range.len());
         Ok(LeaseAllowance {
             start: lease.range.start(),
-            left: lease.range.len() - lease.sent,
+            left: lease.noticed.saturating_sub(lease.sent),
             now: allowed.saturating_sub(lease.sent),
             internal: lease.internal,
         })

@@ -4,9 +4,9 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::{HOME, Machine, NewJob, NewPath, Session, primary::Primary};
+use super::{HOME, Machine, NewJob, NewLease, NewPath, Session, primary::Primary};
 use crate::{
-    action::{JobInfo, LeaseInfo, LeaseOutcome, PathInfo, PathState, RunId},
+    action::{JobInfo, LeaseInfo, LeaseOutcome, LeaseStatus, PathInfo, PathState, RunId},
     error::{AddPathError, ApiMisuse, ErrorCode, LeaseError, LeaseWriteError, PathDead},
     id::{ByteRange, JobId, LeaseId, PathId, StreamId},
     quic::Written,
@@ -86,16 +86,50 @@ impl Session {
         }
     }
 
-    /// Gives a range of the job's stream to its path. The outcome is told by [`Self::lease_outcome`].
+    /// Gives a range of the job's stream to its path. How it goes is told by [`Self::lease_status`], how it ends by
+    /// [`Self::lease_outcome`].
     ///
     /// # Errors
     /// One of [`LeaseError`].
-    pub fn lease(&mut self, now: Instant, job: JobId, range: ByteRange) -> Result<LeaseId, LeaseError> {
+    pub fn lease(&mut self, now: Instant, lease: &NewLease) -> Result<LeaseId, LeaseError> {
         if self.lost.is_some() {
             return Err(LeaseError::SessionClosed);
         }
         let primary = self.primary_mut(now).ok_or(LeaseError::Misuse(ApiMisuse::WrongRole))?;
-        primary.lease(job, range)
+        primary.lease(lease)
+    }
+
+    /// Takes a lease back, or all of it but its first `keep` bytes. What has arrived meanwhile stays: a lease that is cut
+    /// ends where its bytes have come to, if that is later; [`Self::take_cut`] tells what it gave back. A longer `keep` than the
+    /// lease changes nothing. Spec: KWIK §5.6.
+    ///
+    /// # Errors
+    /// - [`LeaseError::NotLive`] if it is over.
+    /// - [`LeaseError::Verified`] if it has a digest and would be cut.
+    /// - [`LeaseError::Misuse`] if this is no primary.
+    pub fn revoke_lease(&mut self, now: Instant, lease: LeaseId, keep: u64) -> Result<(), LeaseError> {
+        let primary = self.primary_mut(now).ok_or(LeaseError::Misuse(ApiMisuse::WrongRole))?;
+        primary.revoke(lease, keep)
+    }
+
+    /// Takes what cuts of a lease gave back and nobody else is to bring; `None` until the client has answered one. To be
+    /// asked before the outcome is taken, which forgets it.
+    pub fn take_cut(&mut self, lease: LeaseId) -> Option<Vec<ByteRange>> {
+        match &mut self.machine {
+            Machine::Primary(primary) => primary.take_cut(lease),
+            Machine::Greeting(_) | Machine::Client(_) | Machine::Secondary(_) => None,
+        }
+    }
+
+    /// Returns how a live lease goes; `None` once it is over.
+    pub fn lease_status(&self, lease: LeaseId) -> Option<LeaseStatus> {
+        self.primary()?.lease_status(lease)
+    }
+
+    /// Returns the parts of a range that nobody has written or been given, or that were lost or cut off: what can be
+    /// leased or written. Empty if the stream is not split. The part before the split is never anybody's.
+    pub fn unowned(&self, stream: StreamId, range: ByteRange) -> Vec<ByteRange> {
+        self.primary().map(|primary| primary.unowned(stream, range)).unwrap_or_default()
     }
 
     /// Takes the outcome of a lease, once it is known.
@@ -126,6 +160,20 @@ impl Session {
         let native = self.split_point(stream)?;
         let primary = self.primary_mut(now).ok_or(LeaseError::Misuse(ApiMisuse::WrongRole))?;
         primary.write_at(stream, native, range)
+    }
+
+    /// Starts a run inside the range of a live lease: what comes first counts. The run is done with the lease.
+    ///
+    /// # Errors
+    /// - [`LeaseError::NotLive`] if the lease is over.
+    /// - [`LeaseError::Overlap`] if the range is not all the lease's, or another run has some of it.
+    /// - Others as [`Self::write_at`].
+    pub fn hedge(&mut self, now: Instant, lease: LeaseId, range: ByteRange) -> Result<RunId, LeaseError> {
+        if self.lost.is_some() {
+            return Err(LeaseError::SessionClosed);
+        }
+        let primary = self.primary_mut(now).ok_or(LeaseError::Misuse(ApiMisuse::WrongRole))?;
+        primary.hedge(lease, range)
     }
 
     /// Writes as much of `chunks` to a run as there is credit and room for, as [`Self::write`] does.

@@ -406,10 +406,13 @@ fn one_stream_from_three_servers() {
         let whole = range(1000, 20_000_000);
         let jobs =
             paths.map(|path| primary.open_job(now, stream, NewJob::new(path, whole, "object")).unwrap());
-        let first = primary.lease(now, jobs[0], range(1000, 6_000_000)).unwrap();
-        let second = primary.lease(now, jobs[1], range(6_000_000, 9_000_000)).unwrap();
-        let third = primary.lease(now, jobs[1], range(9_000_000, 12_000_000)).unwrap();
-        assert_eq!(primary.lease(now, jobs[1], range(5_999_999, 6_000_001)), Err(LeaseError::Overlap));
+        let first = primary.lease(now, &NewLease::new(jobs[0], range(1000, 6_000_000))).unwrap();
+        let second = primary.lease(now, &NewLease::new(jobs[1], range(6_000_000, 9_000_000))).unwrap();
+        let third = primary.lease(now, &NewLease::new(jobs[1], range(9_000_000, 12_000_000))).unwrap();
+        assert_eq!(
+            primary.lease(now, &NewLease::new(jobs[1], range(5_999_999, 6_000_001))),
+            Err(LeaseError::Overlap)
+        );
         let run_range = range(12_000_000, 15_000_000);
         let run = primary.write_at(now, stream, run_range).unwrap();
         let (mut run_sent, mut tail_sent) = (0, 0);
@@ -481,7 +484,7 @@ fn a_silent_death_is_noticed_in_a_few_round_trips() {
     let stream = primary.open(Dir::Uni).unwrap();
     let whole = range(0, 4_000_000);
     let jobs = paths.map(|path| primary.open_job(now, stream, NewJob::new(path, whole, "")).unwrap());
-    let doomed = primary.lease(now, jobs[0], whole).unwrap();
+    let doomed = primary.lease(now, &NewLease::new(jobs[0], whole)).unwrap();
     let mut fillers = [Filler::default(), Filler::default()];
     let mut got = Vec::new();
     let turn = |w: &mut World, fillers: &mut [Filler; 2], got: &mut Vec<Option<u8>>| {
@@ -516,7 +519,7 @@ fn a_silent_death_is_noticed_in_a_few_round_trips() {
     assert!(missing[0].start() >= 500_000 && missing[0].end() == 4_000_000);
     let now = world.now;
     let primary = world.session(PRIMARY);
-    primary.lease(now, jobs[1], missing[0]).unwrap();
+    primary.lease(now, &NewLease::new(jobs[1], missing[0])).unwrap();
     primary.finish(now, stream).unwrap();
     world.run(|w| turn(w, &mut fillers, &mut got));
     check(&got, 4_000_000);
@@ -533,7 +536,7 @@ fn the_primary_lost_names_the_missing_range() {
     let stream = primary.open(Dir::Bi).unwrap();
     primary.write(now, stream, &mut [object(range(0, 1000))]).unwrap();
     let job = primary.open_job(now, stream, NewJob::new(path, range(1000, 9000), "")).unwrap();
-    primary.lease(now, job, range(1000, 5000)).unwrap();
+    primary.lease(now, &NewLease::new(job, range(1000, 5000))).unwrap();
     let mut filler = Filler::default();
     world.run(|w| {
         let now = w.now;
@@ -598,7 +601,7 @@ fn a_job_may_be_refused_and_its_leases_with_it() {
     let primary = world.session(PRIMARY);
     let stream = primary.open(Dir::Bi).unwrap();
     let job = primary.open_job(now, stream, NewJob::new(path, range(0, 100), "?")).unwrap();
-    let lease = primary.lease(now, job, range(0, 100)).unwrap();
+    let lease = primary.lease(now, &NewLease::new(job, range(0, 100))).unwrap();
     let code = ErrorCode::from_u32(404);
     world.run(|w| {
         let now = w.now;
@@ -616,7 +619,10 @@ fn a_job_may_be_refused_and_its_leases_with_it() {
     });
     assert_eq!(outcome, Some(LeaseOutcome::Lost { code, missing: vec![range(0, 100)] }));
     let now = world.now;
-    assert_eq!(world.session(PRIMARY).lease(now, job, range(0, 100)), Err(LeaseError::JobClosed));
+    assert_eq!(
+        world.session(PRIMARY).lease(now, &NewLease::new(job, range(0, 100))),
+        Err(LeaseError::JobClosed)
+    );
 }
 
 /// One object, random leases on random paths, loss, a server that may vanish: always the right bytes.
@@ -685,7 +691,7 @@ fn random_run(seed: u64) {
             let active =
                 paths.get(choice).is_some_and(|&path| primary.path_state(path) == Some(PathState::Active));
             if active {
-                leases.push(primary.lease(now, jobs[choice], next).unwrap());
+                leases.push(primary.lease(now, &NewLease::new(jobs[choice], next)).unwrap());
             } else {
                 runs.push((primary.write_at(now, stream, next).unwrap(), next, 0));
             }
@@ -768,7 +774,7 @@ fn split_streams_come_and_go() {
         let stream = primary.open(if round % 2 == 0 { Dir::Bi } else { Dir::Uni }).expect("a slot");
         primary.write(now, stream, &mut [object(range(0, 100))]).unwrap();
         let job = primary.open_job(now, stream, NewJob::new(path, range(100, 300), "")).unwrap();
-        primary.lease(now, job, range(100, 300)).unwrap();
+        primary.lease(now, &NewLease::new(job, range(100, 300))).unwrap();
         primary.finish(now, stream).unwrap();
         let cancel = round % 3 == 0;
         let mut got = Vec::new();
@@ -817,7 +823,7 @@ fn a_reset_reaches_a_stream_that_a_split_opened() {
     let primary = world.session(PRIMARY);
     let stream = primary.open(Dir::Bi).unwrap();
     let job = primary.open_job(now, stream, NewJob::new(path, range(0, 300), "")).unwrap();
-    let lease = primary.lease(now, job, range(0, 300)).unwrap();
+    let lease = primary.lease(now, &NewLease::new(job, range(0, 300))).unwrap();
     world.run(|w| w.session(CLIENT).accept(Dir::Bi) == Some(stream));
     let now = world.now;
     let code = ErrorCode::from_u32(6);
@@ -839,7 +845,7 @@ fn a_lease_given_up_at_once_is_answered() {
     let primary = world.session(PRIMARY);
     let stream = primary.open(Dir::Bi).unwrap();
     let job = primary.open_job(now, stream, NewJob::new(path, range(0, 300), "")).unwrap();
-    let lease = primary.lease(now, job, range(0, 300)).unwrap();
+    let lease = primary.lease(now, &NewLease::new(job, range(0, 300))).unwrap();
     world.run(|w| w.session(2).accept_job().is_some());
     let code = ErrorCode::from_u32(9);
     world.run(|w| {
@@ -870,7 +876,7 @@ fn leases_of_a_closed_job_are_answered_when_it_is_refused() {
     let primary = world.session(PRIMARY);
     let stream = primary.open(Dir::Bi).unwrap();
     let job = primary.open_job(now, stream, NewJob::new(path, range(0, 300), "")).unwrap();
-    let lease = primary.lease(now, job, range(0, 300)).unwrap();
+    let lease = primary.lease(now, &NewLease::new(job, range(0, 300))).unwrap();
     primary.close_job(now, job);
     world.run_for(ONE_WAY * 10);
     let now = world.now;

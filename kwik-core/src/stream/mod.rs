@@ -5,3 +5,4 @@ pub(crate) mod credit;
 pub(crate) mod ranges;
 pub(crate) mod recv;
 pub(crate) mod send;
+pub(crate) mod staging;

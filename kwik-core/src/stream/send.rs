@@ -81,6 +81,11 @@ impl SplitSend {
         self.owned.contains(range)
     }
 
+    /// The parts of `range` that nobody fills, or has filled.
+    pub(crate) fn unowned(&self, range: ByteRange) -> impl Iterator<Item = ByteRange> {
+        self.owned.missing(range)
+    }
+
     /// Gives `range` back: nobody fills it any more.
     pub(crate) fn release(&mut self, range: ByteRange) {
         self.owned.remove(range);

@@ -204,7 +204,6 @@ fn streams() -> BoxedStrategy<Frame> {
     let operation = prop_oneof![
         Just(MappingOperation::Create),
         Just(MappingOperation::Update),
-        Just(MappingOperation::Delete),
         Just(MappingOperation::Suspend),
         Just(MappingOperation::Resume),
     ];

@@ -217,7 +217,6 @@ fn mapping_operation(operation: MappingOperation) -> pb::MappingOperation {
     match operation {
         MappingOperation::Create => pb::MappingOperation::Create,
         MappingOperation::Update => pb::MappingOperation::Update,
-        MappingOperation::Delete => pb::MappingOperation::Delete,
         MappingOperation::Suspend => pb::MappingOperation::Suspend,
         MappingOperation::Resume => pb::MappingOperation::Resume,
     }

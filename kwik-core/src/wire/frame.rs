@@ -18,20 +18,28 @@ use crate::{
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Features(pub(crate) u64);
 
-#[expect(dead_code, reason = "parts of kwik/1 that no role offers yet; their frames are decoded and refused")]
 impl Features {
     /// Frames about relays.
+    #[expect(dead_code, reason = "no role offers it yet; its frames are decoded and refused")]
     pub(crate) const RELAY: Self = Self(1);
     /// `OffsetSyncRequest`, `OffsetSyncResponse`.
+    #[expect(dead_code, reason = "no role offers it yet; its frames are decoded and refused")]
     pub(crate) const OFFSET_SYNC: Self = Self(1 << 1);
     /// Leases with a digest.
     pub(crate) const DIGEST: Self = Self(1 << 2);
     /// Leases that overlap another on purpose.
     pub(crate) const HEDGE: Self = Self(1 << 3);
-    /// `StreamMappingUpdate`.
+    /// `StreamMappingUpdate`, and `LeaseRevoke` that keeps a part, which it answers.
     pub(crate) const MAPPING_UPDATE: Self = Self(1 << 4);
-    /// `RemovePath` that drains instead of closing, `Drain`, lease deadlines.
+    /// `RemovePath` that drains instead of closing, `Drain`.
+    #[expect(dead_code, reason = "no role offers it yet; its frames are decoded and refused")]
     pub(crate) const DRAIN: Self = Self(1 << 5);
+    /// Leases with a deadline.
+    pub(crate) const DEADLINE: Self = Self(1 << 6);
+
+    /// All that this version knows; every role lists the same.
+    pub(crate) const OFFERED: Self =
+        Self(Self::DIGEST.0 | Self::HEDGE.0 | Self::MAPPING_UPDATE.0 | Self::DEADLINE.0);
 
     /// Returns whether every part in `other` is in this set.
     pub(crate) const fn contains(self, other: Self) -> bool {
@@ -209,7 +217,7 @@ pub(crate) struct LeaseGrant {
     pub(crate) range: ByteRange,
     /// BLAKE3 of the range; needs [`Features::DIGEST`].
     pub(crate) digest: Option<[u8; 32]>,
-    /// Milliseconds until the lease is lost. Needs [`Features::DRAIN`].
+    /// Milliseconds until the lease is lost. Needs [`Features::DEADLINE`].
     pub(crate) deadline_ms: Option<u64>,
     /// A live lease that this one overlaps on purpose. Needs [`Features::HEDGE`].
     pub(crate) hedge_of: Option<LeaseId>,
@@ -226,18 +234,16 @@ pub(crate) enum Credit {
     Run { stream: StreamId, bytes: u64 },
 }
 
-/// What happened to a mapping at the client.
+/// What happened to a mapping at the client. That it ended is said by `LeaseDone`, `LeaseLost` and `LeaseRefused`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum MappingOperation {
     /// The first bytes of the lease came.
     Create,
     /// The lease was cut.
     Update,
-    /// The lease ended.
-    Delete,
-    /// The path went silent.
+    /// Nothing comes any more, and `range` is missing: the path is silent, or the lease stalls.
     Suspend,
-    /// The path answers again.
+    /// Bytes come again, or the silent path was heard.
     Resume,
 }
 

@@ -689,12 +689,10 @@ pub enum MappingOperation {
     Create = 1,
     /// The lease was cut.
     Update = 2,
-    /// The lease ended.
-    Delete = 3,
-    /// The path went silent.
-    Suspend = 4,
-    /// The path answers again.
-    Resume = 5,
+    /// Nothing comes any more: the path is silent, or the lease stalls.
+    Suspend = 3,
+    /// Bytes come again, or the silent path was heard.
+    Resume = 4,
 }
 impl MappingOperation {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -706,7 +704,6 @@ impl MappingOperation {
             Self::Unspecified => "MAPPING_OPERATION_UNSPECIFIED",
             Self::Create => "MAPPING_OPERATION_CREATE",
             Self::Update => "MAPPING_OPERATION_UPDATE",
-            Self::Delete => "MAPPING_OPERATION_DELETE",
             Self::Suspend => "MAPPING_OPERATION_SUSPEND",
             Self::Resume => "MAPPING_OPERATION_RESUME",
         }
@@ -717,7 +714,6 @@ impl MappingOperation {
             "MAPPING_OPERATION_UNSPECIFIED" => Some(Self::Unspecified),
             "MAPPING_OPERATION_CREATE" => Some(Self::Create),
             "MAPPING_OPERATION_UPDATE" => Some(Self::Update),
-            "MAPPING_OPERATION_DELETE" => Some(Self::Delete),
             "MAPPING_OPERATION_SUSPEND" => Some(Self::Suspend),
             "MAPPING_OPERATION_RESUME" => Some(Self::Resume),
             _ => None,

@@ -132,6 +132,9 @@ fn offers() -> impl Strategy<Value = Offer> {
             depth,
             own,
             waver: own / 2,
+            verified: own / 4,
+            meddle: own / 2,
+            hedge: own > 0,
             tail: tail.min(size - head.min(size)),
             ending,
         })

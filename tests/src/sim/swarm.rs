@@ -329,6 +329,9 @@ fn draw_primary(d: &mut Dice, secondaries: u16, heal_at: Duration) -> PrimaryPla
             depth: usize::try_from(d.between(1, 6)).unwrap_or(1),
             own: u16::try_from(d.pick(&[0, 0, 100, 500])).unwrap_or(0),
             waver: u16::try_from(d.pick(&[0, 0, 200])).unwrap_or(0),
+            verified: u16::try_from(d.pick(&[0, 0, 0, 100, 500])).unwrap_or(0),
+            meddle: u16::try_from(d.pick(&[0, 0, 100, 400])).unwrap_or(0),
+            hedge: d.chance(600),
             tail: if d.chance(300) { d.below(size.saturating_sub(head).min(50_000) + 1) } else { 0 },
             ending,
         });

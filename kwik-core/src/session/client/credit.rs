@@ -65,15 +65,15 @@ impl Client {
         };
         self.credit(PathId::PRIMARY, Credit::Offset { stream: id, offset });
         let mut told: SmallVec<[PathId; 8]> = SmallVec::new();
-        for lease in self.leases.values().filter(|lease| lease.stream == id && lease.noticed) {
+        for (_, lease) in self.leases.of_stream(id).filter(|(_, lease)| lease.state.noticed) {
             // A lease that had all its credit needs no more.
-            if !told.contains(&lease.path) && lease.credit < lease.range.len() {
-                told.push(lease.path);
+            if !told.contains(&lease.path()) && lease.state.credit < lease.range().len() {
+                told.push(lease.path());
             }
         }
         for path in told {
             if let Some(state) = self.paths.get_mut(&path) {
-                state.touched = true;
+                state.relook();
             }
             self.credit(path, Credit::Offset { stream: id, offset });
         }
@@ -87,14 +87,16 @@ impl Client {
         let max_offset = stream.max_offset();
         let mut demands: SmallVec<[Demand<PathId>; 8]> = SmallVec::new();
         let mut leased = 0;
-        for (&lease_id, lease) in self.leases.iter().filter(|(_, lease)| lease.stream == id && lease.noticed)
-        {
+        for (lease_id, lease) in self.leases.of_stream(id).filter(|(_, lease)| lease.shares_credit()) {
             let outstanding = lease.outstanding_above(max_offset);
             leased += outstanding;
-            let uncredited = lease.range.len() - lease.allowed(max_offset);
-            let position = demands.iter().position(|demand| demand.source == lease.path);
+            if lease.state.suspended.is_some() {
+                continue; // what it has stays its own; more it gets when bytes come
+            }
+            let uncredited = lease.range().len() - lease.allowed(max_offset);
+            let position = demands.iter().position(|demand| demand.source == lease.path());
             let index = position.unwrap_or_else(|| {
-                demands.push(Demand { source: lease.path, outstanding: 0, leases: SmallVec::new() });
+                demands.push(Demand { source: lease.path(), outstanding: 0, leases: SmallVec::new() });
                 demands.len() - 1
             });
             if let Some(demand) = demands.get_mut(index) {
@@ -133,13 +135,13 @@ impl Client {
             self.credit(PathId::PRIMARY, Credit::Run { stream: id, bytes });
         }
         for (path, lease_id, bytes) in granted {
-            let Some(lease) = self.leases.get_mut(&lease_id) else {
+            let Some(lease) = self.leases.get_mut(lease_id) else {
                 continue;
             };
-            lease.credit = lease.allowed(max_offset) + bytes;
-            let credit = Credit::Lease { lease: lease_id, bytes: lease.credit };
+            lease.state.credit = lease.allowed(max_offset) + bytes;
+            let credit = Credit::Lease { lease: lease_id, bytes: lease.state.credit };
             if let Some(state) = self.paths.get_mut(&path) {
-                state.touched = true;
+                state.relook();
             }
             self.credit(path, credit);
         }

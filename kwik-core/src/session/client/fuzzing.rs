@@ -175,9 +175,10 @@ impl Driver {
             }
             3 => self.primary(Frame::JobClose { job: frames::job(op) }),
             4 => {
-                let revoke =
-                    Frame::LeaseRevoke { lease: self.any_lease(op), keep: 0, code: ErrorCode::LEASE_REVOKED };
-                self.primary(revoke);
+                let lease = self.any_lease(op);
+                let verified = self.known.leases.get(&lease).is_some_and(|lease| lease.digest.is_some());
+                let keep = if verified || op.rarely(2) { 0 } else { op.below(SPACE) };
+                self.primary(Frame::LeaseRevoke { lease, keep, code: ErrorCode::LEASE_REVOKED });
             }
             5 => {
                 let stream = frames::stream(op);
@@ -261,9 +262,37 @@ impl Driver {
             let Some(inside) = ByteRange::between(start, end.min(start + range.len())) else { return };
             range = inside;
         }
-        let lease = LeaseId::new(self.next_lease);
-        let grant = LeaseGrant { lease, job, range, digest: None, deadline_ms: None, hedge_of: None };
+        let mut grant = LeaseGrant {
+            lease: LeaseId::new(self.next_lease),
+            job,
+            range,
+            digest: None,
+            deadline_ms: op.rarely(16).then(|| op.below(5_000)),
+            hedge_of: None,
+        };
+        if op.rarely(4) {
+            self.hedge(&mut grant, op);
+        }
+        if let Some(stream) = self.known.stream_of(job).filter(|_| op.rarely(4) && grant.range.len() <= SPACE)
+        {
+            let promised = object(stream, grant.range.start(), grant.range.len(), false);
+            grant.digest = Some(blake3::hash(&promised).into());
+        }
         self.primary(Frame::LeaseGrant(grant));
+    }
+
+    /// Makes a grant one that hedges a live lease, if another path has one on its stream.
+    fn hedge(&self, grant: &mut LeaseGrant, op: &mut Source<'_>) {
+        let Some(stream) = self.known.stream_of(grant.job) else { return };
+        let live = self.known.live_on(stream);
+        if live.is_empty() {
+            return;
+        }
+        let hedged = op.pick(&live);
+        let range = self.known.leases.get(&hedged).expect("live").range;
+        let start = range.start() + grant.range.start() % range.len();
+        let inside = ByteRange::between(start, range.end().min(start + grant.range.len()));
+        (grant.hedge_of, grant.range) = (Some(hedged), inside.unwrap_or(range));
     }
 
     fn any_lease(&self, op: &mut Source<'_>) -> LeaseId {

@@ -1,131 +1,28 @@
-//! Jobs and leases at the client: every grant is checked, noticed to its path, and answered exactly once.
-//! Spec: KWIK §5.
+//! Leases at the client: every grant is checked, noticed to its path, and answered exactly once. Spec: KWIK §5.
 
-use super::{Client, Job, Lease};
+use std::time::{Duration, Instant};
+
+use super::{Client, Lease};
 use crate::{
     error::ErrorCode,
-    id::{JobId, LeaseId, PathId},
+    id::{ByteRange, LeaseId, PathId, StreamId},
+    lease::table::Live,
     limits,
     path::state::State,
     session::action::Action,
-    wire::{Frame, JobOpen, LeaseGrant},
+    stream::staging::Staging,
+    wire::{Features, Frame, LeaseGrant, MappingOperation},
 };
 
 impl Client {
-    /// The primary has work for a path.
-    pub(super) fn open_job(&mut self, open: JobOpen) -> Result<(), ErrorCode> {
-        // A secondary insists that they rise, and would blame the client that passes them on.
-        if self.last_job.is_some_and(|last| open.job <= last) || open.path.is_primary() {
-            return Err(ErrorCode::METADATA_PROTOCOL_VIOLATION);
-        }
-        self.last_job = Some(open.job);
-        let Some(path) = self.paths.get_mut(&open.path) else {
-            return self.refuse_job(&open, ErrorCode::PATH_NOT_FOUND);
-        };
-        if !path.state.is_live() {
-            return self.refuse_job(&open, ErrorCode::PATH_DEAD);
-        }
-        // As the primary counts: one that was refused is no work any more, though its owner may still hold on to it.
-        let taken = |job: &&Job| job.path == open.path && job.closed.is_none();
-        if self.jobs.values().filter(taken).count() >= limits::JOBS_PER_PATH {
-            return self.refuse_job(&open, ErrorCode::LIMIT_EXCEEDED);
-        }
-        let job = Job { path: open.path, stream: open.stream, range: open.range, closed: None };
-        self.jobs.insert(open.job, job);
-        if path.state.is_attaching() {
-            path.held_jobs.push(open);
-        } else {
-            self.send(open.path, Frame::JobOpen(open));
-        }
-        Ok(())
-    }
-
-    fn refuse_job(&mut self, open: &JobOpen, code: ErrorCode) -> Result<(), ErrorCode> {
-        self.tell_primary(Frame::JobRefused { job: open.job, code });
-        Ok(())
-    }
-
-    /// The primary wants no more of a job; leases that the path knows go on.
-    pub(super) fn close_job(&mut self, id: JobId) {
-        let Some(job) = self.jobs.remove(&id) else {
-            self.late_frames += 1;
-            return;
-        };
-        let Some(path) = self.paths.get_mut(&job.path).filter(|path| path.state.is_live()) else {
-            return;
-        };
-        let held = path.held_jobs.len();
-        path.held_jobs.retain(|open| open.job != id);
-        if path.held_jobs.len() == held {
-            self.send(job.path, Frame::JobClose { job: id });
-        } else {
-            // The path never heard of the job, so nobody there could fill its leases.
-            self.lose_leases_of_job(job.path, id, ErrorCode::LEASE_REVOKED);
-        }
-    }
-
-    /// A secondary accepts a job, or refuses it with a code.
-    pub(super) fn on_job_answer(
-        &mut self,
-        path: PathId,
-        id: JobId,
-        refused: Option<ErrorCode>,
-    ) -> Result<(), ErrorCode> {
-        match self.jobs.get_mut(&id) {
-            Some(job) if job.path != path => return Err(ErrorCode::METADATA_PROTOCOL_VIOLATION),
-            // What was refused stays refused: the primary, too, counts on it.
-            Some(job) if job.closed.is_some() => self.late_frames += 1,
-            Some(job) => {
-                job.closed = refused;
-                self.tell_primary(match refused {
-                    None => Frame::JobAccepted { job: id },
-                    Some(code) => Frame::JobRefused { job: id, code },
-                });
-            }
-            None => self.late_frames += 1, // closed while the answer was on its way
-        }
-        if let Some(code) = refused {
-            self.lose_leases_of_job(path, id, code);
-            self.forget_refused(path);
-        }
-        Ok(())
-    }
-
-    /// Refused jobs are remembered for the code that leases on their way are refused with; not without end, because
-    /// they do not count, and it is the primary that has to close them.
-    fn forget_refused(&mut self, path: PathId) {
-        let refused = || self.jobs.iter().filter(|(_, job)| job.path == path && job.closed.is_some());
-        if refused().count() > limits::JOBS_PER_PATH {
-            let oldest = refused().next().map(|(&id, _)| id);
-            oldest.map(|id| self.jobs.remove(&id));
-        }
-    }
-
-    /// Ends what a path was given of a job, closed or not.
-    fn lose_leases_of_job(&mut self, path: PathId, job: JobId, code: ErrorCode) {
-        let of = self.leases.iter().filter(|(_, lease)| lease.job == job && lease.path == path);
-        let leases: Vec<LeaseId> = of.map(|(&lease, _)| lease).collect();
-        for lease in leases {
-            self.lose_lease(lease, code, false);
-        }
-    }
-
     /// The primary gives a range to a path.
-    pub(super) fn grant(&mut self, grant: LeaseGrant) -> Result<(), ErrorCode> {
-        let unasked = grant.digest.is_some() || grant.deadline_ms.is_some() || grant.hedge_of.is_some();
-        if unasked || self.last_lease.is_some_and(|last| grant.lease <= last) {
+    pub(super) fn grant(&mut self, now: Instant, grant: LeaseGrant) -> Result<(), ErrorCode> {
+        if self.last_lease.is_some_and(|last| grant.lease <= last) {
             return Err(ErrorCode::FRAME_UNEXPECTED);
         }
         self.last_lease = Some(grant.lease);
         match self.check_grant(&grant)? {
-            Ok(lease) => {
-                let path = lease.path;
-                self.leases.insert(grant.lease, lease);
-                if let Some(path) = self.paths.get_mut(&path) {
-                    path.leases.insert(grant.lease);
-                }
-                self.notice(grant.lease);
-            }
+            Ok((path, stream)) => self.accept_grant(now, &grant, path, stream),
             Err(Answer::Done) => self.tell_primary(Frame::LeaseDone { lease: grant.lease }),
             Err(Answer::Refused(code)) => self.tell_primary(Frame::LeaseRefused { lease: grant.lease, code }),
         }
@@ -133,7 +30,7 @@ impl Client {
     }
 
     /// What breaks a rule is an outer error; what an honest primary may run into is an answer.
-    fn check_grant(&mut self, grant: &LeaseGrant) -> Result<Result<Lease, Answer>, ErrorCode> {
+    fn check_grant(&mut self, grant: &LeaseGrant) -> Result<Result<(PathId, StreamId), Answer>, ErrorCode> {
         let refused = |code| Ok(Err(Answer::Refused(code)));
         let Some(job) = self.jobs.get(&grant.job) else {
             return refused(ErrorCode::PATH_DEAD); // refused because its path is gone, or closed
@@ -154,66 +51,93 @@ impl Client {
         if stream.missing(grant.range, 1).next().is_none() {
             return Ok(Err(Answer::Done));
         }
-        let on_stream = self.leases.values().filter(|lease| lease.stream == job.stream);
-        let (mut count, mut taken) = (0, false);
-        for lease in on_stream {
-            count += 1;
-            taken |= lease.range.overlaps(grant.range);
-        }
-        if taken {
-            return refused(ErrorCode::STREAM_MAPPING_CONFLICT);
-        }
         let Some(path) = self.paths.get(&job.path) else {
             return refused(ErrorCode::PATH_NOT_FOUND);
         };
+        if !self.may_overlap(grant, job.path, job.stream) {
+            return refused(ErrorCode::STREAM_MAPPING_CONFLICT);
+        }
         match path.state {
             State::Dead(_) => return refused(ErrorCode::PATH_DEAD),
             State::Degraded => return refused(ErrorCode::PATH_STALLED),
             State::Connecting | State::Authenticating | State::Active => {}
         }
-        let full = count >= limits::LEASES_PER_STREAM
-            || path.leases.len() >= limits::LEASES_PER_PATH
+        let full = self.leases.count_of_stream(job.stream) >= limits::LEASES_PER_STREAM
+            || self.leases.count_of_path(job.path) >= limits::LEASES_PER_PATH
             || self.leases.len() >= limits::LEASES_PER_SESSION;
         if full {
             return refused(ErrorCode::LIMIT_EXCEEDED);
         }
-        Ok(Ok(Lease {
+        if grant.digest.is_some() {
+            // All of it is held before any of it counts, so all of it must have room. Spec: KWIK §5.4.
+            if grant.range.len() > self.config.session_window / 2 {
+                return refused(ErrorCode::LIMIT_EXCEEDED);
+            }
+            if grant.range.len() > self.extra_window_free() {
+                return refused(ErrorCode::NO_CREDIT);
+            }
+        }
+        Ok(Ok((job.path, job.stream)))
+    }
+
+    /// Returns whether a grant overlaps nothing, or only what it is meant to: a lease of another path that it lies
+    /// in, or one that ended while the grant was on its way. Spec: KWIK §5.2.
+    fn may_overlap(&self, grant: &LeaseGrant, path: PathId, stream: StreamId) -> bool {
+        let mut overlapped = self.leases.overlapping(stream, grant.range);
+        overlapped.all(|(id, lease)| {
+            grant.hedge_of == Some(id) && lease.path() != path && lease.range().contains(grant.range)
+        })
+    }
+
+    fn accept_grant(&mut self, now: Instant, grant: &LeaseGrant, path: PathId, stream: StreamId) {
+        let (id, len) = (grant.lease, grant.range.len());
+        let deadline = grant.deadline_ms.and_then(|ms| now.checked_add(Duration::from_millis(ms)));
+        let staging = grant.digest.map(|digest| Box::new(Staging::new(grant.range, digest)));
+        let lease = Lease {
             job: grant.job,
-            path: job.path,
-            stream: job.stream,
-            range: grant.range,
             placed: 0,
-            credit: 0,
+            credit: if staging.is_some() { len } else { 0 },
             noticed: false,
+            noticed_end: grant.range.end(),
             internal: None,
-        }))
+            deadline,
+            suspended: None,
+            staging,
+        };
+        if lease.staging.is_some() {
+            self.extra_window += len;
+        }
+        let inserted = self.leases.insert(id, path, stream, grant.range, lease);
+        debug_assert!(inserted.is_ok(), "what a grant may overlap was checked");
+        self.lease_deadlines.extend(deadline.map(|deadline| (deadline, id)));
+        self.notice(id);
     }
 
     /// Tells an active path of a lease, with what it may send of it at once.
     pub(super) fn notice(&mut self, id: LeaseId) {
-        let Some(lease) = self.leases.get_mut(&id) else {
+        let Some(lease) = self.leases.get_mut(id) else {
             return;
         };
-        let Some(path) = self.paths.get_mut(&lease.path).filter(|path| path.state == State::Active) else {
+        let (of, stream_id, range, job) = (lease.path(), lease.stream(), lease.range(), lease.state.job);
+        let Some(path) = self.paths.get_mut(&of).filter(|path| path.state == State::Active) else {
             return; // noticed once the path is active
         };
-        let Some(stream) = self.streams.get(&lease.stream) else {
+        let Some(stream) = self.streams.get(&stream_id) else {
             return;
         };
-        lease.noticed = true;
+        lease.state.noticed = true;
+        lease.state.noticed_end = range.end();
+        let credit = lease.allowed(stream.max_offset());
         path.highest_noticed = path.highest_noticed.max(Some(id));
-        path.touched = true;
-        let wanted = path.leases.len() as u64 + limits::UNI_SLACK;
+        path.relook();
+        let wanted = self.leases.count_of_path(of) as u64 + limits::UNI_SLACK;
         if wanted > path.permitted_uni {
             // Doubled, so that a growing queue costs few frames; bounded by the cap on live leases.
             path.permitted_uni = (wanted * 2).min(limits::LEASES_PER_PATH as u64 + limits::UNI_SLACK);
-            self.actions.push_back(Action::PermitUni { path: lease.path, count: path.permitted_uni });
+            self.actions.push_back(Action::PermitUni { path: of, count: path.permitted_uni });
         }
-        let credit = lease.allowed(stream.max_offset());
-        let notice = Frame::LeaseNotice { lease: id, job: lease.job, range: lease.range, credit };
-        let (path, stream) = (lease.path, lease.stream);
-        self.send(path, notice);
-        self.recredit.insert(stream);
+        self.send(of, Frame::LeaseNotice { lease: id, job, range, credit });
+        self.recredit.insert(stream_id);
     }
 
     /// A secondary will not, or cannot, fill a lease.
@@ -223,8 +147,8 @@ impl Client {
         id: LeaseId,
         code: ErrorCode,
     ) -> Result<(), ErrorCode> {
-        match self.leases.get(&id) {
-            Some(lease) if lease.path == path && lease.noticed => {
+        match self.leases.get(id) {
+            Some(lease) if lease.path() == path && lease.state.noticed => {
                 self.lose_lease(id, code, false);
                 Ok(())
             }
@@ -240,15 +164,88 @@ impl Client {
     /// Returns whether the path once had such a lease, as far as ids tell.
     pub(super) fn is_retired(&self, path: PathId, id: LeaseId) -> bool {
         let noticed = self.paths.get(&path).and_then(|path| path.highest_noticed);
-        noticed.is_some_and(|highest| id <= highest) && !self.leases.contains_key(&id)
+        noticed.is_some_and(|highest| id <= highest) && !self.leases.contains(id)
+    }
+
+    /// The primary takes a lease back, or all of it but its first `keep` bytes. Spec: KWIK §5.6.
+    pub(super) fn revoke(&mut self, id: LeaseId, keep: u64, code: ErrorCode) -> Result<(), ErrorCode> {
+        let Some(lease) = self.leases.get(id) else {
+            self.late_frames += 1;
+            return Ok(());
+        };
+        if keep == 0 {
+            self.lose_lease(id, code, true);
+            return Ok(());
+        }
+        if lease.state.staging.is_some() {
+            return Err(ErrorCode::METADATA_PROTOCOL_VIOLATION); // a part of it has no digest
+        }
+        let (path, stream, start) = (lease.path(), lease.stream(), lease.range().start());
+        // What is placed is placed: the cut falls behind it.
+        let kept = keep.max(lease.state.placed);
+        let (noticed, full) = (lease.state.noticed, kept == lease.state.placed);
+        if self.leases.cut(id, start.saturating_add(kept)).is_some() {
+            // A server that does not know of cuts writes on; what comes behind this one is late.
+            let told =
+                self.paths.get(&path).is_some_and(|path| path.features.contains(Features::MAPPING_UPDATE));
+            if noticed && told {
+                self.send(path, Frame::LeaseRevoke { lease: id, keep: kept, code });
+            }
+            if let Some(path) = self.paths.get_mut(&path) {
+                path.relook();
+            }
+            self.recredit.insert(stream);
+        }
+        // Told even if nothing is left to cut: the primary waits to hear where the lease ends.
+        self.tell_mapping(MappingOperation::Update, id, None);
+        if full {
+            self.finish_lease(id);
+        }
+        Ok(())
+    }
+
+    /// Tells the primary what happened to a mapping; `range` is the lease's if not given.
+    pub(super) fn tell_mapping(
+        &mut self,
+        operation: MappingOperation,
+        id: LeaseId,
+        range: Option<ByteRange>,
+    ) {
+        let Some(lease) = self.leases.get(id) else {
+            return;
+        };
+        if !self.features.contains(Features::MAPPING_UPDATE) {
+            return;
+        }
+        let (stream, range) = (lease.stream(), range.unwrap_or_else(|| lease.range()));
+        self.tell_primary(Frame::StreamMappingUpdate { operation, stream, lease: id, range });
     }
 
     /// Every byte of a lease is placed.
     pub(super) fn finish_lease(&mut self, id: LeaseId) {
-        if let Some(lease) = self.drop_lease(id) {
-            self.source(lease.path).leases_done += 1;
-            self.tell_primary(Frame::LeaseDone { lease: id });
-            self.recredit.insert(lease.stream);
+        let Some(lease) = self.drop_lease(id) else {
+            return;
+        };
+        self.source(lease.path()).leases_done += 1;
+        if lease.range().end() < lease.state.noticed_end {
+            // It was cut, and its server may not have heard of it: what comes behind the cut is late.
+            self.unmap(&lease, ErrorCode::LEASE_REVOKED);
+        }
+        self.tell_primary(Frame::LeaseDone { lease: id });
+        self.recredit.insert(lease.stream());
+        self.supersede(lease.stream(), lease.range());
+    }
+
+    /// Ends the leases of which every byte has come from somebody else. Spec: KWIK §7.
+    pub(super) fn supersede(&mut self, stream: StreamId, range: ByteRange) {
+        let overlapped: smallvec::SmallVec<[LeaseId; 2]> =
+            self.leases.overlapping(stream, range).map(|(id, _)| id).collect();
+        for id in overlapped {
+            let range = self.leases.get(id).map(Live::range);
+            let here = self.streams.get(&stream).zip(range);
+            if here.is_some_and(|(stream, range)| stream.missing(range, 1).next().is_none()) {
+                self.lose_lease(id, ErrorCode::LEASE_REVOKED, true);
+            }
         }
     }
 
@@ -258,42 +255,61 @@ impl Client {
             self.late_frames += 1;
             return;
         };
-        self.source(lease.path).leases_lost += 1;
-        if let Some(path) = self.paths.get_mut(&lease.path) {
-            if let Some(internal) = lease.internal {
-                path.internal.remove(&internal);
-                self.actions.push_back(Action::StopInternal { path: lease.path, stream: internal, code });
-            }
-            if tell_path && lease.noticed {
-                self.send(lease.path, Frame::LeaseRevoke { lease: id, keep: 0, code });
-            }
+        self.source(lease.path()).leases_lost += 1;
+        self.unmap(&lease, code);
+        if tell_path && lease.state.noticed && self.paths.contains_key(&lease.path()) {
+            self.send(lease.path(), Frame::LeaseRevoke { lease: id, keep: 0, code });
         }
         let missing = self
             .streams
-            .get(&lease.stream)
-            .map(|stream| stream.missing(lease.range, limits::REPEATED_MAX).collect())
+            .get(&lease.stream())
+            .map(|stream| stream.missing(lease.range(), limits::REPEATED_MAX).collect())
             .unwrap_or_default();
         self.tell_primary(Frame::LeaseLost { lease: id, code, missing });
-        self.recredit.insert(lease.stream);
+        self.recredit.insert(lease.stream());
     }
 
     /// Ends every lease of a path. A path that is silent, not dead, is told, should it ever listen again.
     pub(super) fn lose_leases_of(&mut self, path: PathId, code: ErrorCode) {
-        let Some(state) = self.paths.get(&path) else {
-            return;
-        };
-        let tell_path = state.state.is_live();
-        let leases: Vec<LeaseId> = state.leases.iter().copied().collect();
+        let tell_path = self.is_live(path);
+        let leases: Vec<LeaseId> = self.leases.of_path(path).map(|(id, _)| id).collect();
         for lease in leases {
             self.lose_lease(lease, code, tell_path);
         }
     }
 
-    fn drop_lease(&mut self, id: LeaseId) -> Option<Lease> {
-        let lease = self.leases.remove(&id)?;
-        if let Some(path) = self.paths.get_mut(&lease.path) {
-            path.leases.remove(&id);
-            path.touched = true;
+    /// When the first lease is past its deadline.
+    pub(super) fn lease_deadline(&self) -> Option<Instant> {
+        self.lease_deadlines.first().map(|&(at, _)| at)
+    }
+
+    /// Ends the leases whose time is up.
+    pub(super) fn expire_leases(&mut self, now: Instant) {
+        while let Some(&(_, id)) = self.lease_deadlines.first().filter(|&&(at, _)| at <= now) {
+            self.lose_lease(id, ErrorCode::AGGREGATION_TIMEOUT, true);
+        }
+    }
+
+    /// Wants no more of the internal stream of a lease that is over.
+    fn unmap(&mut self, lease: &Live<Lease>, code: ErrorCode) {
+        let mapped = self.paths.get_mut(&lease.path()).zip(lease.state.internal);
+        if let Some((path, stream)) = mapped {
+            path.internal.remove(&stream);
+            self.actions.push_back(Action::StopInternal { path: lease.path(), stream, code });
+        }
+    }
+
+    fn drop_lease(&mut self, id: LeaseId) -> Option<Live<Lease>> {
+        let lease = self.leases.remove(id)?;
+        if let Some(deadline) = lease.state.deadline {
+            self.lease_deadlines.remove(&(deadline, id));
+        }
+        if lease.state.staging.is_some() {
+            self.extra_window -= lease.range().len().min(self.extra_window);
+        }
+        if let Some(path) = self.paths.get_mut(&lease.path()) {
+            path.forget_front(id, lease.state.placed);
+            path.relook();
         }
         Some(lease)
     }

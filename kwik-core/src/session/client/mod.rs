@@ -8,8 +8,10 @@ mod audit;
 mod credit;
 #[cfg(any(test, fuzzing))]
 mod fuzzing;
+mod jobs;
 mod leases;
 mod paths;
+mod stall;
 mod streams;
 
 #[cfg(any(test, fuzzing))]
@@ -22,19 +24,25 @@ use std::{
     time::{Duration, Instant},
 };
 
+use smallvec::SmallVec;
+
+use self::stall::{Front, Suspended};
 use super::action::Action;
 use crate::{
     action::Event,
     config::{ClientConfig, TransportConfig},
     error::ErrorCode,
     id::{ByteRange, JobId, LeaseId, PathId, SessionId, SpkiHash, StreamId},
-    lease::ticket::SigningKey,
+    lease::{
+        table::{LeaseTable, Live},
+        ticket::SigningKey,
+    },
     limits,
     path::{dial::DialPolicy, health::Health, state::State},
     rng::Rng,
     stats::SourceStats,
-    stream::recv::SplitRecv,
-    timer::{Wall, earliest},
+    stream::{recv::SplitRecv, staging::Staging},
+    timer::Wall,
     wire::{Credit, Features, Frame, JobOpen},
 };
 
@@ -52,6 +60,8 @@ pub(super) struct Client {
     primary_rtt: Duration,
     /// Set once the primary has accepted the hello.
     session: Option<SessionId>,
+    /// What the primary knows.
+    features: Features,
     paths: BTreeMap<PathId, Path>,
     last_path: PathId,
     /// Paths waiting for one of the dials at once.
@@ -60,8 +70,10 @@ pub(super) struct Client {
     /// Jobs of paths that are not gone.
     jobs: BTreeMap<JobId, Job>,
     last_job: Option<JobId>,
-    leases: BTreeMap<LeaseId, Lease>,
+    leases: LeaseTable<Lease>,
     last_lease: Option<LeaseId>,
+    /// When leases that have to be done by a time are lost.
+    lease_deadlines: BTreeSet<(Instant, LeaseId)>,
     streams: BTreeMap<StreamId, SplitRecv>,
     /// Split streams that have ended: frames that name them are late, not wrong.
     ended: VecDeque<StreamId>,
@@ -91,18 +103,36 @@ struct Path {
     server_name: String,
     pins: Vec<SpkiHash>,
     ticket: bytes::Bytes,
+    /// What its server knows.
+    features: Features,
     /// The attach must be done by then.
     deadline: Option<Instant>,
     dialled: bool,
     /// Jobs that wait for the path to become active.
     held_jobs: Vec<JobOpen>,
-    /// Live leases, noticed or waiting for the path.
-    leases: BTreeSet<LeaseId>,
     highest_noticed: Option<LeaseId>,
     internal: BTreeMap<StreamId, Filling>,
     permitted_uni: u64,
-    /// Leases or credit changed: whether bytes are due has to be looked at again.
+    /// Bytes came, or something else that bears on what it owes.
     touched: bool,
+    /// Its silence is being held against it.
+    suspected: bool,
+    /// Leases or credit changed: what it owes has to be worked out anew.
+    stale: bool,
+    /// What it should be filling, one lease per stream.
+    fronts: SmallVec<[Front; 1]>,
+    /// Since when the leases were due of which the first bytes came in this batch.
+    begun: SmallVec<[Instant; 1]>,
+    /// How long it usually takes from when a lease is due to its first byte.
+    first_byte: Option<Duration>,
+}
+
+impl Path {
+    /// Notes that leases or credit changed.
+    fn relook(&mut self) {
+        self.touched = true;
+        self.stale = true;
+    }
 }
 
 /// An internal stream of a secondary: the mapping of DESIGN.md §1.
@@ -132,27 +162,36 @@ struct Job {
 #[derive(Debug)]
 struct Lease {
     job: JobId,
-    path: PathId,
-    stream: StreamId,
-    range: ByteRange,
     /// Bytes placed, from its start on.
     placed: u64,
     /// Bytes it may send, from its start on, whatever the credit by offset says.
     credit: u64,
     noticed: bool,
+    /// Its end as its path knows it, which a later cut may lie before.
+    noticed_end: u64,
     internal: Option<StreamId>,
+    /// When it is lost if it is not done.
+    deadline: Option<Instant>,
+    suspended: Option<Suspended>,
+    /// The bytes of a verified lease, until they prove right.
+    staging: Option<Box<Staging>>,
 }
 
-impl Lease {
+impl Live<Lease> {
     /// Bytes it may send from its start on, under either kind of credit.
     fn allowed(&self, max_offset: u64) -> u64 {
-        self.credit.max(max_offset.saturating_sub(self.range.start())).min(self.range.len())
+        self.state.credit.max(max_offset.saturating_sub(self.range().start())).min(self.range().len())
+    }
+
+    /// Returns whether it takes part in a stream's window. A verified one has room of its own.
+    fn shares_credit(&self) -> bool {
+        self.state.noticed && self.state.staging.is_none()
     }
 
     /// What it may still bring at or beyond `max_offset`.
     fn outstanding_above(&self, max_offset: u64) -> u64 {
-        let next = self.range.start().saturating_add(self.placed).max(max_offset);
-        self.range.start().saturating_add(self.credit).saturating_sub(next)
+        let next = self.range().start().saturating_add(self.state.placed).max(max_offset);
+        self.range().start().saturating_add(self.state.credit).saturating_sub(next)
     }
 }
 
@@ -206,14 +245,16 @@ impl Client {
             primary,
             primary_rtt: Duration::ZERO,
             session: None,
+            features: Features::default(),
             paths: BTreeMap::new(),
             last_path: PathId::PRIMARY,
             undialled: VecDeque::new(),
             dials: DialBudget::new(now),
             jobs: BTreeMap::new(),
             last_job: None,
-            leases: BTreeMap::new(),
+            leases: LeaseTable::default(),
             last_lease: None,
+            lease_deadlines: BTreeSet::new(),
             streams: BTreeMap::new(),
             ended: VecDeque::new(),
             waiting: BTreeMap::new(),
@@ -267,6 +308,7 @@ impl Client {
         match frame {
             Frame::ServerHello(hello) if self.session.is_none() => {
                 self.session = Some(hello.session);
+                self.features = hello.features;
                 if hello.version == limits::VERSION { Ok(()) } else { Err(ErrorCode::VERSION) }
             }
             Frame::Refuse { code, .. } if self.session.is_none() => Err(code),
@@ -280,17 +322,13 @@ impl Client {
                 self.close_job(job);
                 Ok(())
             }
-            Frame::LeaseGrant(grant) => self.grant(grant),
-            Frame::LeaseRevoke { lease, keep: 0, code } => {
-                self.lose_lease(lease, code, true);
-                Ok(())
-            }
+            Frame::LeaseGrant(grant) => self.grant(now, grant),
+            Frame::LeaseRevoke { lease, keep, code } => self.revoke(lease, keep, code),
             Frame::Split { stream, offset } => self.split(stream, offset),
             Frame::StreamFinal { stream, size } => self.stream_final(stream, size),
             Frame::SessionClose { code, .. } => Err(code),
             Frame::ServerHello(_)
             | Frame::Refuse { .. }
-            | Frame::LeaseRevoke { .. }
             | Frame::ClientHello(_)
             | Frame::PathReport { .. }
             | Frame::Drain { .. }
@@ -362,11 +400,14 @@ impl Client {
             if state.state.on_end(ErrorCode::PRIMARY_LOST).is_ok() {
                 self.actions.push_back(Action::ClosePath { path, code: ErrorCode::PRIMARY_LOST });
             }
-            state.leases.clear();
             state.internal.clear();
         }
         self.jobs.clear();
+        let staged = self.leases.iter().filter(|(_, lease)| lease.state.staging.is_some());
+        let reserved: u64 = staged.map(|(_, lease)| lease.range().len()).sum();
+        self.extra_window -= reserved.min(self.extra_window);
         self.leases.clear();
+        self.lease_deadlines.clear();
         self.undialled.clear();
         for &stream in self.streams.keys() {
             self.actions.push_back(Action::Notify(Event::Readable(stream)));
@@ -386,36 +427,22 @@ impl Client {
         if let Some(sample) = rtt {
             state.health.on_rtt(sample);
         }
-        if alive && state.state.on_heard().is_ok() {
-            state.touched = true;
+        if !alive {
+            return;
+        }
+        let suspected = std::mem::take(&mut state.suspected);
+        if state.state.on_heard().is_ok() {
+            state.relook();
             self.report(path, crate::wire::PathStatus::Active);
+        } else if suspected {
+            self.resume_silent(path);
         }
     }
 
     /// Gives credit, and looks again at which paths owe bytes. Called once facts have settled, not per datagram.
     pub(super) fn settle(&mut self, now: Instant) {
         self.replenish_noted();
-        let (leases, streams) = (&self.leases, &self.streams);
-        for path in self.paths.values_mut() {
-            if !std::mem::take(&mut path.touched) {
-                continue;
-            }
-            let due = path.state == State::Active
-                && path.leases.iter().any(|id| {
-                    let lease = leases.get(id);
-                    let max_offset =
-                        lease.and_then(|lease| streams.get(&lease.stream)).map(SplitRecv::max_offset);
-                    lease
-                        .zip(max_offset)
-                        .is_some_and(|(lease, max)| lease.noticed && lease.placed < lease.allowed(max))
-                });
-            path.health.on_due(now, due);
-        }
-    }
-
-    pub(super) fn deadline(&self) -> Option<Instant> {
-        let paths = self.paths.values().filter(|path| path.state.is_live());
-        paths.fold(None, |at, path| earliest(earliest(at, path.deadline), path.health.deadline()))
+        self.look_at_paths(now);
     }
 
     /// Returns whether leases live, and so the primary must be known to be there. Spec: KWIK §8.
@@ -435,7 +462,7 @@ impl Client {
         use crate::lease::ticket::Signer as _;
         Frame::ClientHello(crate::wire::ClientHello {
             version: limits::VERSION,
-            features: Features::default(),
+            features: Features::OFFERED,
             client_key: self.key.public_key(),
             split_streams_max: self.config.split_streams_max(),
             app_protocols: if attach.is_none() { self.app_protocols.clone() } else { Vec::new() },

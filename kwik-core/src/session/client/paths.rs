@@ -8,7 +8,7 @@ use super::{Client, Path};
 use crate::{
     action::Event,
     error::ErrorCode,
-    id::{PathId, SpkiHash},
+    id::{LeaseId, PathId, SpkiHash},
     lease::ticket::{self, Signer as _},
     limits,
     path::{
@@ -16,8 +16,7 @@ use crate::{
         state::State,
     },
     session::action::Action,
-    timer::earliest,
-    wire::{AddPath, Attach, Frame, PathStatus, ServerHello},
+    wire::{AddPath, Attach, Features, Frame, PathStatus, ServerHello},
 };
 
 impl Client {
@@ -54,14 +53,19 @@ impl Client {
             server_name: add.server_name,
             pins: add.pins.to_vec(),
             ticket: add.ticket,
+            features: Features::default(),
             deadline: Some(now + self.config.attach_timeout),
             dialled: false,
             held_jobs: Vec::new(),
-            leases: std::collections::BTreeSet::new(),
             highest_noticed: None,
             internal: std::collections::BTreeMap::new(),
             permitted_uni: 2 * limits::UNI_SLACK,
             touched: false,
+            suspected: false,
+            stale: false,
+            fronts: smallvec::SmallVec::new(),
+            begun: smallvec::SmallVec::new(),
+            first_byte: None,
         };
         self.paths.insert(add.path, path);
         self.undialled.push_back(add.path);
@@ -131,12 +135,13 @@ impl Client {
         };
         path.state.on_hello().map_err(|_| ErrorCode::FRAME_UNEXPECTED)?;
         path.deadline = None;
+        path.features = hello.features;
         let jobs = std::mem::take(&mut path.held_jobs);
-        let leases: Vec<_> = path.leases.iter().copied().collect();
         self.report(id, PathStatus::Active);
         for job in jobs {
             self.send(id, Frame::JobOpen(job));
         }
+        let leases: Vec<LeaseId> = self.leases.of_path(id).map(|(lease, _)| lease).collect();
         for lease in leases {
             self.notice(lease);
         }
@@ -193,13 +198,13 @@ impl Client {
         self.actions.push_back(Action::Notify(Event::PathChanged(path)));
     }
 
-    /// Runs what is due: attaches that took too long, and paths that have gone silent.
+    /// Runs what is due: attaches that took too long, paths that have gone silent, leases that stall or are too late.
     pub(in crate::session) fn handle_timeout(&mut self, now: Instant) {
         let due: Vec<PathId> = self
             .paths
             .iter()
             .filter(|(_, path)| path.state.is_live())
-            .filter(|(_, path)| earliest(path.deadline, path.health.deadline()).is_some_and(|at| at <= now))
+            .filter(|(_, path)| path.next_deadline().is_some_and(|at| at <= now))
             .map(|(&id, _)| id)
             .collect();
         for id in due {
@@ -219,9 +224,12 @@ impl Client {
             match path.health.verdict(now) {
                 Verdict::Wait => {}
                 Verdict::Probe => self.actions.push_back(Action::Ping { path: id }),
+                Verdict::Suspect => self.suspect(id),
                 Verdict::Silent => self.degrade(id),
             }
+            self.expire_fronts(now, id);
         }
+        self.expire_leases(now);
     }
 
     /// The path stayed silent though asked twice: its leases go to others, its connection is kept. Spec: KWIK §8.

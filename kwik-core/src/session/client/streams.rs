@@ -13,7 +13,7 @@ use crate::{
     limits,
     session::action::{Action, InternalEnd, Opened},
     stream::recv::SplitRecv,
-    wire::{Frame, StreamHeader},
+    wire::{Frame, MappingOperation, StreamHeader},
 };
 
 /// By how many bytes a lease is taken for full too early: none, unless the proof that the simulator can fail is run.
@@ -157,16 +157,19 @@ impl Client {
 
     fn on_secondary_stream(&mut self, path: PathId, internal: StreamId, id: LeaseId, offset: u64) -> Opened {
         let retired = self.is_retired(path, id);
-        let violation = match self.leases.get_mut(&id) {
-            Some(lease) if lease.path != path || !lease.noticed || offset != lease.range.start() => {
+        let violation = match self.leases.get_mut(id) {
+            Some(lease)
+                if lease.path() != path || !lease.state.noticed || offset != lease.range().start() =>
+            {
                 ErrorCode::LEASE_VIOLATION
             }
-            Some(lease) if lease.internal.is_some() => ErrorCode::STREAM_MAPPING_CONFLICT,
+            Some(lease) if lease.state.internal.is_some() => ErrorCode::STREAM_MAPPING_CONFLICT,
             Some(lease) => {
-                lease.internal = Some(internal);
+                lease.state.internal = Some(internal);
                 if let Some(path) = self.paths.get_mut(&path) {
                     path.internal.insert(internal, Filling { lease: id, next: offset });
                 }
+                self.tell_mapping(MappingOperation::Create, id, None);
                 return Opened::Read;
             }
             None if retired => return Opened::Stop(ErrorCode::LEASE_REVOKED),
@@ -210,8 +213,8 @@ impl Client {
         }
     }
 
-    fn place_lease(&mut self, path: PathId, internal: StreamId, bytes: Bytes) -> Result<bool, ErrorCode> {
-        let len = bytes.len() as u64;
+    fn place_lease(&mut self, path: PathId, internal: StreamId, mut bytes: Bytes) -> Result<bool, ErrorCode> {
+        let mut len = bytes.len() as u64;
         let Some(state) = self.paths.get_mut(&path) else {
             return Ok(false);
         };
@@ -221,26 +224,66 @@ impl Client {
             return Ok(false);
         };
         // A lease filled to its end is gone; an honest server has nothing more to say there but FIN.
-        let lease = self.leases.get_mut(&filling.lease).ok_or(ErrorCode::LEASE_VIOLATION)?;
-        let Some(stream) = self.streams.get_mut(&lease.stream) else {
+        let lease = self.leases.get_mut(filling.lease).ok_or(ErrorCode::LEASE_VIOLATION)?;
+        let Some(stream) = self.streams.get_mut(&lease.stream()) else {
             return Ok(false);
         };
-        let end = filling.next.checked_add(len).filter(|&end| end <= lease.range.end());
-        let end = end.ok_or(ErrorCode::LEASE_VIOLATION)?;
-        if end - lease.range.start() > lease.allowed(stream.max_offset()) {
+        let end = filling.next.checked_add(len).filter(|&end| end <= lease.state.noticed_end);
+        let mut end = end.ok_or(ErrorCode::LEASE_VIOLATION)?;
+        // Its server knows the range as it was noticed: what lies behind a later cut is late. Spec: KWIK §5.7.
+        let late = end.saturating_sub(lease.range().end());
+        (end, len) = (end - late, len - late);
+        bytes.truncate(usize::try_from(len).unwrap_or(usize::MAX));
+        if end - lease.range().start() > lease.allowed(stream.max_offset()) {
             return Err(ErrorCode::SECONDARY_STREAM_OVERFLOW);
         }
         let offset = std::mem::replace(&mut filling.next, end);
-        lease.placed += len;
+        lease.state.placed += len;
         state.touched = true;
-        let (id, stream) = (filling.lease, lease.stream);
-        let filled = end + CANARY >= lease.range.end();
-        self.place(path, stream, offset, bytes, false)?;
-        if filled {
-            self.finish_lease(id);
-            self.check_complete(stream);
+        let (id, stream) = (filling.lease, lease.stream());
+        let filled = end + CANARY >= lease.range().end();
+        let suspended = lease.state.suspended.is_some();
+        if let Some(staging) = &mut lease.state.staging {
+            staging.push(path, bytes);
+        } else {
+            self.place(path, stream, offset, bytes, false)?;
         }
-        Ok(true)
+        if late > 0 {
+            self.source(path).late_bytes += late;
+        }
+        if filled {
+            self.fill_lease(id)?;
+            self.check_complete(stream);
+        } else if suspended {
+            self.resume(id);
+        }
+        Ok(late == 0)
+    }
+
+    /// The last byte of a lease came. A verified one counts only if it is what the primary promised. Spec: KWIK §5.4.
+    fn fill_lease(&mut self, id: LeaseId) -> Result<(), ErrorCode> {
+        let staging = self.leases.get_mut(id).and_then(|lease| lease.state.staging.take());
+        let (Some(staging), Some(lease)) = (staging, self.leases.get(id)) else {
+            self.finish_lease(id);
+            return Ok(());
+        };
+        let (path, stream, reserved) = (lease.path(), lease.stream(), lease.range().len());
+        // What was set aside for it goes with it into the stream, as far as it is new there.
+        self.extra_window -= reserved.min(self.extra_window);
+        let Some(chunks) = staging.verify() else {
+            self.source(path).digests_wrong += 1;
+            self.lose_lease(id, ErrorCode::DIGEST_MISMATCH, true);
+            return Ok(());
+        };
+        for (offset, bytes) in chunks {
+            let held = self.streams.get(&stream).map_or(0, SplitRecv::held);
+            self.place(path, stream, offset, bytes, false)?;
+            if let Some(split) = self.streams.get_mut(&stream) {
+                self.extra_window += split.keep_room(split.held() - held);
+            }
+        }
+        self.finish_lease(id);
+        Ok(())
     }
 
     fn place_run(&mut self, internal: StreamId, bytes: Bytes) -> Result<bool, ErrorCode> {
@@ -261,6 +304,9 @@ impl Client {
         let offset = std::mem::replace(&mut run.next, end);
         let stream = run.stream;
         self.place(PathId::PRIMARY, stream, offset, bytes, true)?;
+        if let Some(range) = ByteRange::between(offset, end) {
+            self.supersede(stream, range); // a run may bring what a lease was to bring
+        }
         self.check_complete(stream);
         Ok(true)
     }
@@ -331,8 +377,8 @@ impl Client {
             InternalEnd::Fin => ErrorCode::LEASE_SHORT,
             InternalEnd::Reset(code) => code,
         };
-        if let Some(lease) = self.leases.get_mut(&filling.lease) {
-            lease.internal = None;
+        if let Some(lease) = self.leases.get_mut(filling.lease) {
+            lease.state.internal = None;
             self.lose_lease(filling.lease, code, false);
         }
     }
@@ -412,8 +458,7 @@ impl Client {
     }
 
     fn lose_leases_on(&mut self, id: StreamId, code: ErrorCode) {
-        let leases: Vec<LeaseId> =
-            self.leases.iter().filter(|(_, lease)| lease.stream == id).map(|(&lease, _)| lease).collect();
+        let leases: Vec<LeaseId> = self.leases.of_stream(id).map(|(lease, _)| lease).collect();
         for lease in leases {
             self.lose_lease(lease, code, true);
         }

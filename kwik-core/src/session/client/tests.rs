@@ -8,8 +8,10 @@ use crate::{
     action::Chunk,
     id::Signature,
     session::action::{InternalEnd, Opened},
-    wire::{AddPath, LeaseGrant, PathStatus, ServerHello, StreamHeader},
+    wire::{AddPath, LeaseGrant, MappingOperation, PathStatus, ServerHello, StreamHeader},
 };
+
+mod mapping;
 
 const PATH: PathId = PathId::new(1);
 const OTHER: PathId = PathId::new(2);
@@ -106,7 +108,7 @@ impl Machine {
 
 fn hello() -> ServerHello {
     let session = SessionId::new([9; 16]);
-    ServerHello { version: limits::VERSION, features: Features::default(), session, app_protocol: None }
+    ServerHello { version: limits::VERSION, features: Features::OFFERED, session, app_protocol: None }
 }
 
 fn job(job: JobId, path: PathId) -> JobOpen {
@@ -114,8 +116,8 @@ fn job(job: JobId, path: PathId) -> JobOpen {
         job,
         path,
         stream: STREAM,
-        range: range(100, 10_000_000),
-        total: 10_000_000,
+        range: range(100, 1 << 30),
+        total: 1 << 30,
         expiry: 2000,
         payload: Bytes::new(),
         seal: Signature::new([0; 64]),
@@ -131,6 +133,10 @@ fn told(frame: Frame) -> Action {
     Action::Send { path: PathId::PRIMARY, frame }
 }
 
+fn mapping(operation: MappingOperation, lease: u64, range: ByteRange) -> Action {
+    told(Frame::StreamMappingUpdate { operation, stream: STREAM, lease: LeaseId::new(lease), range })
+}
+
 fn lost(lease: u64, code: ErrorCode, missing: &[ByteRange]) -> Action {
     told(Frame::LeaseLost { lease: LeaseId::new(lease), code, missing: missing.iter().copied().collect() })
 }
@@ -142,7 +148,8 @@ fn a_lease_is_noticed_filled_and_answered_once() {
     let notice = Frame::LeaseNotice { lease: LeaseId::new(0), job: JOB, range: range(200, 300), credit: 100 };
     assert_eq!(machine.grant(0, range(200, 300)), [Action::Send { path: PATH, frame: notice }]);
     assert_eq!(machine.open(PATH, 0, 200), Opened::Read);
-    assert!(machine.bytes(60) && machine.actions().is_empty());
+    assert!(machine.bytes(60));
+    assert_eq!(machine.actions(), [mapping(MappingOperation::Create, 0, range(200, 300))]);
     assert!(machine.bytes(40));
     assert_eq!(machine.actions(), [told(Frame::LeaseDone { lease: LeaseId::new(0) })]);
     machine.client.on_internal_end(PATH, FILL, InternalEnd::Fin);
@@ -161,6 +168,7 @@ fn a_short_lease_names_exactly_what_is_missing() {
         machine.grant(0, range(200, 300));
         machine.open(PATH, 0, 200);
         machine.bytes(30);
+        machine.actions();
         machine.client.on_internal_end(PATH, FILL, end);
         assert_eq!(machine.actions(), [lost(0, code, &[range(230, 300)])]);
     }
@@ -233,6 +241,7 @@ fn late_bytes_are_counted_and_nobody_is_punished() {
     machine.grant(0, range(200, 300));
     machine.open(PATH, 0, 200);
     machine.bytes(10);
+    machine.actions();
     let revoke = Frame::LeaseRevoke { lease: LeaseId::new(0), keep: 0, code: ErrorCode::LEASE_REVOKED };
     machine.primary(revoke.clone());
     assert_eq!(
@@ -307,6 +316,10 @@ fn a_silent_path_loses_its_leases_and_may_come_back() {
         machine.client.handle_timeout(machine.now);
         assert_eq!(machine.actions(), [Action::Ping { path: PATH }]);
     }
+    // First it is suspected, so that others may bring what it owes, then given up.
+    machine.now = machine.client.deadline().unwrap();
+    machine.client.handle_timeout(machine.now);
+    assert_eq!(machine.actions(), [mapping(MappingOperation::Suspend, 0, range(200, 300))]);
     machine.now = machine.client.deadline().unwrap();
     machine.client.handle_timeout(machine.now);
     let actions = machine.actions();
@@ -459,8 +472,8 @@ fn a_busy_primary_is_not_promised_before_an_idle_secondary() {
     machine.settled();
     // The secondary sends all it has credit for, the primary a little of it; nothing of it is read.
     assert_eq!(machine.open(PATH, 0, beyond), Opened::Read);
-    let lease = &machine.client.leases[&LeaseId::new(0)];
-    let credit = usize::try_from(lease.credit).unwrap();
+    let lease = machine.client.leases.get(LeaseId::new(0)).unwrap();
+    let credit = usize::try_from(lease.state.credit).unwrap();
     assert!(machine.bytes(credit));
     assert!(machine.client.on_bytes(PathId::PRIMARY, RUN, Bytes::from(vec![7; 400_000])));
     machine.settled();

@@ -11,18 +11,12 @@ use crate::{
 impl Primary {
     /// Checks leases, jobs, paths and streams against each other. Spec: KWIK §5.
     pub(in crate::session) fn audit(&self) -> Result<(), Contradiction> {
-        for (id, path) in &self.paths {
-            let leases = self.leases.values().filter(|lease| lease.path == *id).count();
-            check(leases == path.leases, || format!("{id} has {leases} leases, {} counted", path.leases))?;
-        }
         let mut owners: BTreeMap<(StreamId, u64), u64> = BTreeMap::new();
-        for (id, lease) in &self.leases {
-            let stream = self.streams.get(&lease.stream);
-            check(stream.is_some_and(|stream| stream.owns(lease.range)), || {
-                format!("{id} lives, and nobody owns {} of {}", lease.range, lease.stream)
+        for (id, lease) in self.leases.iter() {
+            let stream = self.streams.get(&lease.stream());
+            check(stream.is_some_and(|stream| stream.owns(lease.range())), || {
+                format!("{id} lives, and nobody owns {} of {}", lease.range(), lease.stream())
             })?;
-            let alone = owners.insert((lease.stream, lease.range.start()), lease.range.end()).is_none();
-            check(alone, || format!("{id} begins where another lease does"))?;
         }
         let live = |outcome: &Option<_>| outcome.is_none();
         for (id, run) in self.runs.iter().filter(|(_, run)| live(&run.outcome)) {
@@ -32,12 +26,14 @@ impl Primary {
                 format!("{id:?} lives, and nobody owns {} of {}", run.range, run.stream)
             })?;
             let alone = owners.insert((run.stream, run.range.start()), run.range.end()).is_none();
-            check(alone, || format!("{id:?} begins where a lease does"))?;
+            check(alone, || format!("{id:?} begins where another run does"))?;
+            let leased = self.leases.overlapping(run.stream, run.range).next().is_some();
+            check(!leased || run.hedge_of.is_some(), || format!("{id:?} is in the range of a lease"))?;
         }
         let mut before: Option<(StreamId, u64)> = None;
         for ((stream, start), end) in owners {
             let apart = before.is_none_or(|(of, until)| of != stream || until <= start);
-            check(apart, || format!("two own {start} of {stream}"))?;
+            check(apart, || format!("two runs own {start} of {stream}"))?;
             before = Some((stream, end));
         }
         Ok(())

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{NewJob, NewPath, Primary};
+use super::{NewJob, NewLease, NewPath, Primary};
 use crate::{
     action::{Event, LeaseOutcome, PathState, RunId},
     error::{ErrorCode, LeaseError},
@@ -25,7 +25,7 @@ use crate::{
     rng::Rng,
     session::action::Action,
     timer::Wall,
-    wire::{Credit, Frame, PathStatus, Ranges},
+    wire::{Credit, Features, Frame, MappingOperation, PathStatus, Ranges},
 };
 
 /// Drives a primary through the operations in `data`.
@@ -74,6 +74,8 @@ struct Driver {
     jobs: BTreeMap<JobId, (PathId, StreamId, ByteRange)>,
     leases: BTreeMap<LeaseId, KnownLease>,
     runs: BTreeMap<RunId, (StreamId, ByteRange)>,
+    /// Those that have no outcome.
+    live_runs: BTreeSet<RunId>,
     streams: BTreeMap<StreamId, Split>,
     /// Streams the application has let go of; their names are not used again.
     gone: BTreeSet<StreamId>,
@@ -88,8 +90,15 @@ impl Driver {
         let wall = Wall::new(now, Duration::from_secs(1_000));
         let client_key = PublicKey::new([4; 32]);
         let rng = Rng::from_seed([5; 32]);
-        let primary =
-            Primary::new(signer.clone(), wall, rng, client_key, split_max, limits::SECONDARY_PATHS_MAX);
+        let primary = Primary::new(
+            signer.clone(),
+            wall,
+            rng,
+            client_key,
+            Features::OFFERED,
+            split_max,
+            limits::SECONDARY_PATHS_MAX,
+        );
         let mut driver = Self {
             primary,
             now,
@@ -97,6 +106,7 @@ impl Driver {
             jobs: BTreeMap::new(),
             leases: BTreeMap::new(),
             runs: BTreeMap::new(),
+            live_runs: BTreeSet::new(),
             streams: BTreeMap::new(),
             gone: BTreeSet::new(),
             last_path: 0,
@@ -115,7 +125,7 @@ impl Driver {
 
     /// One operation. An error is the client's fault and ends the session.
     fn step(&mut self, op: &mut Source<'_>) -> Result<(), ErrorCode> {
-        match op.below(20) {
+        match op.below(22) {
             0..=4 => self.lease(op),
             5..=8 => self.client_answers(op),
             9 => self.client_reports(op),
@@ -126,7 +136,9 @@ impl Driver {
             15 => self.outcome(op),
             16 => self.end(op),
             17 => self.command(op),
-            18 => self.now += Duration::from_millis(op.below(100_000)),
+            18 => self.change_lease(op),
+            19 => self.hedge(op),
+            20 => self.now += Duration::from_millis(op.below(100_000)),
             _ if op.rarely(4) => return self.primary.handle_frame(frames::any(op)),
             _ => {}
         }
@@ -216,7 +228,7 @@ impl Driver {
 
     fn lease(&mut self, op: &mut Source<'_>) {
         let (job, range) = (frames::job(op), frames::range(op));
-        let granted = self.primary.lease(job, range);
+        let granted = self.primary.lease(&NewLease::new(job, range));
         let Some(&(path, stream, within)) = self.jobs.get(&job) else {
             assert_eq!(granted, Err(LeaseError::JobClosed));
             return;
@@ -256,6 +268,7 @@ impl Driver {
             fill(&mut split.owned, range, true);
             split.claimed_end = split.claimed_end.max(range.end());
             self.runs.insert(run, (stream, range));
+            self.live_runs.insert(run);
         }
     }
 
@@ -299,8 +312,11 @@ impl Driver {
         let going = self.primary.run_allowance(run).is_ok()
             && self.primary.runs.get(&run).is_some_and(|run| run.outcome.is_none());
         self.primary.on_run_end(run, lost);
-        if let Some(split) = self.streams.get_mut(&stream).filter(|_| going && lost.is_some()) {
-            fill(&mut split.owned, range, false);
+        if going {
+            self.live_runs.remove(&run);
+        }
+        if going && lost.is_some() {
+            self.release(stream, range);
         }
     }
 
@@ -368,6 +384,7 @@ impl Driver {
             split.over = true;
             self.jobs.retain(|_, (_, of, _)| *of != stream);
         }
+        self.note_runs();
     }
 
     // The client.
@@ -389,11 +406,110 @@ impl Driver {
             1 => (Frame::LeaseLost { lease, code, missing: tail.clone() }, tail.to_vec()),
             _ => (Frame::LeaseDone { lease }, Vec::new()),
         };
-        self.honest(frame);
-        if let Some(split) = self.streams.get_mut(&stream) {
-            missing.into_iter().for_each(|part| fill(&mut split.owned, part, false));
+        if let Some(known) = self.leases.get_mut(&lease) {
+            known.ended = true;
         }
-        assert!(!self.primary.leases.contains_key(&lease), "{lease} was answered");
+        self.honest(frame);
+        self.note_runs();
+        missing.into_iter().for_each(|part| self.release(stream, part));
+        assert!(!self.primary.leases.contains(lease), "{lease} was answered");
+    }
+
+    /// What of a range nobody else is to fill is free again.
+    fn release(&mut self, stream: StreamId, range: ByteRange) {
+        let leases = self.leases.values().filter(|lease| lease.stream == stream && !lease.ended);
+        let runs = self.live_runs.iter().filter_map(|run| self.runs.get(run));
+        let runs = runs.filter(|(of, _)| *of == stream).map(|&(_, range)| range);
+        let others: Vec<ByteRange> = leases.map(|lease| lease.range).chain(runs).collect();
+        let Some(split) = self.streams.get_mut(&stream) else { return };
+        for at in range.start()..range.end() {
+            if !others.iter().any(|other| other.start() <= at && at < other.end()) {
+                fill(&mut split.owned, ByteRange::new(at, 1).expect("a byte"), false);
+            }
+        }
+    }
+
+    /// Runs that hedge a lease are done with it.
+    fn note_runs(&mut self) {
+        let live = |run: &RunId| self.primary.runs.get(run).is_some_and(|run| run.outcome.is_none());
+        self.live_runs.retain(live);
+    }
+
+    /// The application cuts or takes back, and the client tells how a lease goes.
+    fn change_lease(&mut self, op: &mut Source<'_>) {
+        let live: Vec<LeaseId> =
+            self.leases.iter().filter(|(_, lease)| !lease.ended).map(|(&id, _)| id).collect();
+        if live.is_empty() {
+            assert_eq!(self.primary.revoke(frames::lease(op), 0), Err(LeaseError::NotLive));
+            return;
+        }
+        let id = op.pick(&live);
+        let known = self.leases.get(&id).expect("live");
+        let (stream, range) = (known.stream, known.range);
+        let middle = range.start() + 1 + op.below(range.len());
+        let (front, tail) =
+            (ByteRange::between(range.start(), middle), ByteRange::between(middle, range.end()));
+        let (operation, told) = match op.below(5) {
+            0 => (MappingOperation::Create, Some(range)),
+            1 => (MappingOperation::Suspend, tail),
+            2 => (MappingOperation::Resume, Some(range)),
+            3 => {
+                assert_eq!(self.primary.revoke(id, middle - range.start()), Ok(()));
+                return;
+            }
+            _ => (MappingOperation::Update, front),
+        };
+        let Some(told) = told else { return };
+        self.honest(Frame::StreamMappingUpdate { operation, stream, lease: id, range: told });
+        let status = self.primary.lease_status(id).expect("live");
+        match operation {
+            MappingOperation::Create => assert!(status.begun),
+            MappingOperation::Suspend => assert_eq!(status.stalled, Some(told)),
+            MappingOperation::Resume => assert_eq!(status.stalled, None),
+            MappingOperation::Update => {
+                assert_eq!(status.range, told);
+                self.leases.get_mut(&id).expect("live").range = told;
+                tail.into_iter().for_each(|tail| self.release(stream, tail));
+                let cut = self.primary.take_cut(id);
+                let forgotten = self.leases.get(&id).expect("live").forgotten;
+                assert_eq!(cut.is_none(), forgotten, "what a cut gives back is told");
+                let split = self.streams.get(&stream).expect("it lives");
+                let free = |part: &ByteRange| holes(&split.owned, *part) == [*part];
+                assert!(cut.unwrap_or_default().iter().all(free), "it is free");
+            }
+        }
+    }
+
+    /// The application has what a lease is to bring brought by another as well.
+    fn hedge(&mut self, op: &mut Source<'_>) {
+        let hedged = LeaseId::new(op.below(self.leases.len() as u64 + 1));
+        let range = frames::range(op);
+        let known = self.leases.get(&hedged).filter(|known| !known.ended);
+        let inside = known.map(|known| {
+            let start = known.range.start() + range.start() % known.range.len();
+            ByteRange::between(start, known.range.end().min(start + range.len())).expect("not empty")
+        });
+        let range = inside.filter(|_| !op.rarely(8)).unwrap_or(range);
+        if op.rarely(2) {
+            let hedge = self.primary.hedge(hedged, range);
+            if let Ok(run) = hedge {
+                let known = known.expect("a live lease");
+                assert!(known.range.contains(range));
+                self.runs.insert(run, (known.stream, range));
+                self.live_runs.insert(run);
+            }
+            return;
+        }
+        let job = frames::job(op);
+        let hedge = self.primary.lease(&NewLease::new(job, range).hedge_of(hedged));
+        if let Ok(lease) = hedge {
+            let &(path, stream, within) = self.jobs.get(&job).expect("an open job");
+            let known = known.expect("a live lease");
+            assert!(known.stream == stream && known.path != path && known.range.contains(range));
+            assert!(within.contains(range));
+            let known = KnownLease { path, stream, range, ended: false, forgotten: false, taken: false };
+            self.leases.insert(lease, known);
+        }
     }
 
     fn client_reports(&mut self, op: &mut Source<'_>) {
@@ -484,7 +600,7 @@ impl Driver {
     fn check(&mut self) {
         let live = &self.primary.leases;
         for (id, known) in &mut self.leases {
-            let ended = !live.contains_key(id);
+            let ended = !live.contains(*id);
             assert!(ended || !known.ended, "{id} ended and lives");
             known.ended = ended;
         }

@@ -7,6 +7,7 @@
 mod audit;
 #[cfg(any(test, fuzzing))]
 mod fuzzing;
+mod leases;
 mod work;
 
 #[cfg(any(test, fuzzing))]
@@ -27,12 +28,15 @@ use crate::{
     action::{Event, LeaseOutcome, PathInfo, PathState, RunId},
     error::{AddPathError, ErrorCode},
     id::{ByteRange, JobId, LeaseId, PathId, PublicKey, SessionId, SpkiHash, StreamId},
-    lease::ticket::{Signer, Ticket},
+    lease::{
+        table::{LeaseTable, Live},
+        ticket::{Signer, Ticket},
+    },
     limits,
     rng::Rng,
     stream::send::SplitSend,
     timer::Wall,
-    wire::{AddPath, Credit, Frame, PathStatus, Ranges},
+    wire::{AddPath, Credit, Features, Frame, PathStatus, Ranges},
 };
 
 /// One more server for a session: where it is and who it must be.
@@ -88,6 +92,56 @@ impl NewJob {
     }
 }
 
+/// The right for one path to fill one range, as the primary gives it.
+#[derive(Clone, Debug)]
+pub struct NewLease {
+    job: JobId,
+    range: ByteRange,
+    digest: Option<[u8; 32]>,
+    deadline: Option<Duration>,
+    hedge_of: Option<LeaseId>,
+}
+
+impl NewLease {
+    /// Lets the path of `job` fill `range`, which nobody has written or been given yet.
+    pub fn new(job: JobId, range: ByteRange) -> Self {
+        Self { job, range, digest: None, deadline: None, hedge_of: None }
+    }
+
+    /// The job it is of.
+    pub const fn job(&self) -> JobId {
+        self.job
+    }
+
+    /// What is to be filled.
+    pub const fn range(&self) -> ByteRange {
+        self.range
+    }
+
+    /// Makes it a *verified* lease: the client lets no byte of it into the stream before all of them have the BLAKE3
+    /// digest `value`. It is taken back whole or not at all, and at most half the client's session window long.
+    #[must_use]
+    pub fn digest(mut self, value: [u8; 32]) -> Self {
+        self.digest = Some(value);
+        self
+    }
+
+    /// Loses the lease with `AGGREGATION_TIMEOUT` if it is not done in this time, counted from when the client gets it.
+    #[must_use]
+    pub fn deadline(mut self, value: Duration) -> Self {
+        self.deadline = Some(value);
+        self
+    }
+
+    /// Lets it overlap `lease`, a live one of another path that `range` lies in: what comes first counts, and the one
+    /// of which nothing is missing any more ends.
+    #[must_use]
+    pub fn hedge_of(mut self, lease: LeaseId) -> Self {
+        self.hedge_of = Some(lease);
+        self
+    }
+}
+
 /// The primary's machine.
 #[derive(Debug)]
 pub(super) struct Primary {
@@ -96,6 +150,8 @@ pub(super) struct Primary {
     rng: Rng,
     session: SessionId,
     client_key: PublicKey,
+    /// What the client knows.
+    features: Features,
     paths_max: usize,
     /// Split streams the client guarantees credit for.
     split_max: usize,
@@ -103,9 +159,11 @@ pub(super) struct Primary {
     last_path: PathId,
     jobs: BTreeMap<JobId, Job>,
     next_job: u64,
-    leases: BTreeMap<LeaseId, Lease>,
+    leases: LeaseTable<Lease>,
     next_lease: u64,
     outcomes: BTreeMap<LeaseId, LeaseOutcome>,
+    /// What cuts of a lease gave back, until the application takes it.
+    cuts: BTreeMap<LeaseId, Vec<ByteRange>>,
     streams: BTreeMap<StreamId, SplitSend>,
     runs: BTreeMap<RunId, Run>,
     next_run: u64,
@@ -118,7 +176,6 @@ struct Path {
     state: PathState,
     server_name: String,
     identity: SpkiHash,
-    leases: usize,
     done: u64,
     lost: u64,
 }
@@ -135,9 +192,11 @@ struct Job {
 
 #[derive(Debug)]
 struct Lease {
-    stream: StreamId,
-    path: PathId,
-    range: ByteRange,
+    /// The client has begun to get its bytes.
+    begun: bool,
+    /// What was missing when the client said that nothing comes any more.
+    stalled: Option<ByteRange>,
+    verified: bool,
     /// The application does not want to know what becomes of it.
     forgotten: bool,
 }
@@ -147,6 +206,8 @@ struct Lease {
 struct Run {
     stream: StreamId,
     range: ByteRange,
+    /// The lease whose bytes it may bring first.
+    hedge_of: Option<LeaseId>,
     sent: u64,
     outcome: Option<LeaseOutcome>,
     /// The application has let go of it before its outcome.
@@ -162,6 +223,7 @@ impl Primary {
         wall: Wall,
         mut rng: Rng,
         client_key: PublicKey,
+        features: Features,
         split_max: u32,
         paths_max: usize,
     ) -> Self {
@@ -172,15 +234,17 @@ impl Primary {
             rng,
             session,
             client_key,
+            features,
             paths_max,
             split_max: usize::try_from(split_max).unwrap_or(usize::MAX).min(limits::SPLIT_STREAMS_MAX),
             paths: BTreeMap::new(),
             last_path: PathId::PRIMARY,
             jobs: BTreeMap::new(),
             next_job: 0,
-            leases: BTreeMap::new(),
+            leases: LeaseTable::default(),
             next_lease: 0,
             outcomes: BTreeMap::new(),
+            cuts: BTreeMap::new(),
             streams: BTreeMap::new(),
             runs: BTreeMap::new(),
             next_run: 0,
@@ -235,7 +299,6 @@ impl Primary {
                 state: PathState::Connecting,
                 server_name: new.server_name.clone(),
                 identity: new.identity,
-                leases: 0,
                 done: 0,
                 lost: 0,
             },
@@ -254,9 +317,11 @@ impl Primary {
 
     /// Dead paths stay listed, but not without end.
     fn forget_dead(&mut self) {
-        let dead = |path: &Path| matches!(path.state, PathState::Dead(_)) && path.leases == 0;
-        while self.paths.values().filter(|path| dead(path)).count() > limits::DEAD_PATHS_LISTED {
-            let oldest = self.paths.iter().find(|(_, path)| dead(path)).map(|(&id, _)| id);
+        let dead = |(id, path): &(&PathId, &Path)| {
+            matches!(path.state, PathState::Dead(_)) && self.leases.count_of_path(**id) == 0
+        };
+        while self.paths.iter().filter(dead).count() > limits::DEAD_PATHS_LISTED {
+            let oldest = self.paths.iter().find(dead).map(|(&id, _)| id);
             if let Some(oldest) = oldest {
                 self.paths.remove(&oldest);
             }
@@ -286,7 +351,7 @@ impl Primary {
             state: path.state,
             server_name: path.server_name.clone(),
             identity: path.identity,
-            leases: path.leases,
+            leases: self.leases.count_of_path(id),
             leases_done: path.done,
             leases_lost: path.lost,
         };
@@ -303,7 +368,7 @@ impl Primary {
             Frame::JobRefused { job, code } => self.on_job_answer(job, Err(code)),
             Frame::LeaseDone { lease } => self.check_lease(lease, None)?,
             Frame::LeaseRefused { lease, code } => {
-                let range = self.leases.get(&lease).map(|lease| lease.range);
+                let range = self.leases.get(lease).map(Live::range);
                 self.check_lease(lease, Some((code, range.into_iter().collect())))?;
             }
             Frame::LeaseLost { lease, code, missing } => self.check_lease(lease, Some((code, missing)))?,
@@ -313,6 +378,9 @@ impl Primary {
             Frame::Credit(credit) => self.on_credit(credit)?,
             Frame::StreamComplete { stream } => self.on_complete(stream)?,
             Frame::StreamStopped { stream, code } => self.on_stream_stopped(stream, code),
+            Frame::StreamMappingUpdate { operation, stream, lease, range } => {
+                self.on_mapping(operation, stream, lease, range)?
+            }
             Frame::SessionClose { code, .. } => return Err(code),
             Frame::ClientHello(_)
             | Frame::ServerHello(_)
@@ -328,8 +396,7 @@ impl Primary {
             | Frame::Split { .. }
             | Frame::StreamFinal { .. }
             | Frame::OffsetSyncRequest { .. }
-            | Frame::OffsetSyncResponse { .. }
-            | Frame::StreamMappingUpdate { .. } => return Err(ErrorCode::FRAME_UNEXPECTED),
+            | Frame::OffsetSyncResponse { .. } => return Err(ErrorCode::FRAME_UNEXPECTED),
         }
         Ok(())
     }
@@ -376,8 +443,8 @@ impl Primary {
             return Err(ErrorCode::METADATA_PROTOCOL_VIOLATION);
         }
         // What is said to be missing must be part of the lease: it goes to the application as it is.
-        if let (Some(lease), Some((_, missing))) = (self.leases.get(&id), &lost) {
-            if !missing.iter().all(|part| lease.range.contains(*part)) {
+        if let (Some(lease), Some((_, missing))) = (self.leases.get(id), &lost) {
+            if !missing.iter().all(|part| lease.range().contains(*part)) {
                 return Err(ErrorCode::METADATA_PROTOCOL_VIOLATION);
             }
         }
@@ -423,8 +490,7 @@ impl Primary {
         for run in runs {
             self.on_run_end(run, None);
         }
-        let leases: Vec<LeaseId> =
-            self.leases.iter().filter(|(_, lease)| lease.stream == stream).map(|(&id, _)| id).collect();
+        let leases: Vec<LeaseId> = self.leases.of_stream(stream).map(|(id, _)| id).collect();
         for lease in leases {
             self.end_lease(lease, None);
         }

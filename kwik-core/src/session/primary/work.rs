@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use smallvec::SmallVec;
 
-use super::{Job, Lease, NewJob, Primary, RETRIES, Run};
+use super::{Job, NewJob, Primary, RETRIES, Run};
 use crate::{
     action::{Event, LeaseOutcome, PathState, RunId},
     error::{ApiMisuse, ErrorCode, LeaseError},
@@ -13,7 +13,7 @@ use crate::{
     limits,
     session::action::Action,
     stream::send::SplitSend,
-    wire::{Frame, JobOpen, LeaseGrant, Ranges},
+    wire::{Frame, JobOpen},
 };
 
 impl Primary {
@@ -79,95 +79,6 @@ impl Primary {
         }
     }
 
-    pub(in crate::session) fn lease(
-        &mut self,
-        job_id: JobId,
-        range: ByteRange,
-    ) -> Result<LeaseId, LeaseError> {
-        let job = self.jobs.get_mut(&job_id).ok_or(LeaseError::JobClosed)?;
-        // The end of a path refuses its jobs as well: what it names is the path. Spec: KWIK §8.
-        let path = self.paths.get_mut(&job.path).ok_or(LeaseError::PathDead)?;
-        if matches!(path.state, PathState::Dead(_)) {
-            return Err(LeaseError::PathDead);
-        }
-        if matches!(job.answer, Some(Err(_))) {
-            return Err(LeaseError::JobClosed);
-        }
-        if !job.range.contains(range) || range.len() > job.left || range.len() > limits::LEASE_MAX {
-            return Err(LeaseError::OutsideJob);
-        }
-        if path.state == PathState::Degraded {
-            return Err(LeaseError::PathDead);
-        }
-        let on_stream = self.leases.values().filter(|lease| lease.stream == job.stream).count();
-        let full = on_stream >= limits::LEASES_PER_STREAM
-            || path.leases >= limits::LEASES_PER_PATH
-            || self.leases.len() >= limits::LEASES_PER_SESSION;
-        if full {
-            return Err(LeaseError::LimitExceeded);
-        }
-        let stream = self.streams.get_mut(&job.stream).filter(|stream| stream.is_open());
-        let stream = stream.ok_or(LeaseError::ClosedStream)?;
-        stream.claim(range).map_err(|_| LeaseError::Overlap)?;
-        job.left -= range.len();
-        path.leases += 1;
-        let id = LeaseId::new(self.next_lease);
-        self.next_lease += 1;
-        self.leases.insert(id, Lease { stream: job.stream, path: job.path, range, forgotten: false });
-        self.tell(Frame::LeaseGrant(LeaseGrant {
-            lease: id,
-            job: job_id,
-            range,
-            digest: None,
-            deadline_ms: None,
-            hedge_of: None,
-        }));
-        Ok(id)
-    }
-
-    /// Takes the outcome of a lease, once it is known.
-    pub(in crate::session) fn lease_outcome(&mut self, id: LeaseId) -> Option<LeaseOutcome> {
-        self.outcomes.remove(&id)
-    }
-
-    pub(super) fn end_lease(&mut self, id: LeaseId, lost: Option<(ErrorCode, Ranges)>) {
-        let Some(lease) = self.leases.remove(&id) else {
-            self.late_frames += 1;
-            return;
-        };
-        let outcome = match lost {
-            None => LeaseOutcome::Done,
-            Some((code, missing)) => LeaseOutcome::Lost { code, missing: missing.to_vec() },
-        };
-        if let (LeaseOutcome::Lost { missing, .. }, Some(stream)) =
-            (&outcome, self.streams.get_mut(&lease.stream))
-        {
-            missing
-                .iter()
-                .filter(|range| lease.range.contains(**range))
-                .for_each(|range| stream.release(*range));
-        }
-        if let Some(path) = self.paths.get_mut(&lease.path) {
-            path.leases -= 1;
-            match outcome {
-                LeaseOutcome::Done => path.done += 1,
-                LeaseOutcome::Lost { .. } => path.lost += 1,
-            }
-        }
-        if !lease.forgotten {
-            self.outcomes.insert(id, outcome);
-            self.actions.push_back(Action::Notify(Event::LeaseEnded(id)));
-        }
-    }
-
-    /// The application does not want to know what becomes of a lease.
-    pub(in crate::session) fn forget_lease(&mut self, id: LeaseId) {
-        self.outcomes.remove(&id);
-        if let Some(lease) = self.leases.get_mut(&id) {
-            lease.forgotten = true;
-        }
-    }
-
     // Split streams and runs.
 
     pub(in crate::session) fn split_stream(&self, stream: StreamId) -> Option<&SplitSend> {
@@ -200,10 +111,33 @@ impl Primary {
         self.split(stream, native)?;
         let split = self.streams.get_mut(&stream).ok_or(LeaseError::ClosedStream)?;
         split.claim(range).map_err(|_| LeaseError::Overlap)?;
+        Ok(self.start_run(stream, range, None))
+    }
+
+    /// Starts a run in the range of a live lease, so that what comes first counts.
+    pub(in crate::session) fn hedge(
+        &mut self,
+        lease: LeaseId,
+        range: ByteRange,
+    ) -> Result<RunId, LeaseError> {
+        if self.runs.len() >= limits::RUNS_MAX {
+            return Err(LeaseError::LimitExceeded);
+        }
+        let hedged = self.leases.get(lease).ok_or(LeaseError::NotLive)?;
+        let stream = hedged.stream();
+        let live = |run: &&Run| run.stream == stream && run.outcome.is_none();
+        let taken = self.runs.values().filter(live).any(|run| run.range.overlaps(range));
+        if taken || !hedged.range().contains(range) {
+            return Err(LeaseError::Overlap);
+        }
+        Ok(self.start_run(stream, range, Some(lease)))
+    }
+
+    fn start_run(&mut self, stream: StreamId, range: ByteRange, hedge_of: Option<LeaseId>) -> RunId {
         let id = RunId(self.next_run);
         self.next_run += 1;
-        self.runs.insert(id, Run { stream, range, sent: 0, outcome: None, forgotten: false });
-        Ok(id)
+        self.runs.insert(id, Run { stream, range, hedge_of, sent: 0, outcome: None, forgotten: false });
+        id
     }
 
     /// What a run may send now.
@@ -233,23 +167,24 @@ impl Primary {
 
     /// The run's internal stream arrived whole, or ended with a code before.
     pub(in crate::session) fn on_run_end(&mut self, id: RunId, lost: Option<ErrorCode>) {
-        let Some(run) = self.runs.get_mut(&id) else {
+        let Some(run) = self.runs.get_mut(&id).filter(|run| run.outcome.is_none()) else {
             return;
         };
-        if run.outcome.is_some() {
-            return;
-        }
+        let (stream, range, forgotten) = (run.stream, run.range, run.forgotten);
         run.outcome = Some(match lost {
             None => LeaseOutcome::Done,
-            Some(code) => {
-                // What arrived before is unknown here; all of it is given back, and duplicates do no harm.
-                if let Some(split) = self.streams.get_mut(&run.stream) {
-                    split.release(run.range);
-                }
-                LeaseOutcome::Lost { code, missing: vec![run.range] }
-            }
+            Some(code) => LeaseOutcome::Lost { code, missing: Vec::new() },
         });
-        if run.forgotten {
+        if lost.is_some() {
+            // What arrived before is unknown here; all of it is given back, and duplicates do no harm.
+            let free = self.release(stream, range);
+            if let Some(Run { outcome: Some(LeaseOutcome::Lost { missing, .. }), .. }) =
+                self.runs.get_mut(&id)
+            {
+                *missing = free;
+            }
+        }
+        if forgotten {
             self.runs.remove(&id);
         } else {
             self.actions.push_back(Action::Notify(Event::RunWritable(id)));
@@ -312,12 +247,8 @@ impl Primary {
 
     /// Ends what is still going on for a stream: leases, jobs, runs.
     pub(super) fn end_work(&mut self, stream: StreamId, code: ErrorCode) {
-        let leases: Vec<(LeaseId, ByteRange)> = self
-            .leases
-            .iter()
-            .filter(|(_, lease)| lease.stream == stream)
-            .map(|(&id, lease)| (id, lease.range))
-            .collect();
+        let leases: Vec<(LeaseId, ByteRange)> =
+            self.leases.of_stream(stream).map(|(id, lease)| (id, lease.range())).collect();
         for (lease, range) in leases {
             self.end_lease(lease, Some((code, SmallVec::from_slice(&[range]))));
         }

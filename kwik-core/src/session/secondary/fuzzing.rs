@@ -62,6 +62,8 @@ struct KnownLease {
     job: JobId,
     stream: StreamId,
     range: ByteRange,
+    /// How long it was when the application got it.
+    noticed: u64,
     credit: u64,
     sent: u64,
     handed_out: bool,
@@ -126,7 +128,7 @@ impl Driver {
         let known = match &frame {
             Frame::LeaseNotice { lease, .. } => lease.into_inner() >= self.next_lease,
             Frame::JobOpen(open) => open.job.into_inner() >= self.next_job,
-            Frame::LeaseRevoke { keep: 0, .. } => true,
+            Frame::LeaseRevoke { .. } => true,
             frame => matches!(frame, Frame::Credit(Credit::Lease { .. } | Credit::Offset { .. })),
         };
         if known { Ok(()) } else { self.secondary.handle_frame(self.now, frame) }
@@ -251,6 +253,7 @@ impl Driver {
             job,
             stream,
             range,
+            noticed: range.len(),
             credit,
             sent: 0,
             handed_out: false,
@@ -284,9 +287,13 @@ impl Driver {
 
     fn revoke(&mut self, op: &mut Source<'_>) {
         let lease = self.any_lease(op);
-        self.honest(Frame::LeaseRevoke { lease, keep: 0, code: ErrorCode::LEASE_REVOKED });
-        if let Some(known) = self.leases.get_mut(&lease) {
-            known.over = true;
+        let keep = if op.rarely(2) { op.below(frames::LEN_MAX) } else { 0 };
+        self.honest(Frame::LeaseRevoke { lease, keep, code: ErrorCode::LEASE_REVOKED });
+        let Some(known) = self.leases.get_mut(&lease).filter(|known| !known.over) else { return };
+        let kept = keep.max(if keep > 0 { known.sent } else { 0 }).min(known.range.len());
+        match ByteRange::new(known.range.start(), kept) {
+            Some(range) => known.range = range,
+            None => known.over = true,
         }
     }
 
@@ -335,6 +342,7 @@ impl Driver {
         let known = self.leases.get_mut(&info.id).expect("a noticed lease");
         assert!(known.job == job && known.range == info.range && !known.over);
         assert!(!std::mem::replace(&mut known.handed_out, true), "{} is handed out twice", info.id);
+        known.noticed = info.range.len();
     }
 
     /// What a lease may send, by what the secondary was told.
@@ -355,11 +363,12 @@ impl Driver {
         let expected = self.may_send(id);
         let known = self.leases.get_mut(&id).expect("known");
         let Ok(allowance) = self.secondary.allowance(id) else {
-            assert!(known.over, "{id} is over, and nobody ended it");
+            let cut = known.range.len() < known.noticed && known.sent == known.range.len();
+            assert!(known.over || cut, "{id} is over, and nobody ended it");
             return;
         };
         assert_eq!(allowance.start, known.range.start());
-        assert_eq!(allowance.left, known.range.len() - known.sent);
+        assert_eq!(allowance.left, known.noticed - known.sent, "of what the application was told");
         assert_eq!(allowance.now, expected, "credit of {id}");
         let internal = StreamId::from_u64(3 + 4 * id.into_inner()).expect("within");
         self.secondary.on_opened(id, internal);

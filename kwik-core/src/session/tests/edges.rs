@@ -76,11 +76,11 @@ fn a_lease_on_a_dead_path_says_that_the_path_is_dead() {
     let now = world.now;
     let primary = world.session(PRIMARY);
     assert!(matches!(primary.job_answer(job), Some(Err(_))));
-    assert_eq!(primary.lease(now, job, range(0, 100)), Err(LeaseError::PathDead));
+    assert_eq!(primary.lease(now, &NewLease::new(job, range(0, 100))), Err(LeaseError::PathDead));
     let again = primary.open_job(now, stream, NewJob::new(path, range(0, 100), ""));
     assert_eq!(again, Err(LeaseError::PathDead));
     primary.close_job(now, job);
-    assert_eq!(primary.lease(now, job, range(0, 100)), Err(LeaseError::JobClosed));
+    assert_eq!(primary.lease(now, &NewLease::new(job, range(0, 100))), Err(LeaseError::JobClosed));
 }
 
 /// Spec: KWIK §10: an application cannot speak in KWIK's name, and a call that is refused has done nothing.
@@ -93,7 +93,7 @@ fn reserved_codes_are_refused_wherever_an_application_names_one() {
     let primary = world.session(PRIMARY);
     let stream = primary.open(Dir::Bi).unwrap();
     let job = primary.open_job(now, stream, NewJob::new(path, range(0, 100), "")).unwrap();
-    let lease = primary.lease(now, job, range(0, 100)).unwrap();
+    let lease = primary.lease(now, &NewLease::new(job, range(0, 100))).unwrap();
     world.run(|w| w.session(CLIENT).accept(Dir::Bi).is_some());
     world.run(|w| w.session(2).accept_job().is_some());
     world.run(|w| matches!(w.session(2).next_lease(job), Ok(Some(_))));
@@ -158,7 +158,7 @@ fn a_server_that_waits_for_a_core_keeps_its_leases() {
     let stream = primary.open(Dir::Uni).unwrap();
     let whole = range(0, 6_000_000);
     let job = primary.open_job(now, stream, NewJob::new(path, whole, "")).unwrap();
-    let lease = primary.lease(now, job, whole).unwrap();
+    let lease = primary.lease(now, &NewLease::new(job, whole)).unwrap();
     let mut filler = Filler::default();
     let mut got = Vec::new();
     for until in [500_000, 2_000_000, 4_000_000, 6_000_000] {

@@ -272,7 +272,6 @@ fn operation(field: Option<i32>) -> Result<MappingOperation, FrameError> {
     match Wire::try_from(required(field)?) {
         Ok(Wire::Create) => Ok(MappingOperation::Create),
         Ok(Wire::Update) => Ok(MappingOperation::Update),
-        Ok(Wire::Delete) => Ok(MappingOperation::Delete),
         Ok(Wire::Suspend) => Ok(MappingOperation::Suspend),
         Ok(Wire::Resume) => Ok(MappingOperation::Resume),
         Ok(Wire::Unspecified) | Err(_) => Err(FrameError::Field),

@@ -46,6 +46,12 @@ pub struct Offer {
     pub own: u16,
     /// Ranges the primary writes itself, gives up half-way and hands out again whole, per thousand: overlaps.
     pub waver: u16,
+    /// Leases with a digest, per thousand.
+    pub verified: u16,
+    /// Leases that are cut, taken back, hedged or given too little time, per thousand.
+    pub meddle: u16,
+    /// What stalls is brought by the primary itself, or by another path.
+    pub hedge: bool,
     /// Write a tail sequentially: this many bytes at the end are given to nobody.
     pub tail: u64,
     /// How it ends.
@@ -75,6 +81,9 @@ impl Default for Offer {
             depth: 2,
             own: 0,
             waver: 0,
+            verified: 0,
+            meddle: 0,
+            hedge: false,
             tail: 0,
             ending: Ending::Finish,
         }
@@ -272,6 +281,11 @@ impl Serving {
                     sending.on_lease(cx, session, *lease);
                 }
             }
+            Event::LeaseChanged(lease) => {
+                for sending in self.sendings.values_mut() {
+                    sending.on_lease_changed(cx, session, *lease, &self.paths);
+                }
+            }
             Event::RunWritable(run) => {
                 for sending in self.sendings.values_mut() {
                     sending.on_run(cx, session, *run);
@@ -417,7 +431,7 @@ impl Serving {
         let remove = self.removes.last().map(|(at, _)| *at);
         let offer =
             self.offers.last().filter(|offer| !self.no_slot.contains(&offer.dir)).map(|offer| offer.at);
-        let retry = self.sendings.values().fold(None, |at, sending| sooner(at, sending.retry_at));
+        let retry = self.sendings.values().fold(None, |at, sending| sooner(at, sending.wake_at()));
         sooner(sooner(readers, add), sooner(sooner(remove, offer), retry))
     }
 

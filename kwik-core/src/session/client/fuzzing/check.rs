@@ -1,9 +1,7 @@
 //! What always holds in a client, whatever its peers have said.
 
-use std::collections::BTreeSet;
-
 use crate::{
-    id::{LeaseId, StreamId},
+    lease::table::Live,
     limits,
     path::state::State,
     session::client::{Client, ENDED_REMEMBERED, Lease},
@@ -23,35 +21,23 @@ impl Client {
     /// One owner per range, and a live path for every lease.
     fn check_leases(&self) {
         for (&id, path) in &self.paths {
-            let of: BTreeSet<LeaseId> =
-                self.leases.iter().filter(|(_, lease)| lease.path == id).map(|(&lease, _)| lease).collect();
-            assert_eq!(path.leases, of, "{id} knows its leases");
-            assert!(path.state.is_live() || of.is_empty(), "{id} is dead and has leases");
-            assert!(path.state != State::Degraded || of.is_empty(), "{id} is silent and has leases");
-            assert!(of.len() <= limits::LEASES_PER_PATH);
+            let of = self.leases.count_of_path(id);
+            assert!(path.state.is_live() || of == 0, "{id} is dead and has leases");
+            assert!(path.state != State::Degraded || of == 0, "{id} is silent and has leases");
+            assert!(of <= limits::LEASES_PER_PATH);
             for (&internal, filling) in &path.internal {
-                let lease = self.leases.get(&filling.lease);
+                let lease = self.leases.get(filling.lease);
                 assert!(lease.is_none_or(|lease| {
-                    lease.internal == Some(internal)
-                        && filling.next == lease.range.start() + lease.placed
-                        && filling.next < lease.range.end()
+                    lease.state.internal == Some(internal)
+                        && filling.next == lease.range().start() + lease.state.placed
+                        && filling.next < lease.range().end()
                 }));
             }
         }
-        let mut ranges: Vec<(StreamId, u64, u64)> = self
-            .leases
-            .values()
-            .map(|lease| (lease.stream, lease.range.start(), lease.range.end()))
-            .collect();
-        ranges.sort_unstable();
-        let apart = |pair: &[(StreamId, u64, u64)]| match pair {
-            [a, b] => a.0 != b.0 || a.2 <= b.1,
-            _ => true,
+        let live = |lease: &Live<Lease>| {
+            self.paths.contains_key(&lease.path()) && self.streams.contains_key(&lease.stream())
         };
-        assert!(ranges.windows(2).all(apart), "two live leases share a byte: {ranges:?}");
-        let live =
-            |lease: &Lease| self.paths.contains_key(&lease.path) && self.streams.contains_key(&lease.stream);
-        assert!(self.leases.values().all(live), "a lease without its path or stream");
+        assert!(self.leases.iter().all(|(_, lease)| live(lease)), "a lease without its path or stream");
     }
 
     /// What is held fits what was promised. Spec: KWIK §2, I5.

@@ -18,7 +18,7 @@ use crate::{
     id::{ByteRange, JobId, LeaseId, PathId, StreamId},
     limits,
     session::action::Action,
-    wire::{Credit, Frame, LeaseGrant, PathStatus, StreamHeader},
+    wire::{Credit, Frame, LeaseGrant, MappingOperation, PathStatus, StreamHeader},
 };
 
 /// A lease as its secondary knows it.
@@ -33,6 +33,19 @@ pub(super) struct KnownLease {
     pub(super) answered: bool,
     /// What the secondary has sent of it.
     pub(super) sent: u64,
+    /// Its end as its secondary knows it; `range` may have been cut since.
+    pub(super) noticed_end: u64,
+    /// What its bytes must be, if it is verified.
+    pub(super) digest: Option<[u8; 32]>,
+    /// A verified lease: what was sent of it was not what was promised.
+    pub(super) lied: bool,
+    pub(super) hedge_of: Option<LeaseId>,
+    /// The primary was told that it has begun.
+    begun: bool,
+    /// The primary was told that nothing comes.
+    suspended: bool,
+    /// The primary wants nothing behind this many bytes.
+    keep: Option<u64>,
     credit: u64,
 }
 
@@ -110,6 +123,10 @@ impl Known {
         let split = self.streams.get(stream)?;
         let (start, end) = (range.start().max(split.base), range.end().min(split.final_size.unwrap_or(END)));
         (start < end).then_some((start, end))
+    }
+
+    pub(super) fn stream_of(&self, job: JobId) -> Option<StreamId> {
+        self.jobs.get(&job).map(|&(_, stream, _)| stream)
     }
 
     pub(super) fn nth_noticed(&self, nth: usize) -> Option<(LeaseId, &KnownLease)> {
@@ -227,6 +244,11 @@ impl Known {
                 self.jobs.entry(open.job).or_insert((open.path, open.stream, open.range));
             }
             Frame::LeaseGrant(grant) => self.on_grant(grant),
+            Frame::LeaseRevoke { lease, keep, .. } => {
+                if let Some(lease) = self.leases.get_mut(lease).filter(|_| *keep > 0) {
+                    lease.keep = Some(*keep);
+                }
+            }
             Frame::Split { stream, offset } => {
                 self.splits_unanswered.insert(*stream);
                 self.split_at.insert(*stream, *offset);
@@ -270,13 +292,20 @@ impl Known {
     }
 
     fn note_grant(&mut self, grant: &LeaseGrant, path: PathId, stream: StreamId) {
-        self.leases.entry(grant.lease).or_insert(KnownLease {
+        self.leases.entry(grant.lease).or_insert_with(|| KnownLease {
             path,
             stream,
             range: grant.range,
             noticed: false,
             answered: false,
             sent: 0,
+            noticed_end: grant.range.end(),
+            digest: grant.digest,
+            lied: false,
+            hedge_of: grant.hedge_of,
+            begun: false,
+            suspended: false,
+            keep: None,
             credit: 0,
         });
     }
@@ -313,8 +342,8 @@ impl Known {
         let late = self.streams.iter().find(due).map(|(id, _)| id);
         assert_eq!(late, None, "complete, and the primary was not told");
         for (id, lease) in &self.leases {
-            assert!(lease.answered || client.leases.contains_key(id), "{id} is gone without an answer");
-            assert!(!lease.answered || !client.leases.contains_key(id), "{id} was answered and lives");
+            assert!(lease.answered || client.leases.contains(*id), "{id} is gone without an answer");
+            assert!(!lease.answered || !client.leases.contains(*id), "{id} was answered and lives");
         }
         let held: u64 = self.streams.values().map(|split| split.model.held_bytes()).sum();
         assert_eq!(client.held().0, held, "bytes held");
@@ -354,7 +383,11 @@ impl Known {
             }
             Action::SplitOpened { stream } => self.on_split(stream),
             Action::Notify(_) | Action::Ping { .. } => {}
-            Action::FinishNative { .. } | Action::ResetInternal { .. } | Action::ResetNative { .. } => {
+            Action::FinishInternal { .. }
+            | Action::FinishNative { .. }
+            | Action::ResetInternal { .. }
+            | Action::ResetNative { .. }
+            | Action::ResetRun { .. } => {
                 unreachable!("a client sends neither native halves nor internal streams")
             }
         }
@@ -397,8 +430,38 @@ impl Known {
                 assert!(!matches!(before, Some(PathStatus::Dead(_))), "{path} died twice");
             }
             Frame::Credit(credit) => self.on_credit(PathId::PRIMARY, credit),
+            Frame::StreamMappingUpdate { operation, stream, lease, range } => {
+                self.on_mapping(operation, stream, lease, range);
+            }
             Frame::JobAccepted { .. } | Frame::JobRefused { .. } => {}
             frame => unreachable!("{frame:?} is not for the primary"),
+        }
+    }
+
+    /// The primary's view of a mapping follows the client's.
+    fn on_mapping(&mut self, operation: MappingOperation, stream: StreamId, id: LeaseId, range: ByteRange) {
+        let lease = self.leases.get_mut(&id).expect("a grant");
+        assert!(lease.stream == stream && !lease.answered && lease.range.contains(range), "{id} lives");
+        match operation {
+            MappingOperation::Create => {
+                assert!(lease.noticed && !std::mem::replace(&mut lease.begun, true), "{id} begins once");
+            }
+            MappingOperation::Update => {
+                let keep = lease.keep.expect("a cut that was asked for");
+                let end = lease.range.start() + keep.max(lease.sent).min(lease.range.len());
+                assert_eq!(range, ByteRange::between(lease.range.start(), end).expect("not empty"), "cut");
+                lease.range = range;
+            }
+            MappingOperation::Suspend => {
+                assert!(!std::mem::replace(&mut lease.suspended, true) && lease.noticed, "{id} stalls once");
+                assert_eq!(
+                    (range.start(), range.end()),
+                    (lease.range.start() + lease.sent, lease.range.end())
+                );
+            }
+            MappingOperation::Resume => {
+                assert!(std::mem::replace(&mut lease.suspended, false), "{id} goes on")
+            }
         }
     }
 
@@ -413,21 +476,31 @@ impl Known {
                 let higher = self.highest_noticed.insert(path, *lease).is_none_or(|last| last < *lease);
                 assert!(higher, "notices rise");
                 let (owner, stream, within) = *self.jobs.get(job).expect("a job");
-                let overlaps = |other: &KnownLease| {
-                    other.stream == stream && other.noticed && !other.answered && other.range.overlaps(*range)
+                let hedged = self.leases.get(lease).and_then(|known| known.hedge_of);
+                let overlaps = |(id, other): &(&LeaseId, &KnownLease)| {
+                    let live = other.stream == stream && other.noticed && !other.answered;
+                    live && other.range.overlaps(*range)
+                        && Some(**id) != hedged
+                        && other.hedge_of != Some(*lease)
                 };
-                assert!(!self.leases.values().any(overlaps), "{lease} overlaps another");
+                assert_eq!(self.leases.iter().find(overlaps).map(|(id, _)| id), None, "{lease} overlaps it");
                 let known = self.leases.get_mut(lease).expect("a grant");
                 assert!(owner == path && within.contains(*range) && known.range == *range);
                 assert!(!known.noticed && !known.answered && *credit <= range.len());
-                (known.noticed, known.credit) = (true, *credit);
+                (known.noticed, known.credit, known.noticed_end) = (true, *credit, range.end());
             }
             Frame::Credit(credit) => {
                 assert!(open);
                 self.on_credit(path, *credit);
             }
             Frame::JobOpen(open_job) => assert!(open && open_job.path == path),
-            Frame::JobClose { .. } | Frame::LeaseRevoke { .. } => assert!(open, "{path} is not attached"),
+            Frame::JobClose { .. } => assert!(open, "{path} is not attached"),
+            Frame::LeaseRevoke { lease, keep, .. } => {
+                assert!(open, "{path} is not attached");
+                let known = self.leases.get(lease).expect("a grant");
+                assert!(known.path == path && known.noticed, "{path} knows nothing of {lease}");
+                assert!(*keep == 0 || *keep >= known.sent, "what was placed is kept");
+            }
             frame => unreachable!("{frame:?} is not for a secondary"),
         }
     }
@@ -475,7 +548,8 @@ impl Known {
             let position = split.model.position() as u64;
             let live =
                 |(_, lease): &(&LeaseId, &KnownLease)| lease.stream == id && lease.noticed && !lease.answered;
-            let mut leases = self.leases.iter().filter(live).peekable();
+            let mut leases =
+                self.leases.iter().filter(live).filter(|(_, lease)| lease.digest.is_none()).peekable();
             let offered = self.offset_credit.get(&(PathId::PRIMARY, id)).copied().unwrap_or_default();
             let below = ByteRange::between(split.base, offered.min(END));
             if split.unordered && below.is_some_and(|below| !split.model.missing(below).is_empty()) {

@@ -6,15 +6,15 @@ use std::{
 };
 
 use kwik_core::{
-    ByteRange, JobId, LeaseError, LeaseId, LeaseOutcome, LeaseWriteError, NewJob, PathId, PathState, RunId,
-    Session, WriteError,
+    ByteRange, JobId, LeaseError, LeaseId, LeaseOutcome, LeaseWriteError, NewJob, NewLease, PathId,
+    PathState, RunId, Session, WriteError,
 };
 use rangemap::RangeSet;
 
 use super::{Ending, Offer};
 use crate::sim::{
     NodeId,
-    app::{Cx, GIVEN_UP},
+    app::{Cx, GIVEN_UP, sooner},
     oracle::Flow,
 };
 
@@ -32,7 +32,9 @@ pub(super) struct Sending {
     handed_out: u64,
     claimed: RangeSet<u64>,
     jobs: BTreeMap<PathId, JobId>,
-    leases: BTreeMap<LeaseId, PathId>,
+    leases: BTreeMap<LeaseId, Leased>,
+    /// When something is done to a lease that goes well.
+    meddling: BTreeMap<LeaseId, Duration>,
     runs: BTreeMap<RunId, Run>,
     /// The next byte of sequential writing.
     sequential: u64,
@@ -41,6 +43,14 @@ pub(super) struct Sending {
     pub(super) retry_at: Option<Duration>,
     finished: bool,
     pub(super) over: bool,
+}
+
+/// A lease as this application knows it.
+#[derive(Clone, Copy, Debug)]
+struct Leased {
+    path: PathId,
+    range: ByteRange,
+    verified: bool,
 }
 
 #[derive(Debug)]
@@ -64,6 +74,7 @@ impl Sending {
             claimed: RangeSet::new(),
             jobs: BTreeMap::new(),
             leases: BTreeMap::new(),
+            meddling: BTreeMap::new(),
             runs: BTreeMap::new(),
             sequential: 0,
             blocked: false,
@@ -89,6 +100,7 @@ impl Sending {
             self.retry_at = None;
             self.hand_out(cx, session, paths);
         }
+        self.meddle(cx, session, paths);
         self.write_runs(cx, session);
         if !self.over && self.all_handed_out() {
             self.write_to(cx, session, self.offer.size);
@@ -224,10 +236,128 @@ impl Sending {
                 job
             }
         };
-        let lease = session.lease(cx.now, job, range)?;
+        let mut new = NewLease::new(job, range);
+        let verified = cx.dice.chance(self.offer.verified);
+        if verified {
+            new = new.digest(blake3::hash(&self.flow.bytes(range)).into());
+        }
+        let meddle = cx.dice.chance(self.offer.meddle).then(|| cx.dice.time(Duration::ZERO, MEDDLE_MAX));
+        if meddle.is_some() && cx.dice.chance(200) {
+            new = new.deadline(cx.dice.time(Duration::from_millis(1), MEDDLE_MAX));
+        }
+        let lease = session.lease(cx.now, &new)?;
         cx.note(format_args!("leases {range} of {} to {path} as {lease}", self.flow));
-        self.leases.insert(lease, path);
+        self.leases.insert(lease, Leased { path, range, verified });
+        self.meddling.extend(meddle.map(|after| (lease, cx.at + after)));
         Ok(())
+    }
+
+    /// Cuts, takes back or hedges leases that go well.
+    fn meddle(
+        &mut self,
+        cx: &mut Cx<'_>,
+        session: &mut Session,
+        paths: &BTreeMap<PathId, (NodeId, PathState)>,
+    ) {
+        let due: Vec<LeaseId> =
+            self.meddling.iter().filter(|(_, at)| **at <= cx.at).map(|(&lease, _)| lease).collect();
+        for lease in due {
+            self.meddling.remove(&lease);
+            let Some(&known) = self.leases.get(&lease) else {
+                continue;
+            };
+            match cx.dice.below(4) {
+                0 => {
+                    cx.note(format_args!("takes {lease} back"));
+                    cx.trace.count("lease taken back");
+                    let revoked = session.revoke_lease(cx.now, lease, 0);
+                    assert!(matches!(revoked, Ok(()) | Err(LeaseError::NotLive)), "10: {revoked:?}");
+                }
+                1 if !known.verified => {
+                    let keep = cx.dice.between(1, known.range.len());
+                    cx.note(format_args!("cuts {lease} behind {keep} bytes"));
+                    cx.trace.count("lease cut");
+                    let cut = session.revoke_lease(cx.now, lease, keep);
+                    assert!(matches!(cut, Ok(()) | Err(LeaseError::NotLive)), "10: {cut:?}");
+                }
+                _ => {
+                    let at = cx.dice.below(known.range.len());
+                    let part = ByteRange::between(known.range.start() + at, known.range.end());
+                    self.hedge(cx, session, paths, lease, part.unwrap_or(known.range));
+                }
+            }
+        }
+    }
+
+    /// Has a part of a lease brought by somebody else as well, if there is somebody.
+    fn hedge(
+        &mut self,
+        cx: &mut Cx<'_>,
+        session: &mut Session,
+        paths: &BTreeMap<PathId, (NodeId, PathState)>,
+        lease: LeaseId,
+        range: ByteRange,
+    ) {
+        let Some(&Leased { path: hedged, .. }) = self.leases.get(&lease) else {
+            return;
+        };
+        let other = |(&path, &(_, state)): (&PathId, &(NodeId, PathState))| {
+            (path != hedged && state == PathState::Active).then_some(path)
+        };
+        let others: Vec<PathId> = paths.iter().filter_map(other).collect();
+        let job = others.iter().find_map(|path| Some((*path, *self.jobs.get(path)?)));
+        let hedge = match job.filter(|_| cx.dice.chance(500)) {
+            Some((path, job)) => {
+                let verified = cx.dice.chance(self.offer.verified);
+                let mut new = NewLease::new(job, range).hedge_of(lease);
+                if verified {
+                    new = new.digest(blake3::hash(&self.flow.bytes(range)).into());
+                }
+                session.lease(cx.now, &new).map(|hedge| {
+                    self.leases.insert(hedge, Leased { path, range, verified });
+                })
+            }
+            None => session.hedge(cx.now, lease, range).map(|run| {
+                self.runs.insert(run, Run { range, sent: 0, blocked: false, give_up_at: None });
+            }),
+        };
+        cx.note(format_args!("hedges {range} of {lease}: {hedge:?}"));
+        if hedge.is_ok() {
+            cx.trace.count("lease hedged");
+        }
+    }
+
+    /// The client tells how a lease goes.
+    pub(super) fn on_lease_changed(
+        &mut self,
+        cx: &mut Cx<'_>,
+        session: &mut Session,
+        lease: LeaseId,
+        paths: &BTreeMap<PathId, (NodeId, PathState)>,
+    ) {
+        let Some(&known) = self.leases.get(&lease) else {
+            return;
+        };
+        if let Some(cut) = session.take_cut(lease) {
+            cx.trace.count("lease shortened");
+            self.take_back(cut);
+        }
+        let Some(status) = session.lease_status(lease) else {
+            return; // over: its outcome follows
+        };
+        assert!(known.range.contains(status.range) && status.path == known.path, "{lease} has moved");
+        if let Some(missing) = status.stalled {
+            cx.note(format_args!("{lease} stalls: {missing}"));
+            cx.trace.count("lease stalled");
+            if self.offer.hedge {
+                self.hedge(cx, session, paths, lease, missing);
+            }
+        }
+    }
+
+    /// When it has to look again by itself.
+    pub(super) fn wake_at(&self) -> Option<Duration> {
+        sooner(self.retry_at, self.meddling.values().min().copied())
     }
 
     fn run(&mut self, cx: &mut Cx<'_>, session: &mut Session, range: ByteRange) -> Result<(), LeaseError> {
@@ -240,9 +370,11 @@ impl Sending {
     }
 
     pub(super) fn on_lease(&mut self, cx: &mut Cx<'_>, session: &mut Session, lease: LeaseId) {
-        if !self.leases.contains_key(&lease) {
+        let Some(&known) = self.leases.get(&lease) else {
             return;
-        }
+        };
+        // It may have been cut just before.
+        self.take_back(session.take_cut(lease).unwrap_or_default());
         match session.lease_outcome(lease) {
             None => return, // told again when it is known
             Some(LeaseOutcome::Done) => cx.trace.count("lease done"),
@@ -250,11 +382,13 @@ impl Sending {
                 cx.note(format_args!("lost {lease}: {code}, {missing:?}"));
                 cx.trace.mark(format!("lease lost: {code}"));
                 cx.oracle.check_honest_lease(self.flow.client, code, lease);
+                assert!(missing.iter().all(|part| known.range.contains(*part)), "{lease} never had that");
                 self.take_back(missing);
             }
             Some(outcome) => panic!("{lease} ended in a way unknown here: {outcome:?}"),
         }
         self.leases.remove(&lease);
+        self.meddling.remove(&lease);
     }
 
     pub(super) fn on_run(&mut self, cx: &mut Cx<'_>, session: &mut Session, id: RunId) {
@@ -308,7 +442,7 @@ impl Sending {
             cx.trace.count("run given up");
             session.reset_run(cx.now, id);
             self.runs.remove(&id);
-            self.take_back(vec![range]);
+            self.take_back(session.unowned(flow.stream, range));
         }
     }
 
@@ -376,5 +510,7 @@ impl Sending {
 
 /// How long an offer waits for a first path before the primary begins by itself.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// How long a lease goes well, at most, before something is done to it.
+const MEDDLE_MAX: Duration = Duration::from_millis(500);
 /// How long it takes until a range that was not taken is offered again.
 const RETRY: Duration = Duration::from_millis(20);

@@ -1,0 +1,365 @@
+//! What becomes of a lease while it lives: cut, hedged, verified, timed, stalled. Spec: KWIK §5, §8.
+
+use super::*;
+
+const SECOND_JOB: JobId = JobId::new(1);
+const SECOND_FILL: StreamId = stream(11);
+
+/// A machine whose second path has a job on the same stream.
+fn machine() -> Machine {
+    let mut machine = Machine::new();
+    machine.primary(Frame::JobOpen(job(SECOND_JOB, OTHER)));
+    machine.actions();
+    machine
+}
+
+fn revoke(lease: u64, keep: u64) -> Frame {
+    Frame::LeaseRevoke { lease: LeaseId::new(lease), keep, code: ErrorCode::LEASE_REVOKED }
+}
+
+fn done(lease: u64) -> Action {
+    told(Frame::LeaseDone { lease: LeaseId::new(lease) })
+}
+
+fn to_path(path: PathId, frame: Frame) -> Action {
+    Action::Send { path, frame }
+}
+
+fn hedge(lease: u64, of: u64, range: ByteRange) -> Frame {
+    Frame::LeaseGrant(LeaseGrant {
+        lease: LeaseId::new(lease),
+        job: SECOND_JOB,
+        range,
+        digest: None,
+        deadline_ms: None,
+        hedge_of: Some(LeaseId::new(of)),
+    })
+}
+
+fn verified(lease: u64, range: ByteRange, bytes: &[u8]) -> Frame {
+    Frame::LeaseGrant(LeaseGrant {
+        lease: LeaseId::new(lease),
+        job: JOB,
+        range,
+        digest: Some(blake3::hash(bytes).into()),
+        deadline_ms: None,
+        hedge_of: None,
+    })
+}
+
+impl Machine {
+    /// Opens the second path's internal stream, which hedges.
+    fn open_second(&mut self, lease: u64, offset: u64) -> Opened {
+        let header = StreamHeader::Secondary { lease: LeaseId::new(lease), offset };
+        self.client.on_internal(OTHER, SECOND_FILL, header)
+    }
+
+    fn second_bytes(&mut self, len: usize) -> bool {
+        self.client.on_bytes(OTHER, SECOND_FILL, Bytes::from(vec![7; len]))
+    }
+
+    /// Waits for the next deadline and runs what is due.
+    fn time_out(&mut self) -> Vec<Action> {
+        self.now = self.client.deadline().unwrap();
+        self.client.handle_timeout(self.now);
+        self.actions()
+    }
+}
+
+/// Spec: KWIK §5.6.
+#[test]
+fn a_cut_lease_ends_where_it_was_cut() {
+    let mut machine = machine();
+    machine.grant(0, range(200, 300));
+    machine.open(PATH, 0, 200);
+    machine.bytes(10);
+    machine.actions();
+    machine.primary(revoke(0, 50));
+    assert_eq!(
+        machine.actions(),
+        [to_path(PATH, revoke(0, 50)), mapping(MappingOperation::Update, 0, range(200, 250))]
+    );
+    // The tail is free for another path at once.
+    machine.primary(Frame::LeaseGrant(LeaseGrant {
+        lease: LeaseId::new(1),
+        job: SECOND_JOB,
+        range: range(250, 300),
+        digest: None,
+        deadline_ms: None,
+        hedge_of: None,
+    }));
+    let notice =
+        Frame::LeaseNotice { lease: LeaseId::new(1), job: SECOND_JOB, range: range(250, 300), credit: 50 };
+    assert_eq!(machine.actions(), [to_path(OTHER, notice)]);
+    // The secondary had not heard of the cut: what it sent behind it is late, and places nothing.
+    assert!(!machine.bytes(60), "nothing more is wanted");
+    assert_eq!(
+        machine.actions(),
+        [Action::StopInternal { path: PATH, stream: FILL, code: ErrorCode::LEASE_REVOKED }, done(0),]
+    );
+    let source = machine.client.sources()[&PATH];
+    assert_eq!((source.bytes, source.late_bytes, source.leases_done), (50, 20, 1));
+    assert!(machine.client.is_live(PATH));
+}
+
+/// A cut before what has arrived keeps that, and the lease is done.
+#[test]
+fn a_cut_never_takes_back_what_is_placed() {
+    let mut machine = machine();
+    machine.grant(0, range(200, 300));
+    machine.open(PATH, 0, 200);
+    machine.bytes(60);
+    machine.actions();
+    machine.primary(revoke(0, 50));
+    assert_eq!(
+        machine.actions(),
+        [
+            to_path(PATH, revoke(0, 60)),
+            mapping(MappingOperation::Update, 0, range(200, 260)),
+            Action::StopInternal { path: PATH, stream: FILL, code: ErrorCode::LEASE_REVOKED },
+            done(0),
+        ]
+    );
+    machine.primary(revoke(0, 10));
+    assert!(machine.actions().is_empty(), "over: late, and harmless");
+    machine.grant(1, range(300, 400));
+    machine.primary(revoke(1, 500));
+    assert_eq!(machine.actions(), [mapping(MappingOperation::Update, 1, range(300, 400))], "nothing to cut");
+}
+
+/// Spec: KWIK §5.2, §7: what comes first counts, and the loser is told to stop.
+#[test]
+fn a_hedge_wins_or_loses_and_nothing_is_missing() {
+    for hedge_wins in [true, false] {
+        let mut machine = machine();
+        machine.grant(0, range(200, 300));
+        machine.open(PATH, 0, 200);
+        machine.bytes(40);
+        machine.actions();
+        machine.primary(hedge(1, 0, range(220, 300)));
+        assert_eq!(machine.actions().len(), 1, "noticed");
+        assert_eq!(machine.open_second(1, 220), Opened::Read);
+        assert!(machine.second_bytes(if hedge_wins { 79 } else { 10 }));
+        machine.actions();
+        let (winner, loser, path, internal) =
+            if hedge_wins { (1, 0, PATH, FILL) } else { (0, 1, OTHER, SECOND_FILL) };
+        assert!(if hedge_wins { machine.second_bytes(1) } else { machine.bytes(60) });
+        let ended: Vec<Action> =
+            machine.actions().into_iter().filter(|action| !matches!(action, Action::Notify(_))).collect();
+        assert_eq!(
+            ended,
+            [
+                done(winner),
+                Action::StopInternal { path, stream: internal, code: ErrorCode::LEASE_REVOKED },
+                to_path(path, revoke(loser, 0)),
+                lost(loser, ErrorCode::LEASE_REVOKED, &[]),
+            ]
+        );
+        let overlap: u64 = machine.client.sources().values().map(|source| source.overlap_bytes).sum();
+        assert_eq!(overlap, if hedge_wins { 20 } else { 10 });
+    }
+}
+
+#[test]
+fn an_overlap_is_refused_unless_it_hedges_a_live_lease_of_another_path() {
+    let refused = |lease| {
+        told(Frame::LeaseRefused { lease: LeaseId::new(lease), code: ErrorCode::STREAM_MAPPING_CONFLICT })
+    };
+    let mut machine = machine();
+    machine.grant(0, range(200, 300));
+    machine.grant(1, range(300, 400));
+    machine.primary(hedge(2, 0, range(250, 350)));
+    assert_eq!(machine.actions(), [refused(2)], "of two leases");
+    machine.primary(hedge(3, 1, range(250, 300)));
+    assert_eq!(machine.actions(), [refused(3)], "of another lease");
+    assert_eq!(machine.grant(4, range(250, 300)), [refused(4)], "of none");
+    machine.primary(Frame::LeaseGrant(LeaseGrant {
+        lease: LeaseId::new(5),
+        job: JOB,
+        range: range(200, 300),
+        digest: None,
+        deadline_ms: None,
+        hedge_of: Some(LeaseId::new(0)),
+    }));
+    assert_eq!(machine.actions(), [refused(5)], "by its own path");
+    machine.primary(hedge(6, 0, range(200, 300)));
+    assert_eq!(machine.actions().len(), 1, "noticed");
+    machine.primary(hedge(7, 0, range(200, 210)));
+    assert_eq!(machine.actions(), [refused(7)], "twice");
+}
+
+/// Spec: KWIK §5.4: no byte counts before all of them are right.
+#[test]
+fn a_verified_lease_counts_whole_or_not_at_all() {
+    for right in [true, false] {
+        let mut machine = machine();
+        let whole = range(100, 200);
+        machine.primary(verified(0, whole, &[7; 100]));
+        let credit = Frame::LeaseNotice { lease: LeaseId::new(0), job: JOB, range: whole, credit: 100 };
+        assert_eq!(machine.actions(), [to_path(PATH, credit)]);
+        machine.open(PATH, 0, 100);
+        assert!(machine.bytes(99));
+        machine.actions();
+        assert!(!machine.client.is_readable(STREAM) && machine.client.held().0 == 0);
+        machine.client.on_bytes(PATH, FILL, Bytes::from_static(if right { &[7] } else { &[8] }));
+        let (wrong, answer) =
+            if right { (0, done(0)) } else { (1, lost(0, ErrorCode::DIGEST_MISMATCH, &[whole])) };
+        assert!(machine.actions().contains(&answer));
+        assert_eq!(machine.client.is_readable(STREAM), right);
+        assert_eq!(machine.client.sources()[&PATH].digests_wrong, wrong);
+        machine.client.audit().unwrap();
+        if right {
+            let read = machine.client.read(machine.now, STREAM, 1000, true);
+            assert_eq!(read.unwrap().unwrap().bytes.len(), 100);
+            machine.client.audit().unwrap();
+        }
+    }
+}
+
+/// It has room of its own: far ahead of the reader, longer than the stream's window, and never more than there is.
+#[test]
+fn a_verified_lease_reserves_all_its_room() {
+    let mut machine = machine();
+    let window = limits::STREAM_WINDOW;
+    let refused = |lease, code| told(Frame::LeaseRefused { lease: LeaseId::new(lease), code });
+    machine.primary(verified(0, range(100, 100 + limits::SESSION_WINDOW / 2 + 1), b"never"));
+    assert_eq!(machine.actions(), [refused(0, ErrorCode::LIMIT_EXCEEDED)]);
+    let far = range(2 * window, 2 * window + 1000);
+    let free = machine.client.extra_window_free();
+    machine.primary(verified(1, far, &[7; 1000]));
+    assert_eq!(machine.client.extra_window_free(), free - 1000);
+    machine.open(PATH, 1, far.start());
+    assert!(machine.bytes(1000), "though no credit by offset reaches there");
+    machine.client.audit().unwrap();
+    assert_eq!(machine.client.extra_window_free(), free - 1000, "held beyond the window");
+    let read = machine.client.read(machine.now, STREAM, 1000, false).unwrap().unwrap();
+    assert_eq!(read.offset, far.start());
+    machine.client.audit().unwrap();
+    assert_eq!(machine.client.extra_window_free(), free);
+    // What is lost gives its room back.
+    machine.primary(verified(2, range(100, 1100), &[7; 1000]));
+    machine.primary(revoke(2, 0));
+    assert_eq!(machine.client.extra_window_free(), free);
+    machine.client.audit().unwrap();
+}
+
+#[test]
+fn a_verified_lease_is_not_cut() {
+    let mut machine = machine();
+    machine.primary(verified(0, range(200, 300), b"never"));
+    machine.actions();
+    machine.primary(revoke(0, 50));
+    assert_eq!(machine.actions(), [Action::CloseSession { code: ErrorCode::METADATA_PROTOCOL_VIOLATION }]);
+}
+
+#[test]
+fn a_lease_is_lost_at_its_deadline() {
+    let mut machine = machine();
+    machine.primary(Frame::LeaseGrant(LeaseGrant {
+        lease: LeaseId::new(0),
+        job: JOB,
+        // Without credit, so that nothing else is due.
+        range: range(100 + limits::STREAM_WINDOW, 200 + limits::STREAM_WINDOW),
+        digest: None,
+        deadline_ms: Some(1500),
+        hedge_of: None,
+    }));
+    machine.settled();
+    assert_eq!(machine.client.deadline(), Some(machine.now + Duration::from_millis(1500)));
+    let missing = range(100 + limits::STREAM_WINDOW, 200 + limits::STREAM_WINDOW);
+    assert_eq!(
+        machine.time_out(),
+        [to_path(PATH, revoke_late()), lost(0, ErrorCode::AGGREGATION_TIMEOUT, &[missing])]
+    );
+    assert_eq!(machine.client.deadline(), None);
+}
+
+fn revoke_late() -> Frame {
+    Frame::LeaseRevoke { lease: LeaseId::new(0), keep: 0, code: ErrorCode::AGGREGATION_TIMEOUT }
+}
+
+/// Spec: KWIK §8, lease stall: the path answers, and nothing comes of the lease.
+#[test]
+fn a_lease_of_which_nothing_comes_stalls_and_goes_on() {
+    let mut machine = machine();
+    machine.grant(0, range(200, 300));
+    machine.grant(1, range(300, 400));
+    machine.settled();
+    let start = machine.now;
+    let mut frames = 0;
+    let stalled = loop {
+        let actions = machine.time_out();
+        frames += 1;
+        machine.client.on_heard(machine.now, PATH, frames, None); // every probe is answered
+        if actions != [Action::Ping { path: PATH }] {
+            break actions;
+        }
+    };
+    // The lowest only: those behind it have it for a reason.
+    assert_eq!(stalled, [mapping(MappingOperation::Suspend, 0, range(200, 300))]);
+    assert_eq!(machine.now - start, limits::STALL_MIN);
+    machine.settled();
+    machine.open(PATH, 0, 200);
+    machine.bytes(1);
+    assert_eq!(
+        machine.actions(),
+        [
+            mapping(MappingOperation::Create, 0, range(200, 300)),
+            mapping(MappingOperation::Resume, 0, range(200, 300)),
+        ]
+    );
+    assert_eq!(machine.client.sources()[&PATH].stalls, 1);
+}
+
+/// A disk that always takes its time is not a stall: what is usual on a path is learnt.
+#[test]
+fn a_slow_disk_is_given_the_time_it_usually_takes() {
+    let mut machine = machine();
+    let slow = Duration::from_millis(300);
+    let mut frames = 0;
+    for lease in 0..8 {
+        let start = 200 + lease * 100;
+        machine.grant(lease, range(start, start + 100));
+        machine.settled();
+        let bytes_at = machine.now + slow;
+        let mut stalls = 0;
+        while let Some(at) = machine.client.deadline().filter(|&at| at < bytes_at) {
+            machine.now = at;
+            machine.client.handle_timeout(at);
+            let suspended = |action: &Action| {
+                let Action::Send { frame: Frame::StreamMappingUpdate { operation, .. }, .. } = action else {
+                    return false;
+                };
+                *operation == MappingOperation::Suspend
+            };
+            stalls += machine.actions().iter().filter(|action| suspended(action)).count();
+            frames += 1;
+            machine.client.on_heard(at, PATH, frames, None);
+            machine.settled();
+        }
+        assert_eq!(stalls, usize::from(lease == 0), "lease {lease}");
+        machine.now = bytes_at;
+        let internal = stream(3 + 4 * (10 + lease));
+        let header = StreamHeader::Secondary { lease: LeaseId::new(lease), offset: start };
+        machine.client.on_internal(PATH, internal, header);
+        // At once, or in two batches: both teach how long the first byte takes.
+        for part in if lease == 0 { vec![100] } else { vec![50, 50] } {
+            machine.client.on_bytes(PATH, internal, Bytes::from(vec![7; part]));
+            machine.settled();
+        }
+    }
+}
+
+/// A path that was suspected and is heard again: what was held against it is not any more.
+#[test]
+fn suspicion_ends_when_the_path_is_heard() {
+    let mut machine = machine();
+    machine.grant(0, range(200, 300));
+    machine.settled();
+    for _ in 0..2 {
+        assert_eq!(machine.time_out(), [Action::Ping { path: PATH }]);
+    }
+    assert_eq!(machine.time_out(), [mapping(MappingOperation::Suspend, 0, range(200, 300))]);
+    machine.client.on_heard(machine.now, PATH, 1, None);
+    assert_eq!(machine.actions(), [mapping(MappingOperation::Resume, 0, range(200, 300))]);
+}

@@ -1,0 +1,220 @@
+//! Leases at the primary: given, hedged, cut, taken back, and what is left over when they end. Spec: KWIK §5.
+
+use super::{Lease, NewLease, Primary, Run};
+use crate::{
+    action::{Event, LeaseOutcome, LeaseStatus, PathState, RunId},
+    error::{ErrorCode, LeaseError},
+    id::{ByteRange, LeaseId, StreamId},
+    lease::table::Live,
+    limits,
+    session::action::Action,
+    stream::ranges::RangeSet,
+    wire::{Features, Frame, LeaseGrant, MappingOperation, Ranges},
+};
+
+impl Primary {
+    pub(in crate::session) fn lease(&mut self, new: &NewLease) -> Result<LeaseId, LeaseError> {
+        let range = new.range;
+        let needed = [
+            (new.digest.is_some(), Features::DIGEST),
+            (new.deadline.is_some(), Features::DEADLINE),
+            (new.hedge_of.is_some(), Features::HEDGE),
+        ];
+        if needed.iter().any(|&(needed, feature)| needed && !self.features.contains(feature)) {
+            return Err(LeaseError::Unsupported);
+        }
+        let job = self.jobs.get_mut(&new.job).ok_or(LeaseError::JobClosed)?;
+        // The end of a path refuses its jobs as well: what it names is the path. Spec: KWIK §8.
+        let path = self.paths.get_mut(&job.path).ok_or(LeaseError::PathDead)?;
+        if matches!(path.state, PathState::Dead(_)) {
+            return Err(LeaseError::PathDead);
+        }
+        if matches!(job.answer, Some(Err(_))) {
+            return Err(LeaseError::JobClosed);
+        }
+        if !job.range.contains(range) || range.len() > job.left || range.len() > limits::LEASE_MAX {
+            return Err(LeaseError::OutsideJob);
+        }
+        if path.state == PathState::Degraded {
+            return Err(LeaseError::PathDead);
+        }
+        let full = self.leases.count_of_stream(job.stream) >= limits::LEASES_PER_STREAM
+            || self.leases.count_of_path(job.path) >= limits::LEASES_PER_PATH
+            || self.leases.len() >= limits::LEASES_PER_SESSION;
+        if full {
+            return Err(LeaseError::LimitExceeded);
+        }
+        let stream = self.streams.get_mut(&job.stream).filter(|stream| stream.is_open());
+        let stream = stream.ok_or(LeaseError::ClosedStream)?;
+        match new.hedge_of {
+            None => stream.claim(range).map_err(|_| LeaseError::Overlap)?,
+            Some(hedged) => {
+                let hedged = self.leases.get(hedged).ok_or(LeaseError::NotLive)?;
+                let elsewhere = hedged.stream() != job.stream || !hedged.range().contains(range);
+                let alone = self.leases.overlapping(job.stream, range).count() == 1;
+                if elsewhere || !alone || hedged.path() == job.path {
+                    return Err(LeaseError::Overlap);
+                }
+            }
+        }
+        job.left -= range.len();
+        let id = LeaseId::new(self.next_lease);
+        self.next_lease += 1;
+        let verified = new.digest.is_some();
+        let lease = Lease { begun: false, stalled: None, verified, forgotten: false };
+        let inserted = self.leases.insert(id, job.path, job.stream, range, lease);
+        debug_assert!(inserted.is_ok(), "nobody has the range, or only the lease that is hedged");
+        self.tell(Frame::LeaseGrant(LeaseGrant {
+            lease: id,
+            job: new.job,
+            range,
+            digest: new.digest,
+            deadline_ms: new.deadline.map(|deadline| u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX)),
+            hedge_of: new.hedge_of,
+        }));
+        Ok(id)
+    }
+
+    /// Asks for a lease to end: all of it, or what lies behind its first `keep` bytes.
+    pub(in crate::session) fn revoke(&mut self, id: LeaseId, keep: u64) -> Result<(), LeaseError> {
+        let lease = self.leases.get(id).ok_or(LeaseError::NotLive)?;
+        if keep > 0 && lease.state.verified {
+            return Err(LeaseError::Verified);
+        }
+        if keep > 0 && !self.features.contains(Features::MAPPING_UPDATE) {
+            return Err(LeaseError::Unsupported);
+        }
+        if keep < lease.range().len() {
+            self.tell(Frame::LeaseRevoke { lease: id, keep, code: ErrorCode::LEASE_REVOKED });
+        }
+        Ok(())
+    }
+
+    pub(in crate::session) fn lease_status(&self, id: LeaseId) -> Option<LeaseStatus> {
+        self.leases.get(id).map(|lease| LeaseStatus {
+            path: lease.path(),
+            stream: lease.stream(),
+            range: lease.range(),
+            begun: lease.state.begun,
+            stalled: lease.state.stalled,
+        })
+    }
+
+    /// Takes what cuts of a lease gave back, once the client has said where it ends.
+    pub(in crate::session) fn take_cut(&mut self, id: LeaseId) -> Option<Vec<ByteRange>> {
+        self.cuts.remove(&id)
+    }
+
+    /// Takes the outcome of a lease, once it is known.
+    pub(in crate::session) fn lease_outcome(&mut self, id: LeaseId) -> Option<LeaseOutcome> {
+        let outcome = self.outcomes.remove(&id)?;
+        self.cuts.remove(&id);
+        Some(outcome)
+    }
+
+    /// The application does not want to know what becomes of a lease.
+    pub(in crate::session) fn forget_lease(&mut self, id: LeaseId) {
+        self.outcomes.remove(&id);
+        self.cuts.remove(&id);
+        if let Some(lease) = self.leases.get_mut(id) {
+            lease.state.forgotten = true;
+        }
+    }
+
+    /// The client tells what became of a mapping.
+    pub(super) fn on_mapping(
+        &mut self,
+        operation: MappingOperation,
+        stream: StreamId,
+        id: LeaseId,
+        range: ByteRange,
+    ) -> Result<(), ErrorCode> {
+        if id.into_inner() >= self.next_lease {
+            return Err(ErrorCode::METADATA_PROTOCOL_VIOLATION);
+        }
+        let Some(lease) = self.leases.get_mut(id) else {
+            self.late_frames += 1;
+            return Ok(());
+        };
+        if lease.stream() != stream || !lease.range().contains(range) {
+            return Err(ErrorCode::METADATA_PROTOCOL_VIOLATION);
+        }
+        match operation {
+            MappingOperation::Create => lease.state.begun = true,
+            MappingOperation::Suspend => lease.state.stalled = Some(range),
+            MappingOperation::Resume => lease.state.stalled = None,
+            MappingOperation::Update => {
+                if range.start() != lease.range().start() {
+                    return Err(ErrorCode::METADATA_PROTOCOL_VIOLATION);
+                }
+                let forgotten = lease.state.forgotten;
+                let gone = self.leases.cut(id, range.end());
+                let free = gone.map(|gone| self.release(stream, gone)).unwrap_or_default();
+                if !forgotten {
+                    self.cuts.entry(id).or_default().extend(free);
+                }
+            }
+        }
+        self.actions.push_back(Action::Notify(Event::LeaseChanged(id)));
+        Ok(())
+    }
+
+    pub(super) fn end_lease(&mut self, id: LeaseId, lost: Option<(ErrorCode, Ranges)>) {
+        let Some(lease) = self.leases.remove(id) else {
+            self.late_frames += 1;
+            return;
+        };
+        if let Some(path) = self.paths.get_mut(&lease.path()) {
+            match lost {
+                None => path.done += 1,
+                Some(_) => path.lost += 1,
+            }
+        }
+        let outcome = match lost {
+            None => {
+                self.end_hedges(id, lease.range());
+                LeaseOutcome::Done
+            }
+            Some((code, missing)) => {
+                let missing = missing.iter().flat_map(|range| self.release(lease.stream(), *range)).collect();
+                LeaseOutcome::Lost { code, missing }
+            }
+        };
+        if !lease.state.forgotten {
+            self.outcomes.insert(id, outcome);
+            self.actions.push_back(Action::Notify(Event::LeaseEnded(id)));
+        }
+    }
+
+    /// Every byte of a lease is at the client: what this server was to bring of it is there as well.
+    fn end_hedges(&mut self, lease: LeaseId, range: ByteRange) {
+        let of =
+            |run: &Run| run.hedge_of == Some(lease) && run.outcome.is_none() && range.contains(run.range);
+        let hedges: Vec<RunId> = self.runs.iter().filter(|(_, run)| of(run)).map(|(&id, _)| id).collect();
+        for run in hedges {
+            self.on_run_end(run, None);
+            self.actions.push_back(Action::ResetRun { run });
+        }
+    }
+
+    /// The parts of `range` that nobody has written or been given, or of which what was given is lost.
+    pub(in crate::session) fn unowned(&self, stream: StreamId, range: ByteRange) -> Vec<ByteRange> {
+        self.streams.get(&stream).map(|split| split.unowned(range).collect()).unwrap_or_default()
+    }
+
+    /// Gives back what of `range` nobody else is to fill, and returns it.
+    pub(super) fn release(&mut self, stream: StreamId, range: ByteRange) -> Vec<ByteRange> {
+        let mut owned = RangeSet::default();
+        for (_, lease) in self.leases.overlapping(stream, range) {
+            owned.insert(Live::range(lease));
+        }
+        for run in self.runs.values().filter(|run| run.stream == stream && run.outcome.is_none()) {
+            owned.insert(run.range);
+        }
+        let free: Vec<ByteRange> = owned.missing(range).collect();
+        if let Some(split) = self.streams.get_mut(&stream) {
+            free.iter().for_each(|range| split.release(*range));
+        }
+        free
+    }
+}
