@@ -64,6 +64,8 @@ pub enum Event {
     LeaseWritable(LeaseId),
     /// The session is over; nothing follows.
     Lost(ConnectionError),
+    /// A secondary: no more work comes, and the path ends when its leases are over; `draining` tells by when.
+    Draining,
     /// The peer opened streams: `accept` has something.
     Opened(Dir),
     /// `open` may succeed again.
@@ -104,6 +106,8 @@ pub enum PathState {
     Active,
     /// Silent while bytes were due; its leases are lost, the connection is kept.
     Degraded,
+    /// Removed: its leases go on for as long as they were given, and no more come.
+    Draining,
     /// Gone for good, with the reason.
     Dead(ErrorCode),
 }

@@ -211,14 +211,6 @@ fn frames_out_of_place_end_the_session() {
             session: Some(vec![5; 16].into()),
             app_protocol: None,
         };
-        let grant = pb::LeaseGrant {
-            lease: Some(1),
-            job: Some(99),
-            range: raw::range(0, 1),
-            digest: None,
-            deadline_ms: Some(5),
-            hedge_of: None,
-        };
         let size = pb::StreamFinal { stream: Some(99), size: Some(0) };
         for (what, frame) in [
             ("the client's", wire::frame(FrameType::StreamComplete, &complete)),
@@ -226,7 +218,6 @@ fn frames_out_of_place_end_the_session() {
             ("a secondary's", wire::frame(FrameType::JobAccepted, &accepted)),
             ("for a secondary", wire::frame(FrameType::LeaseNotice, &notice)),
             ("a second hello", wire::frame(FrameType::ServerHello, &hello)),
-            ("a feature not offered", wire::frame(FrameType::LeaseGrant, &grant)),
             ("a stream never split", wire::frame(FrameType::StreamFinal, &size)),
         ] {
             let mut client = client().await;

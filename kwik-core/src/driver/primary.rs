@@ -1,6 +1,6 @@
 //! The session as its owner holds it.
 
-use std::ops::Deref;
+use std::{ops::Deref, time::Duration};
 
 use super::{
     connection::Connection,
@@ -49,7 +49,7 @@ impl PrimarySession {
     pub async fn path_ready(&self, path: PathId) -> Result<(), PathError> {
         self.session()
             .wait(Key::Paths, |s| match s.core.path_state(path) {
-                Some(PathState::Active | PathState::Degraded) => Some(Ok(())),
+                Some(PathState::Active | PathState::Degraded | PathState::Draining) => Some(Ok(())),
                 Some(PathState::Dead(code)) => Some(Err(PathError::Dead { path, code })),
                 Some(PathState::Connecting) => {
                     s.error.clone().map(|error| Err(PathError::ConnectionLost(error)))
@@ -68,9 +68,9 @@ impl PrimarySession {
             .wait(Key::Paths, |s| match s.core.path_state(path) {
                 Some(PathState::Dead(code)) => Some(Ok(code)),
                 None => Some(Ok(ErrorCode::PATH_NOT_FOUND)),
-                Some(PathState::Active | PathState::Connecting | PathState::Degraded) => {
-                    s.error.clone().map(|error| Err(PathError::ConnectionLost(error)))
-                }
+                Some(
+                    PathState::Active | PathState::Connecting | PathState::Degraded | PathState::Draining,
+                ) => s.error.clone().map(|error| Err(PathError::ConnectionLost(error))),
             })
             .await
     }
@@ -83,6 +83,19 @@ impl PrimarySession {
         self.session().with(|s| {
             let now = s.now();
             s.core.remove_path(now, path)?;
+            s.notify();
+            Ok(())
+        })
+    }
+
+    /// Lets a path go once its leases are over, or after `patience` with what is left of them lost. It takes no more.
+    ///
+    /// # Errors
+    /// - [`PathDead`] if there is no such path, or it is gone already.
+    pub fn drain_path(&self, path: PathId, patience: Duration) -> Result<(), PathDead> {
+        self.session().with(|s| {
+            let now = s.now();
+            s.core.drain_path(now, path, patience)?;
             s.notify();
             Ok(())
         })

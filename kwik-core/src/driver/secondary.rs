@@ -1,6 +1,6 @@
 //! The session as a server holds it that fills ranges for another: it cannot open a stream.
 
-use std::{fmt, net::SocketAddr};
+use std::{fmt, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 
@@ -39,6 +39,21 @@ impl SecondarySession {
             })
             .await?;
         Ok(SecondaryJob { session: self.0.clone(), job, taken: false, ended: None })
+    }
+
+    /// Waits until the client says that no more work comes: the path ends when the leases that live are over, or after
+    /// the time that is returned.
+    ///
+    /// # Errors
+    /// - [`ConnectionError`] if the path is over.
+    pub async fn draining(&self) -> Result<Duration, ConnectionError> {
+        self.0
+            .wait(Key::Draining, |s| match (s.core.draining(), &s.error) {
+                (_, Some(error)) => Some(Err(error.clone())),
+                (Some(by), None) => Some(Ok(by.saturating_duration_since(s.now()))),
+                (None, None) => None,
+            })
+            .await
     }
 
     /// Closes the path at once. A code of KWIK's reserved block is a mistake: it is logged, and code 0 is sent instead.

@@ -36,6 +36,7 @@ pub(super) enum Key {
     Connected,
     DatagramReceived,
     DatagramsUnblocked,
+    Draining,
     Finished(StreamId),
     HandshakeData,
     Job(JobId),
@@ -156,6 +157,7 @@ impl State {
             }
             Event::DatagramReceived => Key::DatagramReceived,
             Event::DatagramsUnblocked => Key::DatagramsUnblocked,
+            Event::Draining => Key::Draining,
             Event::Finished(stream) => {
                 self.wakers.wake(Key::Writable(stream)); // a stopped stream fails its writer
                 Key::Finished(stream)

@@ -13,6 +13,8 @@ pub(crate) enum State {
     Active,
     /// Silent while bytes were due; packets make it active again.
     Degraded,
+    /// Its leases go on, and no more come.
+    Draining,
     /// Gone for good.
     Dead(ErrorCode),
 }
@@ -42,15 +44,25 @@ impl State {
         self.step(&[Self::Degraded], Self::Active)
     }
 
+    /// The primary wants it gone once its leases are over.
+    pub(crate) fn on_drain(&mut self) -> Result<(), BadMove> {
+        self.step(&[Self::Active], Self::Draining)
+    }
+
     /// The path is gone. Fails if it was before, so that its end is told once.
     pub(crate) fn on_end(&mut self, code: ErrorCode) -> Result<(), BadMove> {
-        let live = [Self::Connecting, Self::Authenticating, Self::Active, Self::Degraded];
+        let live = [Self::Connecting, Self::Authenticating, Self::Active, Self::Degraded, Self::Draining];
         self.step(&live, Self::Dead(code))
     }
 
     /// Returns whether the path is not gone.
     pub(crate) const fn is_live(self) -> bool {
         !matches!(self, Self::Dead(_))
+    }
+
+    /// Returns whether its server fills leases.
+    pub(crate) const fn is_serving(self) -> bool {
+        matches!(self, Self::Active | Self::Draining)
     }
 
     /// Returns whether the path is on its way to being active for the first time.
@@ -77,12 +89,14 @@ mod tests {
     #[test]
     fn only_listed_moves() {
         let dead = State::Dead(ErrorCode::PATH_DEAD);
-        let states = [State::Connecting, State::Authenticating, State::Active, State::Degraded, dead];
-        let moves: [(&str, Move); 5] = [
+        let states =
+            [State::Connecting, State::Authenticating, State::Active, State::Degraded, State::Draining, dead];
+        let moves: [(&str, Move); 6] = [
             ("handshake", State::on_handshake),
             ("hello", State::on_hello),
             ("silence", State::on_silence),
             ("heard", State::on_heard),
+            ("drain", State::on_drain),
             ("end", |state| state.on_end(ErrorCode::PATH_DEAD)),
         ];
         let mut edges = Vec::new();
@@ -104,9 +118,11 @@ mod tests {
                 "Authenticating -hello-> Active",
                 "Authenticating -end-> Dead(PATH_DEAD)",
                 "Active -silence-> Degraded",
+                "Active -drain-> Draining",
                 "Active -end-> Dead(PATH_DEAD)",
                 "Degraded -heard-> Active",
                 "Degraded -end-> Dead(PATH_DEAD)",
+                "Draining -end-> Dead(PATH_DEAD)",
             ]
         );
     }

@@ -13,7 +13,7 @@ pub use fuzzing::secondary_ops;
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use smallvec::SmallVec;
@@ -45,6 +45,8 @@ pub(super) struct Secondary {
     last_lease: Option<LeaseId>,
     /// Credit by offset, per stream that leases name.
     offsets: BTreeMap<StreamId, u64>,
+    /// By when the path ends, once no more work is to come.
+    draining: Option<Instant>,
     late_frames: u64,
     actions: VecDeque<Action>,
 }
@@ -105,6 +107,7 @@ impl Secondary {
             leases: BTreeMap::new(),
             last_lease: None,
             offsets: BTreeMap::new(),
+            draining: None,
             late_frames: 0,
             actions: VecDeque::new(),
         }
@@ -112,6 +115,10 @@ impl Secondary {
 
     pub(super) fn session(&self) -> SessionId {
         self.session
+    }
+
+    pub(super) fn draining(&self) -> Option<Instant> {
+        self.draining
     }
 
     pub(super) fn late_frames(&self) -> u64 {
@@ -149,6 +156,12 @@ impl Secondary {
                 self.on_offset_credit(stream, offset);
                 Ok(())
             }
+            Frame::Drain { deadline_ms } => {
+                let by = now.checked_add(Duration::from_millis(deadline_ms)).unwrap_or(now);
+                self.draining = Some(self.draining.map_or(by, |known| known.min(by)));
+                self.actions.push_back(Action::Notify(Event::Draining));
+                Ok(())
+            }
             Frame::SessionClose { code, .. } => Err(code),
             Frame::ClientHello(_)
             | Frame::ServerHello(_)
@@ -156,7 +169,6 @@ impl Secondary {
             | Frame::AddPath(_)
             | Frame::PathReport { .. }
             | Frame::RemovePath { .. }
-            | Frame::Drain { .. }
             | Frame::JobAccepted { .. }
             | Frame::JobRefused { .. }
             | Frame::LeaseGrant(_)
@@ -264,6 +276,7 @@ impl Secondary {
             None => Some(ErrorCode::PATH_DEAD),
             Some(job) if job.closed.is_some() => job.closed,
             Some(_) if expired => Some(ErrorCode::TICKET_EXPIRED),
+            Some(_) if self.draining.is_some() => Some(ErrorCode::DRAINING),
             Some(_) if live >= limits::LEASES_PER_PATH => Some(ErrorCode::LIMIT_EXCEEDED),
             Some(job) if !job.info.range.contains(range) || range.len() > job.left => {
                 Some(ErrorCode::LEASE_VIOLATION)

@@ -1,6 +1,6 @@
 //! What only servers can be asked to do: the commands of a primary, and those of a secondary. Spec: KWIK §3, §5.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -49,7 +49,16 @@ impl Session {
     /// # Errors
     /// - [`PathDead`] if there is no such path, or it is gone already.
     pub fn remove_path(&mut self, now: Instant, path: PathId) -> Result<(), PathDead> {
-        let removed = self.primary_mut(now).is_some_and(|primary| primary.remove_path(path));
+        self.drain_path(now, path, Duration::ZERO)
+    }
+
+    /// Asks the client to close a path once its leases are over, or after `patience` with what is left of them lost.
+    /// The path takes no more of them. Asked again, the shorter time counts. Spec: KWIK §8.
+    ///
+    /// # Errors
+    /// - [`PathDead`] if there is no such path, or it is gone already.
+    pub fn drain_path(&mut self, now: Instant, path: PathId, patience: Duration) -> Result<(), PathDead> {
+        let removed = self.primary_mut(now).is_some_and(|primary| primary.remove_path(path, patience));
         if removed { Ok(()) } else { Err(PathDead) }
     }
 
@@ -233,6 +242,14 @@ impl Session {
 
 /// The commands of a secondary. In any other role they fail, or find nothing.
 impl Session {
+    /// Returns by when the path ends, once the client has said that no more work comes. Spec: KWIK §8.
+    pub fn draining(&self) -> Option<Instant> {
+        match &self.machine {
+            Machine::Secondary(secondary) => secondary.draining(),
+            Machine::Greeting(_) | Machine::Client(_) | Machine::Primary(_) => None,
+        }
+    }
+
     /// Takes a job the primary has sealed for this path.
     pub fn accept_job(&mut self) -> Option<JobInfo> {
         match &mut self.machine {

@@ -32,14 +32,13 @@ impl Features {
     /// `StreamMappingUpdate`, and `LeaseRevoke` that keeps a part, which it answers.
     pub(crate) const MAPPING_UPDATE: Self = Self(1 << 4);
     /// `RemovePath` that drains instead of closing, `Drain`.
-    #[expect(dead_code, reason = "no role offers it yet; its frames are decoded and refused")]
     pub(crate) const DRAIN: Self = Self(1 << 5);
     /// Leases with a deadline.
     pub(crate) const DEADLINE: Self = Self(1 << 6);
 
     /// All that this version knows; every role lists the same.
     pub(crate) const OFFERED: Self =
-        Self(Self::DIGEST.0 | Self::HEDGE.0 | Self::MAPPING_UPDATE.0 | Self::DEADLINE.0);
+        Self(Self::DIGEST.0 | Self::HEDGE.0 | Self::MAPPING_UPDATE.0 | Self::DRAIN.0 | Self::DEADLINE.0);
 
     /// Returns whether every part in `other` is in this set.
     pub(crate) const fn contains(self, other: Self) -> bool {

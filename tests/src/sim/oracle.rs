@@ -228,12 +228,13 @@ impl Oracle {
 
     /// The state of a path changed. Spec: KWIK §8.
     pub fn path(&mut self, client: NodeId, session: u32, path: PathId, state: PathState, server: NodeId) {
-        use PathState::{Active, Connecting, Dead, Degraded};
+        use PathState::{Active, Connecting, Dead, Degraded, Draining};
         let before = self.paths.insert((client, session, path), state).unwrap_or(Connecting);
         let edge = match (before, state) {
             (a, b) if a == b => true,
             (Connecting | Degraded, Active) | (Active, Degraded) => true,
-            (Connecting | Active | Degraded, Dead(_)) => true,
+            (Connecting | Active | Degraded, Draining) => true,
+            (Connecting | Active | Degraded | Draining, Dead(_)) => true,
             _ => false,
         };
         // A client that lies about its paths misleads its own session.

@@ -105,8 +105,10 @@ struct Path {
     ticket: bytes::Bytes,
     /// What its server knows.
     features: Features,
-    /// The attach must be done by then.
+    /// The attach, or what is left to do before it is removed, must be done by then.
     deadline: Option<Instant>,
+    /// Why it is removed, once it is.
+    removal: Option<ErrorCode>,
     dialled: bool,
     /// Jobs that wait for the path to become active.
     held_jobs: Vec<JobOpen>,
@@ -313,8 +315,8 @@ impl Client {
             }
             Frame::Refuse { code, .. } if self.session.is_none() => Err(code),
             Frame::AddPath(add) => self.add_path(now, add),
-            Frame::RemovePath { path, code, .. } => {
-                self.remove_path(path, code);
+            Frame::RemovePath { path, code, deadline_ms } => {
+                self.remove_path(now, path, code, Duration::from_millis(deadline_ms));
                 Ok(())
             }
             Frame::JobOpen(job) => self.open_job(job),
@@ -441,6 +443,7 @@ impl Client {
 
     /// Gives credit, and looks again at which paths owe bytes. Called once facts have settled, not per datagram.
     pub(super) fn settle(&mut self, now: Instant) {
+        self.end_drained();
         self.replenish_noted();
         self.look_at_paths(now);
     }

@@ -1,6 +1,9 @@
 //! Paths of a client: dialling, attaching, going silent, ending. Spec: KWIK §8, §9.
 
-use std::{net::SocketAddr, time::Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 
@@ -55,6 +58,7 @@ impl Client {
             ticket: add.ticket,
             features: Features::default(),
             deadline: Some(now + self.config.attach_timeout),
+            removal: None,
             dialled: false,
             held_jobs: Vec::new(),
             highest_noticed: None,
@@ -149,8 +153,39 @@ impl Client {
         Ok(())
     }
 
-    /// The primary wants a path gone.
-    pub(super) fn remove_path(&mut self, id: PathId, code: ErrorCode) {
+    /// The primary wants a path gone, at once or when its leases are over. Spec: KWIK §8.
+    pub(super) fn remove_path(&mut self, now: Instant, id: PathId, code: ErrorCode, patience: Duration) {
+        let busy = self.leases.count_of_path(id) > 0;
+        let deadline = now.checked_add(patience).filter(|_| busy && !patience.is_zero());
+        if let Some((path, deadline)) = self.paths.get_mut(&id).zip(deadline) {
+            if path.state == State::Draining || path.state.on_drain().is_ok() {
+                // Asked again, the shorter time counts.
+                path.deadline = Some(path.deadline.map_or(deadline, |known| known.min(deadline)));
+                path.removal = Some(code);
+                let deadline_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+                if path.features.contains(Features::DRAIN) {
+                    self.send(id, Frame::Drain { deadline_ms });
+                }
+                self.actions.push_back(Action::Notify(Event::PathChanged(id)));
+                return;
+            }
+        }
+        self.close_path(id, code);
+    }
+
+    /// Closes the paths that were to be removed once their leases are over, where they are.
+    pub(super) fn end_drained(&mut self) {
+        let over = |(&id, path): (&PathId, &Path)| {
+            let code = path.removal.filter(|_| path.state == State::Draining)?;
+            (self.leases.count_of_path(id) == 0).then_some((id, code))
+        };
+        let over: smallvec::SmallVec<[(PathId, ErrorCode); 1]> = self.paths.iter().filter_map(over).collect();
+        for (id, code) in over {
+            self.close_path(id, code);
+        }
+    }
+
+    fn close_path(&mut self, id: PathId, code: ErrorCode) {
         if self.end_path(id, code) {
             self.actions.push_back(Action::ClosePath { path: id, code });
         } else {
@@ -214,11 +249,12 @@ impl Client {
             if path.deadline.is_some_and(|at| at <= now) {
                 let code = match path.state {
                     State::Authenticating => ErrorCode::AUTH_TIMEOUT,
+                    State::Draining => path.removal.unwrap_or(ErrorCode::NO_ERROR),
                     State::Connecting | State::Active | State::Degraded | State::Dead(_) => {
                         ErrorCode::PATH_DEAD
                     }
                 };
-                self.fault(id, code);
+                self.close_path(id, code);
                 continue;
             }
             match path.health.verdict(now) {
@@ -237,6 +273,10 @@ impl Client {
         let Some(path) = self.paths.get_mut(&id) else {
             return;
         };
+        if path.state == State::Draining {
+            self.close_path(id, ErrorCode::PATH_STALLED); // nobody waits for it to come back
+            return;
+        }
         if path.state.on_silence().is_err() {
             return;
         }

@@ -10,7 +10,6 @@ use crate::{
     id::{ByteRange, LeaseId, PathId, StreamId},
     lease::table::{LeaseTable, Live},
     limits,
-    path::state::State,
     stream::recv::SplitRecv,
     timer::earliest,
     wire::MappingOperation,
@@ -101,16 +100,12 @@ impl Client {
             }
             path.take_progress(now, leases);
             let still = |front: &Front| leases.get(front.lease).is_some_and(owed);
-            if !std::mem::take(&mut path.stale)
-                && path.state == State::Active
-                && path.fronts.iter().all(still)
-            {
+            if !std::mem::take(&mut path.stale) && path.state.is_serving() && path.fronts.iter().all(still) {
                 continue; // bytes came, nothing else
             }
             let mut fronts: SmallVec<[Front; 1]> = SmallVec::new();
             let mut due = false;
-            for (id, lease) in
-                leases.of_path(id).filter(|(_, lease)| path.state == State::Active && owed(lease))
+            for (id, lease) in leases.of_path(id).filter(|(_, lease)| path.state.is_serving() && owed(lease))
             {
                 due = true;
                 let (stream, start, placed) = (lease.stream(), lease.range().start(), lease.state.placed);

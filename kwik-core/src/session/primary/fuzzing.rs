@@ -161,7 +161,8 @@ impl Driver {
                 let path = frames::path(op);
                 let live =
                     self.primary.path_state(path).is_some_and(|state| !matches!(state, PathState::Dead(_)));
-                assert_eq!(self.primary.remove_path(path), live);
+                let patience = Duration::from_millis(op.below(100));
+                assert_eq!(self.primary.remove_path(path, patience), live);
             }
             2 => {
                 let (path, stream) = (frames::path(op), frames::stream(op));

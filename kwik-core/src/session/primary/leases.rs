@@ -35,7 +35,7 @@ impl Primary {
         if !job.range.contains(range) || range.len() > job.left || range.len() > limits::LEASE_MAX {
             return Err(LeaseError::OutsideJob);
         }
-        if path.state == PathState::Degraded {
+        if matches!(path.state, PathState::Degraded | PathState::Draining) {
             return Err(LeaseError::PathDead);
         }
         let full = self.leases.count_of_stream(job.stream) >= limits::LEASES_PER_STREAM

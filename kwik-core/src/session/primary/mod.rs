@@ -328,15 +328,18 @@ impl Primary {
         }
     }
 
-    /// Returns whether the path was there to remove.
-    pub(super) fn remove_path(&mut self, id: PathId) -> bool {
-        let Some(path) = self.paths.get(&id) else {
+    /// Returns whether the path was there to remove. Its leases have `patience` to finish.
+    pub(super) fn remove_path(&mut self, id: PathId, patience: Duration) -> bool {
+        let Some(path) = self.paths.get_mut(&id) else {
             return false;
         };
         if matches!(path.state, PathState::Dead(_)) {
             return false;
         }
-        self.tell(Frame::RemovePath { path: id, code: ErrorCode::NO_ERROR, deadline_ms: 0 });
+        path.state = PathState::Draining;
+        let known = self.features.contains(Features::DRAIN);
+        let deadline_ms = if known { u64::try_from(patience.as_millis()).unwrap_or(u64::MAX) } else { 0 };
+        self.tell(Frame::RemovePath { path: id, code: ErrorCode::NO_ERROR, deadline_ms });
         true
     }
 
@@ -411,6 +414,8 @@ impl Primary {
             return;
         }
         path.state = match status {
+            // On its way when the path was removed.
+            PathStatus::Active | PathStatus::Degraded if path.state == PathState::Draining => return,
             PathStatus::Active => PathState::Active,
             PathStatus::Degraded => PathState::Degraded,
             PathStatus::Dead(code) => PathState::Dead(code),

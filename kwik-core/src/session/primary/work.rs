@@ -28,7 +28,7 @@ impl Primary {
             return Err(ApiMisuse::TooLong.into());
         }
         let path = self.paths.get(&new.path).ok_or(LeaseError::PathDead)?;
-        if matches!(path.state, PathState::Dead(_)) {
+        if matches!(path.state, PathState::Draining | PathState::Dead(_)) {
             return Err(LeaseError::PathDead);
         }
         let open = |job: &&Job| job.path == new.path && !matches!(job.answer, Some(Err(_)));

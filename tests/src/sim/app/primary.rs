@@ -208,6 +208,9 @@ impl PrimaryApp {
     }
 }
 
+/// How long a path that is removed may take for its leases, at most.
+const DRAIN_MAX: Duration = Duration::from_secs(3);
+
 impl Serving {
     fn new(client: NodeId, number: u32, plan: &PrimaryPlan) -> Self {
         Self {
@@ -361,9 +364,15 @@ impl Serving {
         while let Some((_, node)) = self.removes.pop_if(|(at, _)| *at <= cx.at) {
             let last = self.paths.iter().rev().find(|(_, (of, _))| *of == node);
             if let Some((&path, _)) = last {
-                let removed = session.remove_path(cx.now, path);
-                cx.note(format_args!("removes {path}: {removed:?}"));
-                cx.trace.count("path removed");
+                let patience = if cx.dice.chance(500) {
+                    cx.dice.time(Duration::ZERO, DRAIN_MAX)
+                } else {
+                    Duration::ZERO
+                };
+                let removed = session.drain_path(cx.now, path, patience);
+                cx.note(format_args!("removes {path} in {patience:?}: {removed:?}"));
+                cx.trace.count(if patience.is_zero() { "path removed" } else { "path drained" });
+                self.on_path(cx, session, path);
             }
         }
     }

@@ -363,3 +363,48 @@ fn suspicion_ends_when_the_path_is_heard() {
     machine.client.on_heard(machine.now, PATH, 1, None);
     assert_eq!(machine.actions(), [mapping(MappingOperation::Resume, 0, range(200, 300))]);
 }
+
+/// Spec: KWIK §8, `RemovePath`.
+#[test]
+fn a_removed_path_finishes_its_leases_within_its_time() {
+    let removal = |deadline_ms| Frame::RemovePath { path: PATH, code: ErrorCode::NO_ERROR, deadline_ms };
+    let gone = |code| {
+        [
+            told(Frame::PathReport { path: PATH, status: PathStatus::Dead(code) }),
+            Action::Notify(Event::PathChanged(PATH)),
+            Action::ClosePath { path: PATH, code: ErrorCode::NO_ERROR },
+        ]
+    };
+    for in_time in [true, false] {
+        let mut machine = machine();
+        machine.grant(0, range(200, 300));
+        machine.primary(removal(500));
+        let drain = to_path(PATH, Frame::Drain { deadline_ms: 500 });
+        assert_eq!(machine.settled(), [drain, Action::Notify(Event::PathChanged(PATH))]);
+        let refused = Frame::LeaseRefused { lease: LeaseId::new(1), code: ErrorCode::DRAINING };
+        assert_eq!(machine.grant(1, range(300, 400)), [told(refused)], "no more of it");
+        machine.open(PATH, 0, 200);
+        assert!(machine.bytes(99), "what it has goes on");
+        machine.settled();
+        if in_time {
+            machine.bytes(1);
+            assert_eq!(machine.actions(), [done(0)]);
+            assert_eq!(machine.settled(), gone(ErrorCode::NO_ERROR));
+        } else {
+            machine.now += Duration::from_millis(500);
+            machine.client.on_heard(machine.now, PATH, 1, None);
+            machine.client.handle_timeout(machine.now);
+            let actions = machine.settled();
+            assert!(actions.contains(&lost(0, ErrorCode::NO_ERROR, &[range(299, 300)])), "{actions:?}");
+            assert!(actions.ends_with(&gone(ErrorCode::NO_ERROR)), "{actions:?}");
+        }
+        machine.primary(removal(0));
+        assert!(machine.settled().is_empty(), "gone once");
+    }
+    // Without leases, or without time, there is nothing to wait for.
+    for deadline_ms in [0, 500] {
+        let mut machine = machine();
+        machine.primary(removal(deadline_ms));
+        assert_eq!(machine.settled(), gone(ErrorCode::NO_ERROR));
+    }
+}

@@ -128,6 +128,7 @@ impl Done {
             _ if index == 0 => "active".to_owned(),
             Some(PathState::Active) => "active".to_owned(),
             Some(PathState::Degraded) => "degraded".to_owned(),
+            Some(PathState::Draining) => "draining".to_owned(),
             Some(PathState::Dead(code)) => format!("dead ({code})"),
             Some(_) | None => server.trouble.unwrap_or_else(|| "connecting".to_owned()),
         };
