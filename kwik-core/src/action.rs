@@ -52,6 +52,9 @@ pub enum Event {
     HandshakeDataReady,
     /// A secondary: `accept_job` has something.
     JobArrived,
+    /// A primary: the reader of a split stream waits for bytes that nobody is to bring; `take_gap` tells from where on,
+    /// `unowned` what else.
+    GapReported(StreamId),
     /// A primary: `job_answer` is known.
     JobAnswered(JobId),
     /// A secondary: `next_lease` of the job has something, or says that the job has ended.
@@ -76,6 +79,8 @@ pub enum Event {
     Readable(StreamId),
     /// A primary: `write_run` may go on, or `run_outcome` is known.
     RunWritable(RunId),
+    /// A primary: `take_received` has what the client has of the stream.
+    Synced(StreamId),
     /// `write` may go on.
     Writable(StreamId),
     /// Every byte up to the end of the stream has arrived at the peer, or the peer stopped it: `stopped` is known.

@@ -21,6 +21,7 @@ pub struct TransportConfig {
     pub(crate) idle_timeout: Duration,
     pub(crate) hello_timeout: Duration,
     pub(crate) attach_timeout: Duration,
+    pub(crate) gap_timeout: Duration,
     pub(crate) keep_alive_interval: Option<Duration>,
     pub(crate) initial_rtt: Option<Duration>,
     pub(crate) mtu_max: u16,
@@ -48,6 +49,7 @@ impl Default for TransportConfig {
             idle_timeout: limits::IDLE_TIMEOUT,
             hello_timeout: limits::HELLO_TIMEOUT,
             attach_timeout: limits::ATTACH_TIMEOUT,
+            gap_timeout: limits::GAP_TIMEOUT,
             keep_alive_interval: None,
             initial_rtt: None,
             mtu_max: MTU_MAX,
@@ -85,6 +87,13 @@ impl TransportConfig {
     #[must_use]
     pub fn attach_timeout(mut self, value: Duration) -> Self {
         self.attach_timeout = value;
+        self
+    }
+
+    /// How long a reader waits for bytes that the primary says nobody is to bring, before it is told so. At least 10 ms.
+    #[must_use]
+    pub fn gap_timeout(mut self, value: Duration) -> Self {
+        self.gap_timeout = value.max(Duration::from_millis(10));
         self
     }
 

@@ -292,7 +292,8 @@ pub enum ReadError {
     /// Ordered reading after unordered reading.
     #[error("ordered read after unordered read")]
     IllegalOrderedRead,
-    /// The stream cannot be completed: bytes are missing that nobody will send.
+    /// Bytes are missing that nobody will send: the session is over, or the primary has said for some time that nobody
+    /// is to bring them (`AGGREGATION_TIMEOUT`; the stream goes on should they come after all).
     #[error("{stream}: bytes {missing} are missing: {code}")]
     Incomplete {
         /// Which stream.

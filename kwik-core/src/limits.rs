@@ -90,6 +90,8 @@ pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 pub const ATTACH_TIMEOUT: Duration = Duration::from_millis(2_500);
 /// What a lease may at least take to bring something, on a path that answers, before others may bring it.
 pub const STALL_MIN: Duration = Duration::from_millis(250);
+/// How long after one question about a hole the next follows.
+pub const GAP_ASK_AGAIN: Duration = Duration::from_secs(2);
 /// A hole that nobody owns, before the reader is told.
 pub const GAP_TIMEOUT: Duration = Duration::from_secs(10);
 /// A silent connection is dead after this.

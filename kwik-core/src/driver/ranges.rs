@@ -74,6 +74,43 @@ impl Ranges {
         self.session.with(|s| s.core.unowned(self.stream, range))
     }
 
+    /// Waits until the reader waits for bytes that nobody is to bring, and returns from where on. Unless somebody is given
+    /// them, the reader is told after the client's gap timeout. Cancel-safe.
+    ///
+    /// # Errors
+    /// - [`ConnectionError`] if the session ended first.
+    pub async fn gap(&self) -> Result<u64, ConnectionError> {
+        let stream = self.stream;
+        self.session
+            .wait(Key::Gap(stream), |s| match s.core.take_gap(stream) {
+                Some(from) => Some(Ok(from)),
+                None => s.error.clone().map(Err),
+            })
+            .await
+    }
+
+    /// Asks the client what it has of the stream, from where it was split on. Spec: KWIK §6.
+    ///
+    /// # Errors
+    /// - [`LeaseError::ClosedStream`] if the stream is not split, complete or stopped.
+    /// - [`LeaseError::Unsupported`] if the client cannot tell.
+    /// - [`LeaseError::SessionClosed`] if the session ended first.
+    pub async fn received(&self) -> Result<Vec<ByteRange>, LeaseError> {
+        let stream = self.stream;
+        self.session.with(|s| {
+            let now = s.now();
+            s.core.sync(now, stream)?;
+            s.notify();
+            Ok::<_, LeaseError>(())
+        })?;
+        self.session
+            .wait(Key::Synced(stream), |s| match s.core.take_received(stream) {
+                Some(received) => Some(Ok(received)),
+                None => s.error.is_some().then_some(Err(LeaseError::SessionClosed)),
+            })
+            .await
+    }
+
     /// Returns the stream's id.
     #[must_use]
     pub fn id(&self) -> StreamId {

@@ -38,6 +38,7 @@ pub(super) enum Key {
     DatagramsUnblocked,
     Draining,
     Finished(StreamId),
+    Gap(StreamId),
     HandshakeData,
     Job(JobId),
     Jobs,
@@ -47,6 +48,7 @@ pub(super) enum Key {
     Paths,
     Readable(StreamId),
     Run(RunId),
+    Synced(StreamId),
     Writable(StreamId),
 }
 
@@ -162,6 +164,7 @@ impl State {
                 self.wakers.wake(Key::Writable(stream)); // a stopped stream fails its writer
                 Key::Finished(stream)
             }
+            Event::GapReported(stream) => Key::Gap(stream),
             Event::HandshakeDataReady => Key::HandshakeData,
             Event::JobAnswered(job) => Key::Job(job),
             Event::JobArrived => Key::Jobs,
@@ -188,6 +191,7 @@ impl State {
                 }
                 Key::Run(run)
             }
+            Event::Synced(stream) => Key::Synced(stream),
             Event::Writable(stream) => Key::Writable(stream),
         };
         self.wakers.wake(key);

@@ -18,6 +18,8 @@ pub(super) enum Action {
     CloseSession { code: ErrorCode },
     /// Starts a connection to a secondary.
     Dial { path: PathId, remote: SocketAddr, server_name: String },
+    /// Ends the internal stream of a run of ours where it is.
+    EndRun { run: RunId },
     /// Ends an internal stream that we send where it is: the client wants nothing behind that.
     FinishInternal { stream: StreamId },
     /// The client has every byte of the stream: lets its native FIN follow.
@@ -30,8 +32,6 @@ pub(super) enum Action {
     Ping { path: PathId },
     /// Gives up an internal stream that we send.
     ResetInternal { stream: StreamId, code: ErrorCode },
-    /// Gives up the internal stream of a run of ours.
-    ResetRun { run: RunId },
     /// Gives up the native stream on the application's behalf.
     ResetNative { stream: StreamId, code: ErrorCode },
     /// Reads an internal stream that had to wait.

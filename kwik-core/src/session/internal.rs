@@ -287,14 +287,15 @@ impl Session {
         }
     }
 
-    /// Gives up the internal stream of one run.
-    pub(super) fn reset_run_stream(&mut self, run: RunId) {
-        let of = self
-            .outgoing
-            .iter()
-            .find(|(_, out)| matches!(out.owner, Owner::Run { run: id, .. } if id == run));
-        if let Some(internal) = of.map(|(&internal, _)| internal) {
-            self.reset_internal(internal, ErrorCode::LEASE_SHORT);
+    /// Ends the internal stream of one run where it is: what was sent arrives, since the client counts it against credit.
+    pub(super) fn end_run_stream(&mut self, run: RunId) {
+        let of = |out: &Outgoing| matches!(out.owner, Owner::Run { run: id, .. } if id == run);
+        let found = self.outgoing.iter().find(|(_, out)| of(out));
+        match found.map(|(&internal, out)| (internal, out.header.is_empty())) {
+            Some((internal, true)) => self.finish_internal(internal),
+            // Not even its header has left, so no byte of it has.
+            Some((internal, false)) => self.reset_internal(internal, ErrorCode::LEASE_SHORT),
+            None => {}
         }
     }
 

@@ -141,6 +141,34 @@ impl Session {
         self.primary().map(|primary| primary.unowned(stream, range)).unwrap_or_default()
     }
 
+    /// Takes the offset that the reader of a stream waits for and nobody is to bring, if the client has asked for it since
+    /// this was last called. Unless somebody is given it, the reader is told after the client's gap timeout.
+    pub fn take_gap(&mut self, stream: StreamId) -> Option<u64> {
+        match &mut self.machine {
+            Machine::Primary(primary) => primary.take_gap(stream),
+            Machine::Greeting(_) | Machine::Client(_) | Machine::Secondary(_) => None,
+        }
+    }
+
+    /// Asks the client what it has of a split stream; [`Self::take_received`] tells once it has answered.
+    ///
+    /// # Errors
+    /// - [`LeaseError::ClosedStream`] if the stream is not split, complete or stopped.
+    /// - [`LeaseError::Unsupported`] if the client cannot tell.
+    /// - [`LeaseError::Misuse`] if this is no primary.
+    pub fn sync(&mut self, now: Instant, stream: StreamId) -> Result<(), LeaseError> {
+        let primary = self.primary_mut(now).ok_or(LeaseError::Misuse(ApiMisuse::WrongRole))?;
+        primary.sync(stream)
+    }
+
+    /// Takes what the client had of a stream when it answered; `None` until then. Spec: KWIK §6.
+    pub fn take_received(&mut self, stream: StreamId) -> Option<Vec<ByteRange>> {
+        match &mut self.machine {
+            Machine::Primary(primary) => primary.take_received(stream),
+            Machine::Greeting(_) | Machine::Client(_) | Machine::Secondary(_) => None,
+        }
+    }
+
     /// Takes the outcome of a lease, once it is known.
     pub fn lease_outcome(&mut self, lease: LeaseId) -> Option<LeaseOutcome> {
         match &mut self.machine {
@@ -206,14 +234,14 @@ impl Session {
         }
     }
 
-    /// Lets go of a run. An incomplete one is given up: its range can be leased or written again.
+    /// Lets go of a run. An incomplete one ends where it is: what was not written of its range can be leased or written
+    /// again; [`Self::unowned`] tells which part that is.
     pub fn reset_run(&mut self, now: Instant, run: RunId) {
         let Some(primary) = self.primary_mut(now) else {
             return;
         };
         if primary.forget_run(run) {
-            primary.on_run_end(run, Some(ErrorCode::LEASE_SHORT));
-            self.reset_run_stream(run);
+            self.end_run_stream(run);
         }
     }
 

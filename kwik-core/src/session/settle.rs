@@ -380,7 +380,7 @@ impl Session {
             Action::FinishNative { stream } => self.finish_native(stream),
             Action::ResetNative { stream, code } => self.reset_native(stream, code),
             Action::FinishInternal { stream } => self.finish_internal(stream),
-            Action::ResetRun { run } => self.reset_run_stream(run),
+            Action::EndRun { run } => self.end_run_stream(run),
             Action::ResetInternal { stream, code } => self.reset_internal(stream, code),
             Action::ResumeInternal { path, stream } => self.resume_internal(path, stream),
             Action::StopInternal { path, stream, code } => {

@@ -2,6 +2,7 @@
 
 pub(crate) mod assemble;
 pub(crate) mod credit;
+pub(crate) mod gap;
 pub(crate) mod ranges;
 pub(crate) mod recv;
 pub(crate) mod send;

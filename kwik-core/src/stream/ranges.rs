@@ -110,7 +110,6 @@ impl RangeSet {
     }
 
     /// Returns the parts of `within` that are in the set, in rising order.
-    #[cfg(any(test, fuzzing))]
     pub(crate) fn present(&self, within: ByteRange) -> impl Iterator<Item = ByteRange> {
         self.present_bounds(within).filter_map(|(start, end)| ByteRange::between(start, end))
     }
@@ -126,7 +125,6 @@ impl RangeSet {
     }
 
     /// Returns the extents in rising order.
-    #[cfg(any(test, fuzzing, feature = "audit"))]
     pub(crate) fn iter(&self) -> impl Iterator<Item = ByteRange> {
         self.extents.iter().filter_map(|(&start, &end)| ByteRange::between(start, end))
     }
@@ -137,7 +135,6 @@ impl RangeSet {
     }
 
     /// Returns one past the highest offset in the set.
-    #[cfg(any(test, fuzzing, feature = "audit"))]
     pub(crate) fn max_end(&self) -> Option<u64> {
         self.extents.last_key_value().map(|(_, &end)| end)
     }

@@ -100,6 +100,17 @@ impl SplitRecv {
         self.assembler.would_exceed(offset, len, cap)
     }
 
+    /// The highest end of any range granted, or of any byte placed.
+    pub(crate) fn claimed_end(&self) -> u64 {
+        self.claimed_end
+    }
+
+    /// What is here at and beyond `from`.
+    pub(crate) fn received_from(&self, from: u64) -> impl Iterator<Item = ByteRange> {
+        let rest = ByteRange::between(from, OFFSET_MAX);
+        rest.into_iter().flat_map(|rest| self.assembler.received().present(rest))
+    }
+
     pub(crate) fn final_size(&self) -> Option<u64> {
         self.final_size
     }

@@ -81,6 +81,20 @@ impl SplitSend {
         self.owned.contains(range)
     }
 
+    pub(crate) fn base(&self) -> u64 {
+        self.base
+    }
+
+    /// The highest end ever owned.
+    pub(crate) fn claimed_end(&self) -> u64 {
+        self.claimed_end
+    }
+
+    /// The parts of `range` that somebody fills, or has filled.
+    pub(crate) fn owned(&self, range: ByteRange) -> impl Iterator<Item = ByteRange> {
+        self.owned.present(range)
+    }
+
     /// The parts of `range` that nobody fills, or has filled.
     pub(crate) fn unowned(&self, range: ByteRange) -> impl Iterator<Item = ByteRange> {
         self.owned.missing(range)

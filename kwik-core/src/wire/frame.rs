@@ -23,7 +23,6 @@ impl Features {
     #[expect(dead_code, reason = "no role offers it yet; its frames are decoded and refused")]
     pub(crate) const RELAY: Self = Self(1);
     /// `OffsetSyncRequest`, `OffsetSyncResponse`.
-    #[expect(dead_code, reason = "no role offers it yet; its frames are decoded and refused")]
     pub(crate) const OFFSET_SYNC: Self = Self(1 << 1);
     /// Leases with a digest.
     pub(crate) const DIGEST: Self = Self(1 << 2);
@@ -37,8 +36,14 @@ impl Features {
     pub(crate) const DEADLINE: Self = Self(1 << 6);
 
     /// All that this version knows; every role lists the same.
-    pub(crate) const OFFERED: Self =
-        Self(Self::DIGEST.0 | Self::HEDGE.0 | Self::MAPPING_UPDATE.0 | Self::DRAIN.0 | Self::DEADLINE.0);
+    pub(crate) const OFFERED: Self = Self(
+        Self::OFFSET_SYNC.0
+            | Self::DIGEST.0
+            | Self::HEDGE.0
+            | Self::MAPPING_UPDATE.0
+            | Self::DRAIN.0
+            | Self::DEADLINE.0,
+    );
 
     /// Returns whether every part in `other` is in this set.
     pub(crate) const fn contains(self, other: Self) -> bool {
@@ -99,9 +104,10 @@ pub(crate) enum Frame {
     StreamStopped { stream: StreamId, code: ErrorCode },
     /// The client lets a server send more.
     Credit(Credit),
-    /// The primary asks what the client has of a stream, from offset `from` on.
+    /// The primary asks what the client has of a stream, from offset `from` on; the client, what somebody is to bring.
     OffsetSyncRequest { stream: StreamId, from: u64 },
-    /// One page of what the client has; `more` says that another follows.
+    /// One page of what the sender was asked for; `more` says that there is more of it. The client sends it all, the
+    /// primary the first page.
     OffsetSyncResponse { stream: StreamId, received: Ranges, more: bool },
     /// The client tells the primary about a mapping; `range` is at most `limits::LEASE_MAX` long.
     StreamMappingUpdate { operation: MappingOperation, stream: StreamId, lease: LeaseId, range: ByteRange },

@@ -78,6 +78,16 @@ impl Conditions {
         Self { delay: self.delay.max(other.delay), jitter: self.jitter.max(other.jitter), rate, ..self }
     }
 
+    /// Returns whether a connection over such a link lives, however unlucky, as long as it is silent for no longer than
+    /// a part of `idle`.
+    #[must_use]
+    pub fn is_fair(self, idle: Duration) -> bool {
+        let queued = self.rate.is_none_or(|rate| rate >= 2_000_000 && !self.queue.is_zero());
+        let rtt = (self.delay + self.jitter) * 2 + self.queue.min(Duration::from_millis(300));
+        let harm = self.loss + self.corrupt + self.truncate;
+        self.bursts.is_none() && harm <= 30 && queued && rtt * 8 <= idle && self.queue.as_millis() <= 300
+    }
+
     /// Returns the same link without faults: delay, rate and MTU stay.
     #[must_use]
     pub fn healed(self) -> Self {

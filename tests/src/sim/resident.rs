@@ -13,6 +13,9 @@ use super::{
     machine::{Machine, Outgoing, Socket},
 };
 
+/// Characters of an application's state in a failure's report.
+const OCCUPATION_MAX: usize = 2000;
+
 /// A machine of either kind.
 #[derive(Debug)]
 pub(super) enum Resident {
@@ -88,6 +91,19 @@ impl Resident {
     }
 
     /// Whether the application has nothing left to do; a script never has.
+    /// What the application of a machine is at, for a failure's report.
+    pub(super) fn occupation(&self) -> String {
+        match self {
+            Self::Honest(machine) => {
+                let text = format!("{:?}", machine.app());
+                // Its plan, which comes first, is told elsewhere.
+                let at = text.find("sessions: ").unwrap_or(0);
+                text.chars().skip(at).take(OCCUPATION_MAX).collect()
+            }
+            Self::Evil(_) => String::new(),
+        }
+    }
+
     pub(super) fn is_done(&self) -> bool {
         match self {
             Self::Honest(machine) => machine.app().is_done(),

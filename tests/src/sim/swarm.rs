@@ -47,6 +47,8 @@ pub struct Options {
     heal_at: Duration,
     /// From the end of the faults to the end of everything, at most.
     patience: Duration,
+    /// Nothing happens in it that could end a session: everything has to be delivered.
+    calm: bool,
 }
 
 /// What became of a world.
@@ -106,6 +108,9 @@ impl Options {
             Some(few) => transport.streams_start(few),
             None => transport,
         };
+        // Without keep-alives a deadlock would pass for a session that nobody needed any more.
+        let keep_alive = d.chance(700);
+        let transport = transport.keep_alive_interval(keep_alive.then(|| idle / 4));
         let server = TransportConfig::default().idle_timeout(idle);
         let clocks = Clocks {
             drift_ppm: if d.chance(300) { 500 } else { 0 },
@@ -119,11 +124,14 @@ impl Options {
         let worst =
             faults.iter().filter_map(|(_, fault)| fault.conditions()).fold(conditions, Conditions::worse);
         let jump = faults.iter().filter_map(|(_, fault)| fault.jump()).sum::<Duration>();
-        let patience =
-            draw_patience(&primary_plan, &client_plan, &secondary_plan, &worst, idle, heal_at + jump);
+        let calm = keep_alive && client_plan.close_at.is_none() && faults.is_empty() && worst.is_fair(idle);
+        // A connection that was cut off may probe again only after as long a time as it was; a first round-trip sample
+        // taken across a pause makes its probe timeout three times that pause, and its idle timeout three times that.
+        let backoff = if calm { Duration::ZERO } else { (heal_at + jump) * 10 + idle * 2 };
+        let patience = backoff + draw_patience(&primary_plan, &client_plan, &secondary_plan, &worst);
         let setup_text = format!(
             "{clients} clients, {secondaries} secondaries, windows {stream_window}/{session_window}, idle {idle:?}, \
-             streams {few:?}\n  {conditions:?}\n  {clocks:?}\n  {primary_plan:?}\n  {client_plan:?}\n  {secondary_plan:?}"
+             keep-alive {keep_alive}, calm {calm}, streams {few:?}\n  {conditions:?}\n  {clocks:?}\n  {primary_plan:?}\n  {client_plan:?}\n  {secondary_plan:?}"
         );
         let world = World::seeded(seed)
             .clients(clients)
@@ -136,7 +144,7 @@ impl Options {
             .primary_plan(primary_plan)
             .client_plan(client_plan)
             .secondary_plan(secondary_plan);
-        Self { seed, profile: Profile::Swarm, setup_text, world, faults, heal_at, patience }
+        Self { seed, profile: Profile::Swarm, setup_text, world, faults, heal_at, patience, calm }
     }
 
     fn lossy(seed: u64, length: Duration) -> Self {
@@ -154,6 +162,7 @@ impl Options {
         Self {
             seed,
             profile: Profile::Lossy,
+            calm: false,
             setup_text,
             world,
             faults: Vec::new(),
@@ -169,6 +178,7 @@ impl Options {
         Self {
             seed,
             profile: Profile::Idle,
+            calm: false,
             setup_text: "idle".to_owned(),
             world,
             faults: Vec::new(),
@@ -209,6 +219,9 @@ impl Options {
         let healed = world.at();
         world.run_until(self.patience, |w| w.is_done());
         *recovery = world.at().saturating_sub(healed);
+        if self.calm {
+            world.check_calm();
+        }
         world.finish();
     }
 }
@@ -385,8 +398,6 @@ fn draw_patience(
     client: &ClientPlan,
     secondary: &SecondaryPlan,
     conditions: &Conditions,
-    idle: Duration,
-    heal_at: Duration,
 ) -> Duration {
     let offered: u64 = primary.offers.iter().map(|offer| offer.size).sum();
     let opened: u64 = client.opens.iter().map(|open| open.size + 20_000).sum();
@@ -400,16 +411,13 @@ fn draw_patience(
     };
     let readers = client.readings.iter().chain(&primary.readings).map(|reading| pace(reading.pace)).max();
     let rtt = conditions.delay * 2 + conditions.jitter * 2;
-    // A connection that was cut off may probe again only after as long a time as it was; a first round-trip sample
-    // taken across a pause makes its probe timeout three times that pause, and its idle timeout three times that.
-    let backoff = heal_at * 10 + idle * 2;
     // A window per round trip at worst: the smallest guarantees 64 KiB.
     let windows = rtt * u32::try_from(bytes / (32 * 1024) + 50).unwrap_or(u32::MAX);
     // Small ranges, a few at once: each costs three trips, or more if datagrams are lost.
     let ranges =
         primary.offers.iter().map(|offer| offer.size * 2 / offer.range / offer.depth as u64).sum::<u64>();
     let windows = windows + rtt * u32::try_from(ranges * 4).unwrap_or(u32::MAX);
-    network + readers.unwrap_or_default() + pace(secondary.pace) + windows + backoff + 10 * SECOND
+    network + readers.unwrap_or_default() + pace(secondary.pace) + windows + 10 * SECOND
 }
 
 fn draw_faults(

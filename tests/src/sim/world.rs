@@ -275,6 +275,13 @@ impl World {
         apps && self.oracle.settled()
     }
 
+    /// The machines whose applications are not done, with what they are at.
+    fn busy(&self) -> Vec<String> {
+        let machines = self.hosts.iter().filter_map(|(node, host)| Some((node, host.machine.as_ref()?)));
+        let busy = machines.filter(|(_, machine)| !machine.is_done());
+        busy.map(|(node, machine)| format!("{node} is not done: {}", machine.occupation())).collect()
+    }
+
     /// Runs until `done` says so.
     ///
     /// # Panics
@@ -282,7 +289,11 @@ impl World {
     pub fn run_until(&mut self, limit: Duration, mut done: impl FnMut(&mut Self) -> bool) {
         let end = self.at + limit;
         while !done(self) {
-            let unsettled = || self.oracle.unsettled().join("\n  ");
+            let unsettled = || {
+                let mut all = self.oracle.unsettled();
+                all.extend(self.busy());
+                all.join("\n  ")
+            };
             assert!(self.at < end, "not done {limit:?} later, at {:?}:\n  {}", self.at, unsettled());
             self.step(end);
         }
@@ -294,6 +305,14 @@ impl World {
         while self.at < end {
             self.step(end);
         }
+    }
+
+    /// Checks that everything was delivered, in a world where nothing happened that could end a session.
+    ///
+    /// # Panics
+    /// If it was not.
+    pub fn check_calm(&self) {
+        self.oracle.check_calm();
     }
 
     /// Closes every session and checks that nothing is left of them.

@@ -242,9 +242,7 @@ impl Client {
         let overlapped: smallvec::SmallVec<[LeaseId; 2]> =
             self.leases.overlapping(stream, range).map(|(id, _)| id).collect();
         for id in overlapped {
-            let range = self.leases.get(id).map(Live::range);
-            let here = self.streams.get(&stream).zip(range);
-            if here.is_some_and(|(stream, range)| stream.missing(range, 1).next().is_none()) {
+            if self.is_all_here(id) {
                 self.lose_lease(id, ErrorCode::LEASE_REVOKED, true);
             }
         }

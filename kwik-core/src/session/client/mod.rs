@@ -8,6 +8,7 @@ mod audit;
 mod credit;
 #[cfg(any(test, fuzzing))]
 mod fuzzing;
+mod gaps;
 mod jobs;
 mod leases;
 mod paths;
@@ -41,7 +42,7 @@ use crate::{
     path::{dial::DialPolicy, health::Health, state::State},
     rng::Rng,
     stats::SourceStats,
-    stream::{recv::SplitRecv, staging::Staging},
+    stream::{gap::Gap, recv::SplitRecv, staging::Staging},
     timer::Wall,
     wire::{Credit, Features, Frame, JobOpen},
 };
@@ -81,6 +82,12 @@ pub(super) struct Client {
     waiting: BTreeMap<StreamId, (StreamId, u64)>,
     /// The primary's runs being read.
     runs: BTreeMap<StreamId, Run>,
+    /// Split streams whose reader found nothing.
+    blocked: BTreeSet<StreamId>,
+    /// What they wait for, where nobody seems to fill it.
+    gaps: BTreeMap<StreamId, Gap>,
+    /// Streams whose reader is to be told of a gap.
+    gap_errors: BTreeSet<StreamId>,
     /// Streams whose credit has to be looked at once the present facts have settled.
     recredit: BTreeSet<StreamId>,
     /// What of the session window streams have beyond their guaranteed part.
@@ -261,6 +268,9 @@ impl Client {
             ended: VecDeque::new(),
             waiting: BTreeMap::new(),
             runs: BTreeMap::new(),
+            blocked: BTreeSet::new(),
+            gaps: BTreeMap::new(),
+            gap_errors: BTreeSet::new(),
             recredit: BTreeSet::new(),
             extra_window: 0,
             sources: BTreeMap::new(),
@@ -328,6 +338,11 @@ impl Client {
             Frame::LeaseRevoke { lease, keep, code } => self.revoke(lease, keep, code),
             Frame::Split { stream, offset } => self.split(stream, offset),
             Frame::StreamFinal { stream, size } => self.stream_final(stream, size),
+            Frame::OffsetSyncRequest { stream, from } => self.on_sync_request(stream, from),
+            Frame::OffsetSyncResponse { stream, received, .. } => {
+                self.on_sync_response(now, stream, &received);
+                Ok(())
+            }
             Frame::SessionClose { code, .. } => Err(code),
             Frame::ServerHello(_)
             | Frame::Refuse { .. }
@@ -344,8 +359,6 @@ impl Client {
             | Frame::StreamComplete { .. }
             | Frame::StreamStopped { .. }
             | Frame::Credit(_)
-            | Frame::OffsetSyncRequest { .. }
-            | Frame::OffsetSyncResponse { .. }
             | Frame::StreamMappingUpdate { .. } => Err(ErrorCode::FRAME_UNEXPECTED),
         }
     }
@@ -410,6 +423,7 @@ impl Client {
         self.extra_window -= reserved.min(self.extra_window);
         self.leases.clear();
         self.lease_deadlines.clear();
+        self.gaps.clear();
         self.undialled.clear();
         for &stream in self.streams.keys() {
             self.actions.push_back(Action::Notify(Event::Readable(stream)));
@@ -446,6 +460,7 @@ impl Client {
         self.end_drained();
         self.replenish_noted();
         self.look_at_paths(now);
+        self.watch_gaps(now);
     }
 
     /// Returns whether leases live, and so the primary must be known to be there. Spec: KWIK §8.

@@ -266,6 +266,7 @@ impl Client {
             self.expire_fronts(now, id);
         }
         self.expire_leases(now);
+        self.expire_gaps(now);
     }
 
     /// The path stayed silent though asked twice: its leases go to others, its connection is kept. Spec: KWIK §8.

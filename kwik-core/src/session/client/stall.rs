@@ -197,6 +197,7 @@ impl Client {
     /// When the first path or lease has to be looked at.
     pub(in crate::session) fn deadline(&self) -> Option<Instant> {
         let paths = self.paths.values().filter(|path| path.state.is_live());
-        paths.fold(self.lease_deadline(), |at, path| earliest(at, path.next_deadline()))
+        let streams = earliest(self.lease_deadline(), self.gap_deadline());
+        paths.fold(streams, |at, path| earliest(at, path.next_deadline()))
     }
 }

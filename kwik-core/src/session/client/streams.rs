@@ -253,11 +253,24 @@ impl Client {
         }
         if filled {
             self.fill_lease(id)?;
-            self.check_complete(stream);
-        } else if suspended {
-            self.resume(id);
+        } else if self.is_all_here(id) {
+            // Somebody else has brought the rest.
+            self.lose_lease(id, ErrorCode::LEASE_REVOKED, true);
+        } else {
+            if suspended {
+                self.resume(id);
+            }
+            return Ok(late == 0);
         }
+        self.check_complete(stream);
         Ok(late == 0)
+    }
+
+    /// Returns whether nothing of a lease is missing, whoever brought it.
+    pub(super) fn is_all_here(&self, id: LeaseId) -> bool {
+        let lease = self.leases.get(id);
+        let stream = lease.and_then(|lease| self.streams.get(&lease.stream()));
+        lease.zip(stream).is_some_and(|(lease, stream)| stream.missing(lease.range(), 1).next().is_none())
     }
 
     /// The last byte of a lease came. A verified one counts only if it is what the primary promised. Spec: KWIK §5.4.
@@ -414,7 +427,16 @@ impl Client {
         let missing = stream.first_missing();
         match self.lost.zip(missing) {
             Some((code, missing)) => Err(ReadError::Incomplete { stream: id, missing, code }),
-            None => Err(ReadError::Blocked),
+            None => {
+                self.on_reader_blocked(id);
+                match missing.filter(|_| self.gap_errors.remove(&id)) {
+                    Some(missing) => {
+                        let code = ErrorCode::AGGREGATION_TIMEOUT;
+                        Err(ReadError::Incomplete { stream: id, missing, code })
+                    }
+                    None => Err(ReadError::Blocked),
+                }
+            }
         }
     }
 
@@ -440,6 +462,9 @@ impl Client {
         self.held -= stream.held();
         self.lose_leases_on(id, code);
         self.streams.remove(&id);
+        self.blocked.remove(&id);
+        self.gaps.remove(&id);
+        self.gap_errors.remove(&id);
         let runs: Vec<StreamId> =
             self.runs.iter().filter(|(_, run)| run.stream == id).map(|(&internal, _)| internal).collect();
         for run in runs {

@@ -6,6 +6,7 @@ use smallvec::smallvec;
 use super::*;
 use crate::{
     action::Chunk,
+    error::ReadError,
     id::Signature,
     session::action::{InternalEnd, Opened},
     wire::{AddPath, LeaseGrant, MappingOperation, PathStatus, ServerHello, StreamHeader},
@@ -368,7 +369,7 @@ fn attaching_needs_the_pinned_key() {
 fn a_run_leaves_half_the_window_to_leases() {
     let mut machine = Machine::new();
     let blocked = machine.client.read(machine.now, STREAM, usize::MAX, false);
-    assert_eq!(blocked, Err(crate::error::ReadError::Blocked));
+    assert_eq!(blocked, Err(ReadError::Blocked));
     // The whole of what has credit by offset comes in one run and is read; the window is free again.
     let header = StreamHeader::Internal { stream: STREAM, offset: 100 };
     assert_eq!(machine.client.on_internal(PathId::PRIMARY, RUN, header), Opened::Read);

@@ -301,8 +301,14 @@ impl Driver {
                 }
             }
             _ => {
+                let sent = self.primary.runs.get(&run).map_or(0, |run| run.sent);
                 if self.primary.forget_run(run) {
-                    self.end_run(run, Some(ErrorCode::LEASE_SHORT));
+                    let rest = ByteRange::between(range.start() + sent, range.end()).expect("incomplete");
+                    match ByteRange::new(range.start(), sent) {
+                        Some(kept) => drop(self.runs.insert(run, (stream, kept))),
+                        None => drop(self.live_runs.remove(&run)),
+                    }
+                    self.release(stream, rest);
                 }
             }
         }

@@ -193,7 +193,7 @@ impl Primary {
         let hedges: Vec<RunId> = self.runs.iter().filter(|(_, run)| of(run)).map(|(&id, _)| id).collect();
         for run in hedges {
             self.on_run_end(run, None);
-            self.actions.push_back(Action::ResetRun { run });
+            self.actions.push_back(Action::EndRun { run });
         }
     }
 

@@ -8,6 +8,7 @@ mod audit;
 #[cfg(any(test, fuzzing))]
 mod fuzzing;
 mod leases;
+mod sync;
 mod work;
 
 #[cfg(any(test, fuzzing))]
@@ -23,6 +24,7 @@ use std::{
 use bytes::Bytes;
 use smallvec::SmallVec;
 
+use self::sync::Sync;
 use super::action::Action;
 use crate::{
     action::{Event, LeaseOutcome, PathInfo, PathState, RunId},
@@ -165,6 +167,9 @@ pub(super) struct Primary {
     /// What cuts of a lease gave back, until the application takes it.
     cuts: BTreeMap<LeaseId, Vec<ByteRange>>,
     streams: BTreeMap<StreamId, SplitSend>,
+    syncs: BTreeMap<StreamId, Sync>,
+    /// What readers wait for and nobody is to bring, until the application takes it.
+    gaps: BTreeMap<StreamId, u64>,
     runs: BTreeMap<RunId, Run>,
     next_run: u64,
     late_frames: u64,
@@ -246,6 +251,8 @@ impl Primary {
             outcomes: BTreeMap::new(),
             cuts: BTreeMap::new(),
             streams: BTreeMap::new(),
+            syncs: BTreeMap::new(),
+            gaps: BTreeMap::new(),
             runs: BTreeMap::new(),
             next_run: 0,
             late_frames: 0,
@@ -384,6 +391,10 @@ impl Primary {
             Frame::StreamMappingUpdate { operation, stream, lease, range } => {
                 self.on_mapping(operation, stream, lease, range)?
             }
+            Frame::OffsetSyncRequest { stream, from } => self.on_sync_request(stream, from),
+            Frame::OffsetSyncResponse { stream, received, more } => {
+                self.on_sync_response(stream, &received, more)?
+            }
             Frame::SessionClose { code, .. } => return Err(code),
             Frame::ClientHello(_)
             | Frame::ServerHello(_)
@@ -397,9 +408,7 @@ impl Primary {
             | Frame::LeaseNotice { .. }
             | Frame::LeaseRevoke { .. }
             | Frame::Split { .. }
-            | Frame::StreamFinal { .. }
-            | Frame::OffsetSyncRequest { .. }
-            | Frame::OffsetSyncResponse { .. } => return Err(ErrorCode::FRAME_UNEXPECTED),
+            | Frame::StreamFinal { .. } => return Err(ErrorCode::FRAME_UNEXPECTED),
         }
         Ok(())
     }

@@ -143,8 +143,11 @@ impl Primary {
     /// What a run may send now.
     pub(in crate::session) fn run_allowance(&self, id: RunId) -> Result<RunAllowance, ErrorCode> {
         let run = self.runs.get(&id).ok_or(ErrorCode::STREAM_CLOSED)?;
-        if let Some(LeaseOutcome::Lost { code, .. }) = &run.outcome {
-            return Err(*code);
+        match &run.outcome {
+            Some(LeaseOutcome::Lost { code, .. }) => return Err(*code),
+            // Somebody else has brought what it was to bring.
+            Some(LeaseOutcome::Done) if run.sent < run.range.len() => return Err(ErrorCode::LEASE_REVOKED),
+            Some(LeaseOutcome::Done) | None => {}
         }
         let split = self.streams.get(&run.stream).ok_or(ErrorCode::STREAM_CLOSED)?;
         let offset = run.range.start() + run.sent;
@@ -197,7 +200,8 @@ impl Primary {
         Some(outcome)
     }
 
-    /// The application lets go of a run. Returns whether it was incomplete and has to be given up.
+    /// The application lets go of a run. Returns whether it was incomplete: then it ends where it is, and the rest of
+    /// its range is free again. What was sent still arrives, or credit that it took would be lost for good.
     pub(in crate::session) fn forget_run(&mut self, id: RunId) -> bool {
         let Some(run) = self.runs.get_mut(&id) else {
             return false;
@@ -207,7 +211,16 @@ impl Primary {
             return false;
         }
         run.forgotten = true;
-        run.sent < run.range.len()
+        let (stream, range, sent) = (run.stream, run.range, run.sent);
+        let Some(rest) = ByteRange::between(range.start() + sent, range.end()) else {
+            return false;
+        };
+        match ByteRange::new(range.start(), sent) {
+            Some(kept) => run.range = kept,
+            None => drop(self.runs.remove(&id)),
+        }
+        self.release(stream, rest);
+        true
     }
 
     /// Where sequential writing goes on in a split stream, and how much may be sent now.
@@ -268,6 +281,8 @@ impl Primary {
     /// The native stream is closed on our side: nothing of the split stream is needed any more.
     pub(in crate::session) fn forget_stream(&mut self, stream: StreamId) {
         self.streams.remove(&stream);
+        self.syncs.remove(&stream);
+        self.gaps.remove(&stream);
     }
 }
 

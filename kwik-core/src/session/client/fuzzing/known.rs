@@ -383,11 +383,11 @@ impl Known {
             }
             Action::SplitOpened { stream } => self.on_split(stream),
             Action::Notify(_) | Action::Ping { .. } => {}
-            Action::FinishInternal { .. }
+            Action::EndRun { .. }
+            | Action::FinishInternal { .. }
             | Action::FinishNative { .. }
             | Action::ResetInternal { .. }
-            | Action::ResetNative { .. }
-            | Action::ResetRun { .. } => {
+            | Action::ResetNative { .. } => {
                 unreachable!("a client sends neither native halves nor internal streams")
             }
         }
@@ -433,7 +433,11 @@ impl Known {
             Frame::StreamMappingUpdate { operation, stream, lease, range } => {
                 self.on_mapping(operation, stream, lease, range);
             }
-            Frame::JobAccepted { .. } | Frame::JobRefused { .. } => {}
+            Frame::OffsetSyncRequest { stream, from } => {
+                let split = self.streams.get(&stream).expect("a split stream");
+                assert!(split.model.is_missing(from), "{stream} has {from}");
+            }
+            Frame::JobAccepted { .. } | Frame::JobRefused { .. } | Frame::OffsetSyncResponse { .. } => {}
             frame => unreachable!("{frame:?} is not for the primary"),
         }
     }

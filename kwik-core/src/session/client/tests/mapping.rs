@@ -408,3 +408,101 @@ fn a_removed_path_finishes_its_leases_within_its_time() {
         assert_eq!(machine.settled(), gone(ErrorCode::NO_ERROR));
     }
 }
+
+/// Spec: KWIK §6, "Gaps": a hole that nobody fills is asked about, and only then told to the reader.
+#[test]
+fn a_reader_is_told_of_what_nobody_brings() {
+    let mut machine = machine();
+    let code = ErrorCode::AGGREGATION_TIMEOUT;
+    machine.grant(0, range(200, 300));
+    assert_eq!(machine.client.read(machine.now, STREAM, 9, true), Err(ReadError::Blocked));
+    machine.settled();
+    machine.open(PATH, 0, 200);
+    machine.bytes(100);
+    machine.settled();
+    let ask = told(Frame::OffsetSyncRequest { stream: STREAM, from: 100 });
+    let answer = |owned: &[ByteRange]| Frame::OffsetSyncResponse {
+        stream: STREAM,
+        received: owned.iter().copied().collect(),
+        more: false,
+    };
+    let asked_at = machine.client.deadline().unwrap();
+    assert_eq!(asked_at, machine.now + limits::STALL_MIN);
+    assert_eq!(machine.time_out(), [ask.clone()]);
+    machine.primary(answer(&[range(100, 300)]));
+    assert_eq!(machine.time_out(), [ask], "on its way, says the primary: asked again");
+    machine.primary(answer(&[range(200, 300)]));
+    assert_eq!(machine.client.deadline(), Some(machine.now + limits::GAP_TIMEOUT));
+    assert_eq!(machine.time_out(), [Action::Notify(Event::Readable(STREAM))]);
+    let missing = Err(ReadError::Incomplete { stream: STREAM, missing: range(100, 200), code });
+    assert_eq!(machine.client.read(machine.now, STREAM, 9, true), missing);
+    assert_eq!(machine.client.read(machine.now, STREAM, 9, true), Err(ReadError::Blocked), "once");
+    // Somebody is given it after all.
+    machine.grant(1, range(100, 200));
+    machine.settled();
+    assert!(machine.client.gap_deadline().is_none());
+    machine.primary(answer(&[]));
+    assert_eq!(machine.client.late_frames(), 1);
+}
+
+/// A reader that waits for what has not been written waits for no gap.
+#[test]
+fn what_nobody_has_written_is_no_gap() {
+    let mut machine = machine();
+    assert_eq!(machine.client.read(machine.now, STREAM, 9, true), Err(ReadError::Blocked));
+    machine.settled();
+    assert_eq!(machine.client.deadline(), None);
+    machine.primary(Frame::StreamFinal { stream: STREAM, size: 150 });
+    machine.settled();
+    assert!(machine.client.gap_deadline().is_some(), "it was written, and nobody brings it");
+}
+
+#[test]
+fn what_is_here_is_told_in_pages() {
+    let mut machine = machine();
+    let mut internal = 100;
+    for at in 0..70 {
+        internal += 1;
+        let offset = 1000 + at * 10;
+        let header = StreamHeader::Internal { stream: STREAM, offset };
+        machine.client.on_internal(PathId::PRIMARY, stream(3 + 4 * internal), header);
+        machine.client.on_bytes(PathId::PRIMARY, stream(3 + 4 * internal), Bytes::from_static(b"here"));
+    }
+    machine.settled();
+    machine.primary(Frame::OffsetSyncRequest { stream: STREAM, from: 1002 });
+    let pages: Vec<(usize, u64, bool)> = machine
+        .actions()
+        .into_iter()
+        .map(|action| match action {
+            Action::Send { frame: Frame::OffsetSyncResponse { received, more, .. }, .. } => {
+                (received.len(), received[0].start(), more)
+            }
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(pages, [(64, 1002, true), (6, 1640, false)]);
+    machine.primary(Frame::OffsetSyncRequest { stream: stream(5), from: 0 });
+    assert_eq!(
+        machine.actions(),
+        [Action::CloseSession { code: ErrorCode::FRAME_UNEXPECTED }],
+        "never split"
+    );
+}
+
+/// Between two leases that hedge each other the last hole may close before either is full.
+#[test]
+fn a_lease_ends_once_all_of_it_is_here() {
+    let mut machine = machine();
+    machine.primary(Frame::StreamFinal { stream: STREAM, size: 200 });
+    machine.grant(0, range(100, 200));
+    machine.open(PATH, 0, 100);
+    machine.bytes(40);
+    machine.primary(hedge(1, 0, range(150, 200)));
+    machine.open_second(1, 150);
+    machine.second_bytes(50);
+    machine.actions();
+    machine.bytes(10);
+    let actions = machine.actions();
+    assert!(actions.contains(&lost(0, ErrorCode::LEASE_REVOKED, &[])), "{actions:?}");
+    assert!(actions.contains(&told(Frame::StreamComplete { stream: STREAM })), "{actions:?}");
+}

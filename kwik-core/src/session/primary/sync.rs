@@ -1,0 +1,94 @@
+//! What the client has of a stream, and what somebody is to bring of it. Spec: KWIK §6, "Gaps".
+
+use super::Primary;
+use crate::{
+    action::Event,
+    error::{ErrorCode, LeaseError},
+    id::{ByteRange, OFFSET_MAX, StreamId},
+    limits,
+    session::action::Action,
+    stream::ranges::RangeSet,
+    wire::{Features, Frame, Ranges},
+};
+
+/// What the client has told of a stream so far.
+#[derive(Debug, Default)]
+pub(super) struct Sync {
+    received: RangeSet,
+    /// The last page is here.
+    whole: bool,
+}
+
+impl Primary {
+    /// Asks the client what it has of a split stream.
+    pub(in crate::session) fn sync(&mut self, stream: StreamId) -> Result<(), LeaseError> {
+        if !self.features.contains(Features::OFFSET_SYNC) {
+            return Err(LeaseError::Unsupported);
+        }
+        let split =
+            self.streams.get(&stream).filter(|split| split.is_open()).ok_or(LeaseError::ClosedStream)?;
+        let from = split.base();
+        if self.syncs.get(&stream).is_none_or(|sync| sync.whole) {
+            self.syncs.insert(stream, Sync::default());
+            self.tell(Frame::OffsetSyncRequest { stream, from });
+        }
+        Ok(())
+    }
+
+    /// Takes what the client had when it answered, once it has.
+    pub(in crate::session) fn take_received(&mut self, stream: StreamId) -> Option<Vec<ByteRange>> {
+        self.syncs.get(&stream).filter(|sync| sync.whole)?;
+        self.syncs.remove(&stream).map(|sync| sync.received.iter().collect())
+    }
+
+    /// Takes the offset that a reader waits for and nobody is to bring.
+    pub(in crate::session) fn take_gap(&mut self, stream: StreamId) -> Option<u64> {
+        self.gaps.remove(&stream)
+    }
+
+    /// A page of what the client has.
+    pub(super) fn on_sync_response(
+        &mut self,
+        stream: StreamId,
+        received: &Ranges,
+        more: bool,
+    ) -> Result<(), ErrorCode> {
+        let Some(split) = self.streams.get(&stream) else {
+            self.late_frames += 1;
+            return Ok(());
+        };
+        let sync = self.syncs.get_mut(&stream).filter(|sync| !sync.whole);
+        let sync = sync.ok_or(ErrorCode::METADATA_PROTOCOL_VIOLATION)?;
+        for range in received {
+            // Nobody was ever given more than this, and pages rise.
+            let rises = sync.received.max_end().is_none_or(|end| range.start() > end);
+            if range.start() < split.base() || range.end() > split.claimed_end() || !rises {
+                return Err(ErrorCode::METADATA_PROTOCOL_VIOLATION);
+            }
+            sync.received.insert(*range);
+        }
+        if !more {
+            sync.whole = true;
+            self.actions.push_back(Action::Notify(Event::Synced(stream)));
+        }
+        Ok(())
+    }
+
+    /// The client asks who brings what its reader waits for.
+    pub(super) fn on_sync_request(&mut self, stream: StreamId, from: u64) {
+        let split = self.streams.get(&stream).filter(|split| split.is_open());
+        let Some((split, rest)) = split.zip(ByteRange::between(from, OFFSET_MAX)) else {
+            self.late_frames += 1;
+            return;
+        };
+        let mut owned: Vec<ByteRange> = split.owned(rest).take(limits::REPEATED_MAX + 1).collect();
+        let more = owned.len() > limits::REPEATED_MAX;
+        owned.truncate(limits::REPEATED_MAX);
+        if owned.first().is_none_or(|first| first.start() > from) {
+            self.gaps.insert(stream, from);
+            self.actions.push_back(Action::Notify(Event::GapReported(stream)));
+        }
+        let received = Ranges::from_vec(owned);
+        self.tell(Frame::OffsetSyncResponse { stream, received, more });
+    }
+}
