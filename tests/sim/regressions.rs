@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use kwik_core::{Dir, TransportConfig};
-use kwik_tests::sim::{
-    ClientPlan, Conditions, Ending, Fault, NodeId, Offer, OpenPlan, Reading, World, WriterEnd,
-};
+use kwik_tests::sim::{ClientPlan, Conditions, Fault, NodeId, Offer, OpenPlan, Reading, World, WriterEnd};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -145,28 +143,5 @@ fn what_a_run_has_sent_before_it_is_given_up_is_not_lost_credit() {
             .build();
         world.offer(Offer { size: 900_000, range: 3000, depth: 3, own: 500, waver: 400, ..Offer::default() });
         world.run_until(LIMIT, |w| w.delivered() == 900_000 && w.is_done());
-    }
-}
-
-/// Two leases that hedge each other closed the last hole between them while neither was full, and nobody looked whether
-/// that made the stream complete: its sender was never told.
-#[test]
-fn a_stream_whose_last_hole_closes_between_two_leases_is_complete() {
-    for seed in 0..40 {
-        let transport = TransportConfig::default().keep_alive_interval(Some(ms(500)));
-        let mut world = World::seeded(seed).secondaries(2).one_way(ms(1)).client_transport(transport).build();
-        let offer = Offer {
-            size: 60_000,
-            range: 30_000,
-            depth: 2,
-            meddle: 1000,
-            hedge: true,
-            ending: Ending::FinishEarly,
-            ..Offer::default()
-        };
-        for at in 0..10 {
-            world.offer(Offer { at: ms(at * 50), ..offer });
-        }
-        world.run_until(LIMIT, |w| w.delivered() == 600_000 && w.is_done());
     }
 }

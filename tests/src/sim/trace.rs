@@ -38,8 +38,6 @@ pub struct Trace {
     about: Option<NodeId>,
     /// The decisions of each client's session, on whatever machine.
     sessions: BTreeMap<NodeId, blake3::Hasher>,
-    /// The session whose decisions are kept as text.
-    watched: Option<(NodeId, Vec<String>)>,
 }
 
 impl Trace {
@@ -83,9 +81,6 @@ impl Trace {
             session.update(&node.0.to_le_bytes());
             session.update(self.scratch.as_bytes());
         }
-        if let Some((_, lines)) = self.watched.as_mut().filter(|(client, _)| self.about == Some(*client)) {
-            lines.push(format!("{:>11.6} {node} {}", at.as_secs_f64(), self.scratch));
-        }
         if self.record != Record::Nothing {
             let text = std::mem::take(&mut self.scratch);
             self.line(at, node, format_args!("{text}"));
@@ -96,17 +91,6 @@ impl Trace {
     /// Says whose session the decisions that follow are about; the client's that it is with, or nobody's.
     pub fn about(&mut self, client: Option<NodeId>) {
         self.about = client;
-    }
-
-    /// Keeps the decisions about a client's session as text.
-    pub fn watch(&mut self, client: NodeId) {
-        self.watched = Some((client, Vec::new()));
-    }
-
-    /// Returns the text of the watched session.
-    #[must_use]
-    pub fn watched(&self) -> &[String] {
-        self.watched.as_ref().map(|(_, lines)| lines.as_slice()).unwrap_or_default()
     }
 
     /// Returns the hash of all decisions about a client's session, on all machines: time, machine and text.

@@ -371,17 +371,6 @@ impl World {
         Some(self.hosts.get(&node)?.machine.as_ref()?.evil()?.seen())
     }
 
-    /// Keeps the decisions about a client's session as text.
-    pub fn watch(&mut self, client: NodeId) {
-        self.trace.watch(client);
-    }
-
-    /// Returns whether a machine is up.
-    #[must_use]
-    pub fn is_up(&self, node: NodeId) -> bool {
-        self.hosts.get(&node).is_some_and(|host| host.machine.is_some())
-    }
-
     // What happens.
 
     /// Takes the next thing that happens, or goes on to `end` if nothing does before.
@@ -458,7 +447,10 @@ impl World {
         let (session, app) = machine.deadlines();
         let session =
             session.map(|local| host.clock.global(local.saturating_duration_since(*epoch)) + host.late);
-        let session = if open { session } else { Some(host.blocked_until) };
+        // Timers run on time though nothing can be sent; what is due and cannot be said waits for the socket.
+        let later = session.filter(|due| open || *due > *at);
+        let unblocked = (!open).then_some(host.blocked_until);
+        let session = [later, unblocked].into_iter().flatten().min();
         host.wake = match (session, app) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),

@@ -311,6 +311,35 @@ impl Client {
                 }];
                 link.send(Type::LeaseLost, &pb::LeaseLost { lease: grant.lease, code: Some(1), missing });
             }
+            Kind::ForgedMapping if after == Type::LeaseGrant => {
+                let grant = pb::LeaseGrant::decode(body).expect("an honest frame");
+                let (start, length) =
+                    grant.range.map(|range| (range.start(), range.length())).unwrap_or_default();
+                let mut update = pb::StreamMappingUpdate {
+                    operation: Some(i32::try_from(d.between(1, 4)).unwrap_or(1)),
+                    stream: grant.job.and_then(|job| self.jobs.get(&job)).map(|(_, stream)| *stream),
+                    lease: grant.lease,
+                    range: grant.range,
+                };
+                match d.below(4) {
+                    0 => update.lease = Some(d.magnitude(1_000_000, 1 << 50)),
+                    1 => update.stream = Some(401),
+                    2 => update.range = raw::range(start, length + d.magnitude(1, 1 << 30)),
+                    // A cut that would take the front.
+                    _ if length > 1 => {
+                        update.operation = Some(pb::MappingOperation::Update.into());
+                        update.range = raw::range(start + 1, length - 1);
+                    }
+                    _ => return,
+                }
+                if d.chance(300) {
+                    let stream = update.stream;
+                    let received = grant.range.into_iter().collect();
+                    let unasked = pb::OffsetSyncResponse { stream, received, more: Some(false) };
+                    link.send(Type::OffsetSyncResponse, &unasked);
+                }
+                link.send(Type::StreamMappingUpdate, &update);
+            }
             Kind::ResetFlood => {
                 self.resets = d.between(100, 1500);
             }

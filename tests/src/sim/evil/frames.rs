@@ -125,30 +125,36 @@ fn bytes(d: &mut Dice, len: usize) -> Option<Bytes> {
     Some(bytes.into())
 }
 
+/// All feature bits that this version of the protocol has.
+pub(super) const FEATURES: u64 = 0x7e;
+
 /// A valid frame that is not this role's to send.
 fn foreign(actor: Actor, d: &mut Dice) -> Vec<u8> {
-    let all = [Type::ClientHello, Type::Drain, Type::OffsetSyncRequest, Type::OffsetSyncResponse];
+    // From a client it is late, from a primary an answer; nobody else has anything to do with it.
+    let sync = [Type::OffsetSyncRequest, Type::OffsetSyncResponse];
     let server = [Type::PathReport, Type::LeaseNotice, Type::LeaseDone, Type::LeaseLost, Type::SplitAck];
     let client =
         [Type::AddPath, Type::RemovePath, Type::JobOpen, Type::JobClose, Type::LeaseGrant, Type::Split];
-    let mut types = all.to_vec();
-    types.extend([Type::StreamMappingUpdate, Type::ClientHello]);
+    let mut types = vec![Type::ClientHello];
     match actor {
         Actor::Secondary => {
             types.extend(server);
+            types.extend(sync);
+            types.extend([Type::StreamMappingUpdate, Type::Drain]);
             types.extend(client);
             types.extend([Type::LeaseRevoke, Type::StreamFinal, Type::StreamComplete, Type::StreamStopped]);
             types.extend([Type::Credit, Type::SessionClose]);
         }
         Actor::Primary => {
             types.extend(server);
+            types.extend([Type::StreamMappingUpdate, Type::Drain]);
             types.extend([Type::JobAccepted, Type::JobRefused, Type::LeaseRefused, Type::StreamComplete]);
             types.extend([Type::StreamStopped, Type::Credit, Type::ServerHello, Type::Refuse]);
         }
         Actor::Client => {
             types.extend(client);
             types.extend([Type::LeaseNotice, Type::LeaseRevoke, Type::StreamFinal, Type::ServerHello]);
-            types.push(Type::Refuse);
+            types.extend([Type::Refuse, Type::Drain]);
         }
     }
     valid(d.pick(&types), d)
@@ -168,7 +174,7 @@ fn valid(kind: Type, d: &mut Dice) -> Vec<u8> {
             kind,
             &pb::ServerHello {
                 version: Some(1),
-                features: Some(0),
+                features: Some(FEATURES),
                 session: bytes(d, 16),
                 app_protocol: None,
             },
@@ -217,7 +223,7 @@ fn valid(kind: Type, d: &mut Dice) -> Vec<u8> {
             encode(kind, &pb::OffsetSyncResponse { stream, received, more: Some(false) })
         }
         Type::StreamMappingUpdate => {
-            let operation = i32::try_from(d.between(1, 5)).unwrap_or(1);
+            let operation = i32::try_from(d.between(1, 4)).unwrap_or(1);
             encode(kind, &mapping(d, operation))
         }
         Type::SessionClose => encode(kind, &pb::SessionClose { code, reason: Some("bye".into()) }),
@@ -233,7 +239,7 @@ pub(super) fn grant(lease: Option<u64>, job: Option<u64>, range: Option<pb::Byte
 pub(super) fn hello(d: &mut Dice) -> pb::ClientHello {
     pb::ClientHello {
         version: Some(1),
-        features: Some(0),
+        features: Some(FEATURES),
         client_key: bytes(d, 32),
         split_streams_max: Some(16),
         app_protocols: Vec::new(),

@@ -50,8 +50,6 @@ pub(super) struct Link {
     control_in: Vec<u8>,
     pending: BTreeMap<StreamId, Pending>,
     facts: VecDeque<Fact>,
-    /// Nothing that arrives is read any more.
-    pub(super) deaf: bool,
 }
 
 impl std::fmt::Debug for Link {
@@ -62,15 +60,7 @@ impl std::fmt::Debug for Link {
 
 impl Link {
     pub(super) fn new(conn: Connection, handle: ConnectionHandle, peer: NodeId) -> Self {
-        Self {
-            conn,
-            handle,
-            peer,
-            control_in: Vec::new(),
-            pending: BTreeMap::new(),
-            facts: VecDeque::new(),
-            deaf: false,
-        }
+        Self { conn, handle, peer, control_in: Vec::new(), pending: BTreeMap::new(), facts: VecDeque::new() }
     }
 
     /// Sends a control frame.
@@ -174,9 +164,6 @@ impl Link {
     }
 
     fn read(&mut self, stream: StreamId) {
-        if self.deaf {
-            return;
-        }
         let mut got = Vec::new();
         let mut end = None;
         let mut recv = self.conn.recv_stream(stream);

@@ -171,7 +171,6 @@ impl EvilMachine {
         let name = tls::server_name(node.server_index());
         let (handle, conn) =
             self.endpoint.connect(cx.now, config, to, &name).expect("the name and the address are usable");
-        self.seen.dialled.push((node, handle.0));
         self.links.insert(handle.0, Link::new(conn, handle, node));
     }
 

@@ -4,8 +4,8 @@
 //! it. Everybody else in its world is the real core. A script plays its role honestly up to where the attack begins,
 //! and goes on honestly if it is still let. What it chooses (offsets, sizes, ids, moments) is drawn from the seed.
 //!
-//! Not here, and why. Row 6 beyond counting, 12: nothing but `FirstWins`, no digests yet. Row 11 beyond silence: no
-//! stalled leases yet, so that a path that answers and sends nothing holds its range for ever. Row 21: there are no
+//! Not here, and why. Row 6 beyond counting: nothing but `FirstWins` yet. Row 40: streams of their own and priorities,
+//! which no peer can undo; the swarm's control is never late. Row 21: there are no
 //! heartbeats. Row 29: no 0-RTT. Row 30: one store per path is a type, tested in the core. Row 34: no relays. Row 41: no
 //! hash maps in the core. Row 42: every world of every seed. Rows 45 to 52: QUIC's own; quinn-proto cannot be made to
 //! break them, and the swarm spoofs, replays and damages datagrams. Row 3's second header: the grammar has none. Row 37's
@@ -210,8 +210,6 @@ pub struct Seen {
     stops: Vec<u64>,
     /// Codes in frames that refuse something.
     refusals: Vec<u64>,
-    /// The attacker's path in the victim's session.
-    path: Option<u32>,
     /// Control was not taken.
     held_back: bool,
     /// What should have been done honestly, was.
@@ -220,7 +218,6 @@ pub struct Seen {
     silent: bool,
     datagrams: usize,
     bytes: usize,
-    dialled: Vec<(NodeId, usize)>,
 }
 
 impl Seen {

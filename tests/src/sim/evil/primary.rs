@@ -102,8 +102,12 @@ impl Primary {
         let wrong = self.kind == Some(Kind::WrongVersion);
         let version = if wrong { u32::try_from(self.dice.between(2, 1 << 32)).unwrap_or(0) } else { 1 };
         let session = Some(Bytes::copy_from_slice(&self.session));
-        let answer =
-            pb::ServerHello { version: Some(version), features: Some(0), session, app_protocol: None };
+        let answer = pb::ServerHello {
+            version: Some(version),
+            features: Some(frames::FEATURES),
+            session,
+            app_protocol: None,
+        };
         let add = self.add_path(stage, SECONDARY, PATH);
         stage.seen.fired |= wrong;
         let link = stage.link(key);
@@ -251,7 +255,9 @@ impl Primary {
             }
             stage.seen.fired = true;
         }
-        if !early && self.dice.chance(500) {
+        // Over a lease that lives there is something only while one does.
+        let now = self.dice.chance(500) || self.kind == Some(Kind::OverlappingLease);
+        if !early && now {
             self.strike(stage, serving);
         }
     }

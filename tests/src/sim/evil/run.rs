@@ -41,7 +41,7 @@ pub fn check_coverage(seeds: u64, marks: &BTreeMap<String, u64>) -> Vec<String> 
     let count = |name: &str, what: &str| marks.get(&format!("attack {what}: {name}")).copied().unwrap_or(0);
     for name in ATTACKS.iter().map(Attack::name) {
         let (drawn, done) = (count(&name, "drawn"), count(&name, "carried out"));
-        if done == 0 && (drawn > 2 || (drawn == 0 && seeds >= ATTACKS.len() as u64)) {
+        if done == 0 && (drawn > 0 || seeds >= ATTACKS.len() as u64) {
             gaps.push(format!("{name}: drawn {drawn} times, never carried out"));
         }
     }
@@ -85,10 +85,10 @@ pub fn try_out(attack: &'static Attack, seed: u64, record: Record) -> Outcome {
         ..Outcome::default()
     };
     if failure.is_none() {
-        failure = swarm::guarded(|| {
-            contained(seed, attack, &world);
-            world.finish();
-        });
+        let bystander = world.trace().session_hash(BYSTANDER);
+        // One after the other: a thread runs one world at a time.
+        failure = swarm::guarded(|| world.finish());
+        failure = failure.or_else(|| swarm::guarded(|| contained(seed, attack, at, &bystander)));
     }
     outcome.marks.insert(format!("attack drawn: {}", attack.name()), 1);
     if fired && failure.is_none() {
@@ -142,16 +142,18 @@ pub fn world(seed: u64, attack: &'static Attack, armed: bool, record: Record) ->
         head: if d.chance(500) { 0 } else { d.below(20_000) },
         range: if credit { 256 * 1024 } else { size / d.between(8, 20) },
         depth: if credit { 4 } else { usize::try_from(d.between(1, 4)).unwrap_or(1) },
-        verified: 0,
+        verified: if attack.kind == Kind::Lie { 1000 } else { 0 },
         meddle: 0,
-        hedge: false,
+        hedge: attack.kind == Kind::Trickle,
         waver: 0,
         own: d.pick(&[0, 0, 200]),
         tail: d.pick(&[0, 0, 5000]),
         ending: d.pick(&[Ending::Finish, Ending::FinishEarly]),
     };
     let ordered = by_offset || d.chance(700);
-    let reading = Reading { ordered, ..Reading::default() };
+    // Long enough for a client's attack to fall into it: nothing that happens to an idle session is a proof.
+    let pace = (attack.actor == Actor::Client).then(|| (size / 40 + 1, 50 * MS));
+    let reading = Reading { ordered, pace, ..Reading::default() };
     let servers = match attack.actor {
         Actor::Secondary => 3,
         Actor::Client | Actor::Primary => 2,
@@ -177,8 +179,15 @@ pub fn world(seed: u64, attack: &'static Attack, armed: bool, record: Record) ->
 /// Runs an attack to its end and checks what came of it.
 fn attacked(world: &mut World, attack: &Attack) {
     let node = attack.actor.node();
-    let mut heap = 0;
+    let (mut heap, mut begun) = (0, false);
     world.run_until(LIMIT, |world| {
+        if !begun && world.seen(node).is_some_and(Seen::fired) {
+            begun = true;
+            // A ticket takes a minute to expire.
+            let later = attack.actor != Actor::Client || attack.kind == Kind::ExpiredTicket;
+            let busy = later || !is_whole(world, BYSTANDER);
+            assert!(busy, "11: the bystander was idle when the attack began");
+        }
         let honest = [BYSTANDER, VICTIM, NodeId::PRIMARY, OTHER_PRIMARY, NodeId::secondary(1)];
         heap = honest.iter().filter(|at| **at != node).map(|at| world.heap(*at)).fold(heap, i64::max);
         // One that never got its chance has nothing to show for it.
@@ -262,11 +271,11 @@ fn is_untold(seen: &Seen) -> bool {
 }
 
 /// Runs the same world with the attacker keeping to the rules: the bystander must not see a difference.
-fn contained(seed: u64, attack: &'static Attack, attacked: &World) {
+fn contained(seed: u64, attack: &'static Attack, at: Duration, bystander: &str) {
     let mut calm = world(seed, attack, false, Record::Nothing);
-    calm.run_for(attacked.at());
+    calm.run_for(at);
     assert!(is_whole(&calm, BYSTANDER), "11: the bystander has not got everything in the calm world");
-    let same = calm.trace().session_hash(BYSTANDER) == attacked.trace().session_hash(BYSTANDER);
+    let same = calm.trace().session_hash(BYSTANDER) == bystander;
     assert!(same, "11: the bystander's session is another than in the calm world");
     // The script must know how to keep to the rules, or the bystander's calm proves nothing.
     let served = |world: &mut World| match attack.actor {

@@ -79,12 +79,10 @@ impl Secondary {
         let attach = hello.attach.expect("a secondary's hello");
         let victim = stage.link(key).peer == VICTIM;
         self.peers.insert(key, Serving { victim, ..Serving::default() });
-        if victim {
-            stage.seen.path = attach.path;
-        }
+        if victim {}
         let mut answer = pb::ServerHello {
             version: Some(1),
-            features: Some(0),
+            features: Some(frames::FEATURES),
             session: attach.session,
             app_protocol: None,
         };
@@ -245,6 +243,33 @@ impl Secondary {
                 let part = d.between(1, fill.len - 1); // it lives on, so there is a mapping to contradict
                 let bytes = raw::secondary_stream(lease, fill.start, &fill.bytes(0, part));
                 return link.open_with(bytes.clone()).is_some() && link.open_with(bytes).is_some();
+            }
+            Kind::Lie => {
+                if !whole {
+                    return false;
+                }
+                let mut bytes = fill.bytes(0, fill.len).to_vec();
+                if let Some(byte) = bytes.get_mut(d.index(usize::try_from(fill.len).unwrap_or(1))) {
+                    *byte ^= 1 << d.below(8);
+                }
+                let sent = link.open_with(raw::secondary_stream(lease, fill.start, &bytes.into()));
+                let Some(stream) = sent else {
+                    return false;
+                };
+                serving.fills.remove(&lease);
+                link.finish(stream);
+            }
+            Kind::Trickle => {
+                // A little, or nothing, and then it only answers.
+                let part = d.below(fill.len.min(100));
+                if part > 0
+                    && link
+                        .open_with(raw::secondary_stream(lease, fill.start, &fill.bytes(0, part)))
+                        .is_none()
+                {
+                    return false;
+                }
+                serving.fills.remove(&lease);
             }
             Kind::ShortFin | Kind::ResetLease => {
                 if fill.len < 2 || !whole {
