@@ -130,6 +130,8 @@ pub struct Link {
     busy: Duration,
     /// The last arrival, which order is kept to.
     last: Duration,
+    /// Datagrams that were taken out of it.
+    pub(crate) reordered: u64,
 }
 
 impl Link {
@@ -171,6 +173,7 @@ impl Link {
         let jitter = if c.jitter.is_zero() { Duration::ZERO } else { dice.time(Duration::ZERO, c.jitter) };
         let mut at = self.busy + c.delay + jitter;
         if dice.chance(c.reorder) {
+            self.reordered += 1;
             at += dice.time(Duration::ZERO, REORDER_MAX);
         } else {
             at = at.max(self.last);

@@ -43,6 +43,8 @@ pub struct Machine {
     sessions: BTreeMap<SessionHandle, Slot>,
     app: App,
     touched: BTreeSet<SessionHandle>,
+    /// Timers fire in the next turn, due or not.
+    early: bool,
     buf: Vec<u8>,
 }
 
@@ -81,7 +83,14 @@ impl Machine {
     /// Creates a machine.
     #[must_use]
     pub fn new(endpoint: Endpoint, app: App) -> Self {
-        Self { endpoint, sessions: BTreeMap::new(), app, touched: BTreeSet::new(), buf: Vec::new() }
+        Self {
+            endpoint,
+            sessions: BTreeMap::new(),
+            app,
+            touched: BTreeSet::new(),
+            early: false,
+            buf: Vec::new(),
+        }
     }
 
     /// Starts a session.
@@ -131,6 +140,11 @@ impl Machine {
         self.touched.extend(self.sessions.keys());
     }
 
+    /// Lets all timers fire in the next turn, before they are due.
+    pub fn wake_early(&mut self) {
+        self.early = true;
+    }
+
     /// Takes a datagram.
     pub fn handle(
         &mut self,
@@ -173,8 +187,9 @@ impl Machine {
 
     /// Does all that is to be done now: due timers, what sessions want, what the application wants.
     pub fn turn(&mut self, cx: &mut Cx<'_>, socket: Socket, out: &mut Vec<Outgoing>) {
+        let early = std::mem::take(&mut self.early);
         for (&handle, slot) in &mut self.sessions {
-            let due = slot.deadline.is_some_and(|at| at <= cx.now);
+            let due = early || slot.deadline.is_some_and(|at| at <= cx.now);
             if due {
                 slot.session.handle_timeout(cx.now);
             }

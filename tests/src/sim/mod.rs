@@ -52,6 +52,7 @@ pub mod evil;
 pub mod heap;
 pub mod link;
 pub mod machine;
+pub mod marks;
 pub mod operations;
 pub mod oracle;
 mod resident;

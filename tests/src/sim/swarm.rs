@@ -432,7 +432,7 @@ fn draw_faults(
     let servers = nodes.clone();
     nodes.extend((1..=clients).map(NodeId::client));
     // Which kinds this world knows at all.
-    let kinds: Vec<u64> = (0..11).filter(|_| d.chance(350)).collect();
+    let kinds: Vec<u64> = (0..12).filter(|_| d.chance(350)).collect();
     let mut faults = Vec::new();
     if kinds.is_empty() {
         return faults;
@@ -465,8 +465,10 @@ fn draw_faults(
             2 => faults.push((at, Fault::Hold(server, client, until))),
             3 => {
                 let (from, to) = if d.chance(500) { (client, server) } else { (server, client) };
-                let delay = conditions.delay;
-                faults.push((at, Fault::Become(from, to, Conditions { delay, ..draw_conditions(d) })));
+                // The same path, or one around the world.
+                let changed = draw_conditions(d);
+                let delay = if d.chance(500) { conditions.delay } else { changed.delay };
+                faults.push((at, Fault::Become(from, to, Conditions { delay, ..changed })));
             }
             4 => faults.push((at, Fault::Pause(node, until))),
             5 => {
@@ -476,10 +478,14 @@ fn draw_faults(
                 }
             }
             6 => faults.push((at, Fault::Rebind(client))),
-            7 => faults.push((at, Fault::Jump(node, d.time(MS, 5 * SECOND)))),
+            7 => {
+                let most = if d.chance(100) { 3600 * SECOND } else { 5 * SECOND };
+                faults.push((at, Fault::Jump(node, d.time(MS, most))));
+            }
             8 => faults.push((at, Fault::Block(node, at + d.time(MS, SECOND)))),
             9 if server == NodeId::PRIMARY || d.chance(500) => faults.push((at, Fault::Close(node))),
             9 => faults.push((at, Fault::Connect(client))),
+            10 => faults.push((at, Fault::Wake(node))),
             _ => {
                 for _ in 0..d.between(1, 20) {
                     let len = usize::try_from(d.magnitude(1, 1400)).unwrap_or(1);

@@ -224,6 +224,14 @@ impl World {
             Fault::Close(node) => self.close(node),
             Fault::Junk(node, as_if_from, len) => self.junk(node, as_if_from, len),
             Fault::Connect(node) => self.connect(node),
+            Fault::Wake(node) => {
+                if let Some(Resident::Honest(machine)) =
+                    self.hosts.get_mut(&node).and_then(|host| host.machine.as_mut())
+                {
+                    machine.wake_early();
+                }
+                self.poke(node);
+            }
         }
     }
 

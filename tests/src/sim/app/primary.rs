@@ -310,10 +310,14 @@ impl Serving {
         };
         if *known != state {
             cx.note(format_args!("{path} is {state:?}"));
-            cx.trace.mark(match state {
-                PathState::Dead(code) => format!("path dead: {code}"),
-                state => format!("path {state:?}"),
-            });
+            let name = |state: PathState| match state {
+                PathState::Dead(_) => "Dead".to_owned(),
+                state => format!("{state:?}"),
+            };
+            cx.trace.mark(format!("path {} > {}", name(*known), name(state)));
+            if let PathState::Dead(code) = state {
+                cx.trace.mark(format!("path dead: {code}"));
+            }
         }
         *known = state;
         cx.oracle.path(self.client, self.number, path, state, *node);

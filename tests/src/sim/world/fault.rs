@@ -34,6 +34,8 @@ pub enum Fault {
     Junk(NodeId, NodeId, usize),
     /// A client connects, again if it was connected before.
     Connect(NodeId),
+    /// All timers of a machine fire early: nothing must come of it.
+    Wake(NodeId),
 }
 
 impl Fault {
@@ -67,6 +69,7 @@ impl Fault {
             Self::Close(..) => "fault: clean close",
             Self::Junk(..) => "fault: rubbish",
             Self::Connect(..) => "connect",
+            Self::Wake(..) => "fault: early timers",
         }
     }
 }

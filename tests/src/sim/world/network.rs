@@ -56,7 +56,11 @@ impl World {
         let default = self.setup.conditions;
         let link = self.links.entry((node, target)).or_insert_with(|| Link::new(default));
         let mut fates = std::mem::take(&mut self.fates);
+        let reordered = link.reordered;
         link.send(self.at, bytes.len(), &mut self.network, &mut fates);
+        if link.reordered > reordered {
+            self.trace.count("out of order");
+        }
         let last = fates.len();
         for (index, fate) in fates.drain(..).enumerate() {
             let (at, damage, marked) = match fate {
@@ -85,7 +89,10 @@ impl World {
             }
             let ecn = match self.links.get(&(node, target)).map(|link| link.conditions.ecn) {
                 Some(Marking::Bleach) => None,
-                _ if marked && ecn.is_some() => Some(Ecn::Ce),
+                _ if marked && ecn.is_some() => {
+                    self.trace.count("marked");
+                    Some(Ecn::Ce)
+                }
                 _ => ecn,
             };
             self.push(at, Happening::Datagram { from, to, ecn, bytes: copy });
