@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use kwik_core::Dir;
+use kwik_core::{Dir, TransportConfig};
 use kwik_tests::sim::{
     Calls, ClientPlan, Interruption, NodeId, Offer, OpenPlan, PrimaryPlan, World, WriterEnd,
 };
@@ -32,6 +32,8 @@ fn world() -> World {
     World::seeded(1)
         .secondaries(2)
         .one_way(Duration::from_millis(5))
+        // So that a deadlock does not pass for a session that nobody needed any more.
+        .client_transport(TransportConfig::default().keep_alive_interval(Some(5 * SECOND)))
         .client_plan(ClientPlan { opens: opens.into(), ..ClientPlan::default() })
         .primary_plan(PrimaryPlan { offers: vec![native, split, both], ..PrimaryPlan::default() })
         .build()

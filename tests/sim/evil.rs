@@ -31,7 +31,17 @@ fn every_attack_costs_only_the_attacker() {
             *marks.entry(mark).or_insert(0) += count;
         }
     }
-    assert_eq!(evil::check_coverage(seeds, &marks), Vec::<String>::new());
+    // Some need a moment that not every world has; none may have had none.
+    for attack in ATTACKS {
+        let name = attack.name();
+        let came_off = |seed: &u64| {
+            let outcome = evil::try_out(attack, *seed, Record::Nothing);
+            assert_eq!(outcome.failure, None, "seed {seed}");
+            outcome.marks.contains_key(&format!("attack carried out: {name}"))
+        };
+        let seen = marks.contains_key(&format!("attack carried out: {name}"));
+        assert!(seen || (seeds..seeds + 10).any(|seed| came_off(&seed)), "{name} never came off");
+    }
 }
 
 /// The same attack, the same world, byte for byte.

@@ -1,6 +1,6 @@
 //! Worlds told by lists of operations: drawn and shrunk here, and those that once failed.
 
-use kwik_tests::sim::operations::{frames, ops, run};
+use kwik_tests::sim::operations::{ops, run, settings};
 use proptest::{
     collection::vec,
     prelude::*,
@@ -19,7 +19,7 @@ proptest! {
     })]
 
     #[test]
-    fn whatever_is_done_to_a_world_it_comes_to_an_end(frame in frames(2), ops in vec(ops(2), 1..25)) {
-        run(&frame, &ops);
+    fn whatever_is_done_to_a_world_it_comes_to_an_end(setting in settings(2), ops in vec(ops(2), 1..25)) {
+        run(&setting, &ops);
     }
 }

@@ -54,7 +54,7 @@ fn a_silent_death_costs_a_few_round_trips() {
         world.cut(NodeId::secondary(1));
         let cut = world.at();
         // What is under way from others still arrives; then everything waits for the ranges that died.
-        let dead = |w: &World| w.trace().marks().any(|(mark, _)| mark == "path Degraded");
+        let dead = |w: &World| w.trace().marks().any(|(mark, _)| mark == "path Active > Degraded");
         world.run_until(LIMIT, |w| dead(w));
         let at = world.delivered();
         world.run_until(LIMIT, |w| w.delivered() > at);
@@ -107,7 +107,7 @@ fn a_slow_disk_is_not_a_dead_path() {
     let mut world = World::seeded(6).secondaries(2).secondary_plan(slow).build();
     world.offer(Offer { size: MIB, ..Offer::default() });
     world.run_until(LIMIT, |w| w.delivered() == MIB && w.is_done());
-    assert!(!world.trace().marks().any(|(mark, _)| mark == "path Degraded"), "a path was degraded");
+    assert!(!world.trace().marks().any(|(mark, _)| mark == "path Active > Degraded"), "a path was degraded");
 }
 
 /// A NAT that gives the client another port in the middle of things costs nothing but a path validation.

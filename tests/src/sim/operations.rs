@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use kwik_core::Dir;
+use kwik_core::{Dir, TransportConfig};
 use proptest::prelude::*;
 
 use super::{
@@ -28,7 +28,7 @@ pub enum Op {
 /// What holds for the whole world.
 #[derive(Clone, Debug, PartialEq)]
 #[expect(clippy::exhaustive_structs, reason = "worlds are written by hand as well")]
-pub struct Frame {
+pub struct Setting {
     /// For what the operations leave open.
     pub seed: u64,
     /// How many secondaries there are.
@@ -48,12 +48,18 @@ const PATIENCE: Duration = Duration::from_secs(600);
 ///
 /// # Panics
 /// If anything is not as it must be.
-pub fn run(frame: &Frame, ops: &[Op]) {
-    let mut world = World::seeded(frame.seed)
-        .secondaries(frame.secondaries)
-        .conditions(frame.conditions)
+pub fn run(setting: &Setting, ops: &[Op]) {
+    let mut world = World::seeded(setting.seed)
+        .secondaries(setting.secondaries)
+        .conditions(setting.conditions)
         .clocks(Clocks::default())
-        .client_plan(ClientPlan { readings: vec![frame.reading], opens: frame.opens.clone(), close_at: None })
+        // So that a deadlock does not pass for a session that nobody needed any more.
+        .client_transport(TransportConfig::default().keep_alive_interval(Some(Duration::from_secs(5))))
+        .client_plan(ClientPlan {
+            readings: vec![setting.reading],
+            opens: setting.opens.clone(),
+            close_at: None,
+        })
         .build();
     for op in ops {
         match *op {
@@ -69,9 +75,9 @@ pub fn run(frame: &Frame, ops: &[Op]) {
 }
 
 /// Draws what holds for a world with `secondaries`.
-pub fn frames(secondaries: u16) -> impl Strategy<Value = Frame> {
+pub fn settings(secondaries: u16) -> impl Strategy<Value = Setting> {
     (any::<u64>(), conditions(), readings(), prop::collection::vec(opens(), 0..3)).prop_map(
-        move |(seed, conditions, reading, opens)| Frame { seed, secondaries, conditions, reading, opens },
+        move |(seed, conditions, reading, opens)| Setting { seed, secondaries, conditions, reading, opens },
     )
 }
 
@@ -136,7 +142,11 @@ fn offers() -> impl Strategy<Value = Offer> {
             meddle: own / 2,
             hedge: own > 0,
             tail: tail.min(size - head.min(size)),
-            ending,
+            ending: match ending {
+                // It must come to that.
+                Ending::Reset(after) => Ending::Reset(after % (size + 1)),
+                Ending::Finish | Ending::FinishEarly => ending,
+            },
         })
 }
 

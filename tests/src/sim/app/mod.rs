@@ -204,7 +204,11 @@ fn note_loss(cx: &mut Cx<'_>, session: &Session, cause: &ConnectionError) {
         }
         ConnectionError::TransportError(text) | ConnectionError::ConnectionClosed(text) => {
             // What QUIC says for any application's close before the handshake is done (RFC 9000 §10.2.3).
-            let closed_early = text.starts_with("the application or application protocol caused");
+            // From one that was closed already, it is said that nothing is wrong.
+            let unfinished = session.session_id().is_none();
+            let texts =
+                ["the application or application protocol caused", "the connection is being closed abruptly"];
+            let closed_early = unfinished && texts.iter().any(|start| text.starts_with(start));
             let honest = !closed_early
                 && ends.iter().all(|end| cx.oracle.is_honest(*end))
                 && !cx.book.has_changed(peer);

@@ -14,10 +14,10 @@ use self::sending::Sending;
 use super::{Cx, GIVEN_UP, Reader, Reading, Writer, WriterEnd, sooner};
 use crate::sim::{NodeId, dice::Dice, oracle::Flow};
 
-/// What a primary does for each of its clients. The default adds no path and offers nothing.
+/// What a primary does for each of its clients. The default adds all secondaries and offers nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PrimaryPlan {
-    /// When to add which secondary.
+    /// When to add which secondary. Empty adds all at once.
     pub adds: Vec<(Duration, NodeId)>,
     /// When to remove the path to which secondary.
     pub removes: Vec<(Duration, NodeId)>,

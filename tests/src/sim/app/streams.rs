@@ -185,7 +185,10 @@ impl Writer {
             };
             cx.oracle.given(self.flow, range.end());
             match session.write(cx.now, self.flow.stream, &mut [self.flow.bytes(range)]) {
-                Ok(written) => self.written += written.bytes as u64,
+                Ok(written) => {
+                    cx.note(format_args!("writes {} of {range} of {}", written.bytes, self.flow));
+                    self.written += written.bytes as u64;
+                }
                 Err(WriteError::Blocked) => {
                     cx.note(format_args!("{} blocks at {}", self.flow, self.written));
                     self.blocked = true;

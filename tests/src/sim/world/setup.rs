@@ -86,7 +86,7 @@ impl Setup {
         self
     }
 
-    /// Sets what the primary does. Replaces the adding of all secondaries at once.
+    /// Sets what the primary does. A plan that says nothing of when to add which secondary adds all at once.
     pub fn primary_plan(mut self, plan: PrimaryPlan) -> Self {
         self.primary_plan = plan;
         self

@@ -431,7 +431,10 @@ impl Sending {
                     break;
                 };
                 match session.write_run(cx.now, id, &mut [flow.bytes(range)]) {
-                    Ok(written) => run.sent += written.bytes as u64,
+                    Ok(written) => {
+                        cx.note(format_args!("writes {} of {range} of {flow}", written.bytes));
+                        run.sent += written.bytes as u64;
+                    }
                     Err(LeaseWriteError::Blocked | LeaseWriteError::Ended(_)) => run.blocked = true,
                     Err(error) => panic!("10: a run of {flow} cannot be written: {error}"),
                 }
@@ -460,6 +463,7 @@ impl Sending {
             match session.write(cx.now, self.flow.stream, &mut [self.flow.bytes(range)]) {
                 Ok(written) => {
                     let bytes = written.bytes as u64;
+                    cx.note(format_args!("writes {bytes} of {range} of {} in order", self.flow));
                     self.claimed.insert(range.start()..range.start() + bytes);
                     self.sequential = range.start() + bytes;
                     self.handed_out += bytes;
