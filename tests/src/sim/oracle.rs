@@ -212,12 +212,21 @@ impl Oracle {
         assert!(!model.ended, "4: {flow} failed after its end: {error}");
         match error {
             // A stream more than the client can guarantee credit for is given up, alone. Spec: KWIK §4.
-            ReadError::Reset(ErrorCode::NO_CREDIT) => {}
+            ReadError::Reset(ErrorCode::NO_CREDIT) => {
+                assert_eq!(flow.sender, Side::Server, "10: {flow} cannot be short of credit");
+            }
             ReadError::Reset(code) => {
                 assert_eq!(model.reset, Some(*code), "4: {flow} was not reset like that");
             }
-            ReadError::ConnectionLost(_) | ReadError::Incomplete { .. } => {
+            ReadError::ConnectionLost(_) => {
                 assert!(lost.is_some(), "10: {flow} failed in a session that lives: {error}");
+            }
+            ReadError::Incomplete { stream, missing, .. } => {
+                assert!(lost.is_some(), "10: {flow} failed in a session that lives: {error}");
+                assert_eq!(*stream, flow.stream, "10: {flow} failed with another's hole");
+                let hole = model.got.gaps(&(0..u64::MAX)).next();
+                // What was never given to anybody is missing as well, as far as a reader can tell.
+                assert_eq!(hole.map(|hole| hole.start), Some(missing.start()), "10: {flow} misses {missing}");
             }
             ReadError::Blocked | ReadError::ClosedStream | ReadError::IllegalOrderedRead => {
                 panic!("10: {flow} failed with {error:?}")
@@ -262,6 +271,14 @@ impl Oracle {
             return;
         }
         assert!(!is_violation(code), "10: {what} ended with {code} between honest ends");
+    }
+
+    /// As [`Self::check_honest`], for a whole session, which honest ends never lose to a cap either.
+    pub fn check_honest_session(&self, ends: &[NodeId], code: ErrorCode, what: &str) {
+        self.check_honest(ends, code, what);
+        let honest = !ends.iter().any(|end| self.hostile.contains(end));
+        let cap = [ErrorCode::LIMIT_EXCEEDED, ErrorCode::DIAL_REFUSED, ErrorCode::NO_CREDIT].contains(&code);
+        assert!(!honest || !cap, "10: {what} ended with {code} between honest ends");
     }
 
     /// A lease was lost: with nobody hostile about, never because somebody broke a rule.

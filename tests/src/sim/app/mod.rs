@@ -195,11 +195,11 @@ fn note_loss(cx: &mut Cx<'_>, session: &Session, cause: &ConnectionError) {
     let what = format!("the session between {} and {peer}", cx.node);
     match cause {
         ConnectionError::ApplicationClosed(close) if close.error_code.is_reserved() => {
-            cx.oracle.check_honest(&ends, close.error_code, &what);
+            cx.oracle.check_honest_session(&ends, close.error_code, &what);
             cx.trace.mark(format!("closed by peer: {}", close.error_code));
         }
         ConnectionError::Fault(code) => {
-            cx.oracle.check_honest(&ends, *code, &what);
+            cx.oracle.check_honest_session(&ends, *code, &what);
             cx.trace.mark(format!("closed: {code}"));
         }
         ConnectionError::TransportError(text) | ConnectionError::ConnectionClosed(text) => {
