@@ -23,7 +23,7 @@
 #![forbid(unsafe_code)]
 
 mod action;
-#[cfg(any(test, feature = "audit"))]
+#[cfg(any(test, fuzzing, feature = "audit"))]
 mod audit;
 mod config;
 #[cfg(feature = "driver")]
@@ -47,7 +47,7 @@ mod wire;
 pub use action::{
     Chunk, Ecn, Event, JobInfo, LeaseInfo, LeaseOutcome, LeaseStatus, PathInfo, PathState, RunId, Transmit,
 };
-#[cfg(any(test, feature = "audit"))]
+#[cfg(any(test, fuzzing, feature = "audit"))]
 pub use audit::Contradiction;
 pub use config::{ClientConfig, SecondaryConfig, ServerConfig, TransportConfig};
 pub use endpoint::{

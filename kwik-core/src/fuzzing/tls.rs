@@ -16,9 +16,12 @@ struct Identity {
 fn identity() -> &'static Identity {
     static IDENTITY: OnceLock<Identity> = OnceLock::new();
     IDENTITY.get_or_init(|| {
-        let made = rcgen::generate_simple_self_signed([NAME.to_owned()]).expect("a valid name");
-        let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
-        Identity { certificate: made.cert.der().clone(), key }
+        // Of a kind whose signatures are all of one length: what an input does to a datagram must not depend on luck.
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).expect("ring makes them");
+        let params = rcgen::CertificateParams::new([NAME.to_owned()]).expect("a valid name");
+        let certificate = params.self_signed(&key).expect("the key is its own");
+        let key_der = PrivatePkcs8KeyDer::from(key.serialize_der());
+        Identity { certificate: certificate.der().clone(), key: key_der }
     })
 }
 

@@ -210,8 +210,21 @@ impl World {
         self.opened += opened;
     }
 
+    /// What an honest session believes must be true, whatever its peers say.
+    fn audit(&self) {
+        for (index, node) in self.nodes.iter().enumerate() {
+            let honest = !matches!(self.hostile, Hostile::Node(hostile) if hostile == index);
+            for session in node.sessions.values().filter(|_| honest) {
+                if let Err(contradiction) = session.audit() {
+                    panic!("node {index}: {contradiction}");
+                }
+            }
+        }
+    }
+
     /// What the applications do without being asked.
     fn apps(&mut self) {
+        self.audit();
         let now = self.now;
         for node in [CLIENT, PRIMARY] {
             let mut accepted = 0;

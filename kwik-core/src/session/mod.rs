@@ -422,7 +422,7 @@ impl Session {
     ///
     /// # Errors
     /// - [`Contradiction`](crate::Contradiction) if two things the session believes cannot both be true: a bug in KWIK.
-    #[cfg(any(test, feature = "audit"))]
+    #[cfg(any(test, fuzzing, feature = "audit"))]
     pub fn audit(&self) -> Result<(), crate::Contradiction> {
         match &self.machine {
             Machine::Greeting(_) => Ok(()),

@@ -3,7 +3,7 @@
 //! Owns the jobs and leases of one path. Trusts the seal of the primary, not the client that carries it. Called by
 //! `Session` with facts and with the application's commands; answers with actions. Spec: KWIK §5.
 
-#[cfg(any(test, feature = "audit"))]
+#[cfg(any(test, fuzzing, feature = "audit"))]
 mod audit;
 #[cfg(any(test, fuzzing))]
 mod fuzzing;

@@ -3,7 +3,7 @@
 //! It holds what came early and hands it out in order, or lowest offset first. It never decides who may write where,
 //! how much may be held or when to give up: leases, credit and caps are its callers'. Spec: KWIK §6.
 
-#[cfg(any(test, feature = "audit"))]
+#[cfg(any(test, fuzzing, feature = "audit"))]
 mod audit;
 
 use std::{

@@ -2,7 +2,7 @@
 //!
 //! The native bytes `0..base` never pass through here; QUIC keeps them in order by itself.
 
-#[cfg(any(test, feature = "audit"))]
+#[cfg(any(test, fuzzing, feature = "audit"))]
 mod audit;
 
 use std::time::{Duration, Instant};

@@ -76,7 +76,7 @@ impl SplitSend {
     }
 
     /// Returns whether all of `range` is leased, filled or being written.
-    #[cfg(any(test, feature = "audit"))]
+    #[cfg(any(test, fuzzing, feature = "audit"))]
     pub(crate) fn owns(&self, range: ByteRange) -> bool {
         self.owned.contains(range)
     }

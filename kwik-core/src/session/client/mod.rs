@@ -3,7 +3,7 @@
 //! Owns paths, jobs, leases and split streams. Never trusts a secondary outside its leases, never trusts the primary
 //! for where to dial. Called by `Session` with facts; answers with actions. Spec: KWIK §4 to §9.
 
-#[cfg(any(test, feature = "audit"))]
+#[cfg(any(test, fuzzing, feature = "audit"))]
 mod audit;
 mod credit;
 #[cfg(any(test, fuzzing))]

@@ -3,7 +3,7 @@
 //! Owns paths, jobs, leases, split streams and its own runs, as far as a server can know them. Called by `Session`
 //! with facts and with the application's commands; answers with actions. Spec: KWIK §4, §5, §8.
 
-#[cfg(any(test, feature = "audit"))]
+#[cfg(any(test, fuzzing, feature = "audit"))]
 mod audit;
 #[cfg(any(test, fuzzing))]
 mod fuzzing;
