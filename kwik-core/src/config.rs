@@ -11,6 +11,7 @@ use crate::{
     lease::ticket::{self, Signer},
     limits,
     path::dial::DialPolicy,
+    stream::conflict::ConflictPolicy,
 };
 
 /// What both ends of a session may tune.
@@ -22,6 +23,7 @@ pub struct TransportConfig {
     pub(crate) hello_timeout: Duration,
     pub(crate) attach_timeout: Duration,
     pub(crate) gap_timeout: Duration,
+    pub(crate) conflict_policy: ConflictPolicy,
     pub(crate) keep_alive_interval: Option<Duration>,
     pub(crate) initial_rtt: Option<Duration>,
     pub(crate) mtu_max: u16,
@@ -50,6 +52,7 @@ impl Default for TransportConfig {
             hello_timeout: limits::HELLO_TIMEOUT,
             attach_timeout: limits::ATTACH_TIMEOUT,
             gap_timeout: limits::GAP_TIMEOUT,
+            conflict_policy: ConflictPolicy::default(),
             keep_alive_interval: None,
             initial_rtt: None,
             mtu_max: MTU_MAX,
@@ -94,6 +97,13 @@ impl TransportConfig {
     #[must_use]
     pub fn gap_timeout(mut self, value: Duration) -> Self {
         self.gap_timeout = value.max(Duration::from_millis(10));
+        self
+    }
+
+    /// Whose bytes the readers of split streams get where two servers brought different ones for the same place.
+    #[must_use]
+    pub fn conflict_policy(mut self, value: ConflictPolicy) -> Self {
+        self.conflict_policy = value;
         self
     }
 

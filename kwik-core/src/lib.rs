@@ -67,3 +67,4 @@ pub use path::dial::{DialPolicy, NotMorePrivate};
 pub use quic::Qlog;
 pub use session::{HandshakeData, NewJob, NewLease, NewPath, Session, Written};
 pub use stats::{PathStats, SessionStats, SourceStats};
+pub use stream::conflict::ConflictPolicy;

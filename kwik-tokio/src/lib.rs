@@ -45,10 +45,10 @@ use tokio::runtime::Handle;
 pub use kwik_core::ErrorCode as VarInt;
 pub use kwik_core::{
     AddPathError, ApiMisuse, ApplicationClose, ByteRange, Chunk, ClientConfig, ClosedStream, ConfigError,
-    ConnectError, ConnectionError, Dir, ErrorCode, HandshakeData, JobId, LeaseError, LeaseId, LeaseOutcome,
-    LeaseStatus, NewJob, NewLease, NewPath, PathId, PathInfo, PathState, PublicKey, ReadError, Role,
-    SecondaryConfig, SendDatagramError, ServerConfig, SessionId, SessionStats, Side, Signer, SigningKey,
-    SourceStats, SpkiHash, StreamId, TransportConfig, WriteError, Written,
+    ConflictPolicy, ConnectError, ConnectionError, Dir, ErrorCode, HandshakeData, JobId, LeaseError, LeaseId,
+    LeaseOutcome, LeaseStatus, NewJob, NewLease, NewPath, PathId, PathInfo, PathState, PublicKey, ReadError,
+    Role, SecondaryConfig, SendDatagramError, ServerConfig, SessionId, SessionStats, Side, Signer,
+    SigningKey, SourceStats, SpkiHash, StreamId, TransportConfig, WriteError, Written,
     driver::{
         Accepted, Connecting, Connection, EndpointStats, Incoming, IncomingFuture, Job, JobError, Lease,
         PathError, PrimarySession, RangeWriteError, RangeWriter, Ranges, ReadExactError, ReadToEndError,

@@ -145,3 +145,24 @@ fn what_a_run_has_sent_before_it_is_given_up_is_not_lost_credit() {
         world.run_until(LIMIT, |w| w.delivered() == 900_000 && w.is_done());
     }
 }
+
+/// The error of an unordered reader counted the bytes it had read from the start of the stream, wherever they were from.
+#[test]
+fn the_hole_of_an_unordered_reader_is_where_it_is() {
+    for seed in 0..40 {
+        let reading = Reading { ordered: false, ..Reading::default() };
+        let mut world = World::seeded(seed)
+            .one_way(ms(10))
+            .client_transport(TransportConfig::default().idle_timeout(ms(2000)))
+            .client_plan(ClientPlan { readings: vec![reading], ..ClientPlan::default() })
+            .build();
+        world.run_for(ms(200));
+        world.offer(Offer { size: 500_000, head: 100_000, range: 5000, ..Offer::default() });
+        // Some of what the network loses is never sent again: the oracle knows where the holes are.
+        let harsh = Conditions { loss: 300, ..Conditions::delay(ms(10)) };
+        world.apply(Fault::Become(NodeId::PRIMARY, NodeId::client(1), harsh));
+        world.run_for(ms(15 + seed));
+        world.apply(Fault::Crash(NodeId::PRIMARY));
+        world.run_until(LIMIT, |w| w.is_done());
+    }
+}

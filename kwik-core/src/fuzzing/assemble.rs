@@ -5,14 +5,17 @@ use bytes::Bytes;
 use super::source::{OP, Source, ops};
 use crate::{
     id::{ByteRange, PathId},
-    stream::assemble::{Assembler, Inserted},
+    stream::{
+        assemble::{Assembler, Inserted},
+        conflict::ConflictPolicy,
+    },
 };
 
-/// What a split stream must do, one byte at a time: what came first stays, and is delivered once.
+/// What a split stream must do, one byte at a time: one byte counts at each offset, and is delivered once.
 #[derive(Debug)]
 pub(crate) struct Model {
     base: usize,
-    /// The first byte placed at each offset.
+    /// The byte that counts at each offset.
     bytes: Vec<u8>,
     state: Vec<u8>,
     received: u64,
@@ -39,8 +42,13 @@ impl Model {
         }
     }
 
-    /// Places bytes; returns what an assembler must say about it.
+    /// Places bytes of which those that are there already stay; returns what an assembler must say about it.
     pub(crate) fn insert(&mut self, at: usize, bytes: &[u8]) -> Inserted {
+        self.insert_over(at, bytes, false)
+    }
+
+    /// Places bytes that may take the place of others.
+    fn insert_over(&mut self, at: usize, bytes: &[u8], replaces: bool) -> Inserted {
         let mut inserted = Inserted::default();
         let (base, from) = (self.base, at.min(self.bytes.len()));
         let (_, kept) = self.bytes.split_at_mut(from);
@@ -52,6 +60,9 @@ impl Model {
             } else {
                 inserted.overlap += 1;
                 inserted.differed |= *state == HELD && *kept != byte;
+                if replaces && *state == HELD {
+                    *kept = byte;
+                }
             }
         }
         self.received += inserted.new;
@@ -138,17 +149,20 @@ fn runs(flags: impl Iterator<Item = bool>) -> usize {
 pub fn assemble_ops(data: &[u8]) {
     let (setup, rest) = data.split_at(data.len().min(OP));
     // Slivers, which are gathered, or chunks, which are kept as they came.
-    let (space, len_max) = Source::new(setup).pick(&[(96, 24), (4_000, 1_500)]);
+    let mut setup = Source::new(setup);
+    let (space, len_max) = setup.pick(&[(96, 24), (4_000, 1_500)]);
+    let policy =
+        setup.pick(&[ConflictPolicy::FirstWins, ConflictPolicy::LastWins, ConflictPolicy::PrimaryWins]);
     let base = space / 16;
     let size = space + len_max + 1;
-    let mut assembler = Assembler::new(base as u64);
+    let mut assembler = Assembler::new(base as u64, policy);
     let mut model = Model::new(base, size);
     for mut op in ops(rest) {
         if op.rarely(4) {
             let ordered = op.rarely(2);
             read(&mut assembler, &mut model, below(&mut op, len_max), ordered);
         } else {
-            insert(&mut assembler, &mut model, &mut op, space, len_max);
+            insert((&mut assembler, policy), &mut model, &mut op, space, len_max);
         }
         agree(&assembler, &model);
     }
@@ -162,7 +176,13 @@ fn below(op: &mut Source<'_>, bound: usize) -> usize {
 }
 
 /// Inserts into both and expects the same, foretold by `would_exceed` for a cap that is nearly reached.
-fn insert(assembler: &mut Assembler, model: &mut Model, op: &mut Source<'_>, space: usize, len_max: usize) {
+fn insert(
+    (assembler, policy): (&mut Assembler, ConflictPolicy),
+    model: &mut Model,
+    op: &mut Source<'_>,
+    space: usize,
+    len_max: usize,
+) {
     let source = PathId::new(u32::from(op.any::<u8>() % 4));
     let fill = if op.rarely(4) { 1 } else { 0 };
     let (at, len) = (below(op, space), below(op, len_max));
@@ -172,7 +192,7 @@ fn insert(assembler: &mut Assembler, model: &mut Model, op: &mut Source<'_>, spa
     let cap = assembler.extents() + at % 2;
     let exceeds = assembler.would_exceed(at as u64, len as u64, cap);
     let (held, received) = (assembler.extents(), assembler.received().len());
-    let expected = model.insert(at, &bytes);
+    let expected = model.insert_over(at, &bytes, policy.replaces(source));
     assert_eq!(assembler.insert(source, at as u64, Bytes::from(bytes)), expected);
     let held_over = assembler.extents() > held.max(cap);
     let received_over = assembler.received().len() > received.max(cap + 1);

@@ -6,8 +6,9 @@ use super::{HOME, Machine, Session};
 use crate::{
     action::Chunk,
     error::{ConnectionError, ErrorCode, ReadError},
-    id::StreamId,
+    id::{ByteRange, StreamId},
     quic::{Connection, ReadEnd},
+    stream::ranges::RangeSet,
 };
 
 /// The receiving half of an application stream.
@@ -21,6 +22,8 @@ pub(super) struct RecvHalf {
     pub(super) reset: Option<ErrorCode>,
     /// Native bytes are read out of order; there is no way back.
     unordered: bool,
+    /// What the application has read since, and before.
+    scattered: RangeSet,
     /// What was taken in order when that began, and how it ended if it did.
     taken: VecDeque<Chunk>,
     taken_end: Option<ReadEnd>,
@@ -61,7 +64,16 @@ impl RecvHalf {
         };
         self.read += chunk.bytes.len() as u64;
         chunk.offset -= self.header;
+        if self.unordered {
+            let read = ByteRange::new(chunk.offset, chunk.bytes.len() as u64);
+            read.map(|read| self.scattered.insert(read));
+        }
         Ok(chunk)
+    }
+
+    /// The first native byte that the application has not read.
+    pub(super) fn first_unread(&self) -> u64 {
+        if self.unordered { self.scattered.end_of_prefix(0) } else { self.read }
     }
 
     /// Switches to reading out of order, for good.
@@ -71,6 +83,7 @@ impl RecvHalf {
     /// window of bytes, once.
     fn begin_unordered(&mut self, quic: &mut Connection, stream: StreamId) {
         self.unordered = true;
+        ByteRange::between(0, self.read).map(|read| self.scattered.insert(read));
         loop {
             match quic.read(stream, usize::MAX, true) {
                 Ok(chunk) => self.taken.push_back(chunk),

@@ -299,7 +299,7 @@ impl Session {
         };
         let local = matches!(self.lost, Some(ConnectionError::LocallyClosed));
         if !native_done && (ordered || !client.is_readable(stream)) {
-            let read = self.recv.get(&stream).map_or(0, |half| half.read);
+            let read = self.recv.get(&stream).map_or(0, RecvHalf::first_unread);
             return Err(match (&self.lost, client.missing_from(stream, read)) {
                 (Some(cause), _) if local => ReadError::ConnectionLost(cause.clone()),
                 (_, Some((missing, code))) => ReadError::Incomplete { stream, missing, code },

@@ -14,7 +14,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 
-use super::ranges::RangeSet;
+use super::{conflict::ConflictPolicy, ranges::RangeSet};
 use crate::{
     id::{ByteRange, PathId},
     limits::COPY_BELOW,
@@ -30,7 +30,7 @@ const SPARE_SLOTS_MAX: usize = 256;
 pub(crate) struct Inserted {
     /// Bytes that were not there before.
     pub(crate) new: u64,
-    /// Bytes that were held or delivered already, or lie before the split; none of them was stored.
+    /// Bytes that were held or delivered already, or lie before the split; none of them took room.
     pub(crate) overlap: u64,
     /// Whether a byte differs from the one held at its offset. Delivered bytes are gone and cannot be compared.
     pub(crate) differed: bool,
@@ -47,7 +47,7 @@ impl Inserted {
     }
 }
 
-/// The bytes of one split stream from the split offset on, under `FirstWins`: what came first stays.
+/// The bytes of one split stream from the split offset on; where they were there before, its policy says which stay.
 ///
 /// Chunks are kept as they came, without copying, except slivers below [`COPY_BELOW`]: those are gathered, so that
 /// memory stays proportional to the bytes held however small the pieces are.
@@ -55,6 +55,7 @@ impl Inserted {
 pub(crate) struct Assembler {
     /// Where the stream was split.
     base: u64,
+    policy: ConflictPolicy,
     /// Every offset delivered or held.
     received: RangeSet,
     /// Runs of held bytes, apart from each other. A run keeps its key while its front is read, so the key is at or
@@ -68,8 +69,8 @@ pub(crate) struct Assembler {
 
 impl Assembler {
     /// Returns an empty assembler for a stream split at `base`.
-    pub(crate) fn new(base: u64) -> Self {
-        Self { base, ..Self::default() }
+    pub(crate) fn new(base: u64, policy: ConflictPolicy) -> Self {
+        Self { base, policy, ..Self::default() }
     }
 
     /// Places `bytes` from `source` at `offset`, counted from the start of the stream, and returns how many were new.
@@ -177,6 +178,9 @@ impl Assembler {
         let differed = overlap > 0 && self.differs(range, bytes);
         if differed {
             tracing::debug!(%source, %range, "overlapping bytes differ");
+            if self.policy.replaces(source) {
+                self.replace(range, bytes);
+            }
         }
         self.held += new;
         for hole in holes {
@@ -185,6 +189,15 @@ impl Assembler {
             self.place(hole, bytes.slice(from..to));
         }
         Inserted { new, overlap, differed }
+    }
+
+    /// Puts `bytes` in the place of what is held of `range`.
+    fn replace(&mut self, range: ByteRange, bytes: &[u8]) {
+        let first =
+            self.runs.range(..range.start()).next_back().map_or_else(|| range.start(), |(&key, _)| key);
+        for run in self.runs.range_mut(first..range.end()).map(|(_, run)| run) {
+            run.replace(range, bytes);
+        }
     }
 
     /// Holds `bytes` at `range`, all of which is new, and merges with the runs it touches.
@@ -326,6 +339,19 @@ impl Run {
         }
     }
 
+    /// Puts `bytes` in the place of what this run holds of `range`. The pieces stay as they are, so that however often it
+    /// is done, there are not more of them.
+    fn replace(&mut self, range: ByteRange, bytes: &[u8]) {
+        let first = self.chunks.partition_point(|chunk| chunk.end() <= range.start());
+        for chunk in self.chunks.range_mut(first..).take_while(|chunk| chunk.at < range.end()) {
+            let mut copy = BytesMut::from(&*chunk.bytes);
+            overwrite((chunk.at, &mut copy), (range.start(), bytes));
+            chunk.bytes = copy.freeze();
+        }
+        let tail = self.end - length(&self.tail);
+        overwrite((tail, &mut self.tail), (range.start(), bytes));
+    }
+
     /// Returns whether `bytes` at `range` disagree with a byte of this run.
     fn differs(&self, range: ByteRange, bytes: &[u8]) -> bool {
         let first = self.chunks.partition_point(|chunk| chunk.end() <= range.start());
@@ -357,6 +383,14 @@ fn disagree(a: (u64, &[u8]), b: (u64, &[u8])) -> bool {
     let [a, b] = [a, b].map(|(at, bytes)| bytes.get(index(start - at)..).unwrap_or_default());
     let common = a.len().min(b.len());
     a.get(..common) != b.get(..common)
+}
+
+/// Copies a piece of a stream onto another, each with its offset, where they overlap.
+fn overwrite(onto: (u64, &mut [u8]), from: (u64, &[u8])) {
+    let start = onto.0.max(from.0);
+    let onto = onto.1.get_mut(index(start - onto.0)..).unwrap_or_default();
+    let from = from.1.get(index(start - from.0)..).unwrap_or_default();
+    onto.iter_mut().zip(from).for_each(|(onto, from)| *onto = *from);
 }
 
 /// Returns the length of `bytes` as a count of stream bytes.
@@ -394,7 +428,7 @@ mod tests {
 
     #[test]
     fn in_order_bytes_pass_through_uncopied() {
-        let mut assembler = Assembler::new(100);
+        let mut assembler = Assembler::new(100, ConflictPolicy::FirstWins);
         let bytes = Bytes::from(vec![7; 1400]);
         assert_eq!(assembler.insert(A, 100, bytes.clone()), inserted(1400, 0, false));
         assert_eq!(assembler.insert(A, 1500, bytes.clone()), inserted(1400, 0, false));
@@ -410,7 +444,7 @@ mod tests {
 
     #[test]
     fn first_bytes_win_and_differences_show() {
-        let mut assembler = Assembler::new(0);
+        let mut assembler = Assembler::new(0, ConflictPolicy::FirstWins);
         assembler.insert(A, 2, Bytes::from_static(b"cd"));
         assert_eq!(assembler.insert(B, 0, Bytes::from_static(b"abcdef")), inserted(4, 2, false));
         assert_eq!(assembler.insert(B, 1, Bytes::from_static(b"bXd")), inserted(0, 3, true));
@@ -421,8 +455,44 @@ mod tests {
     }
 
     #[test]
+    fn the_last_or_the_primarys_bytes_may_win_until_they_are_read() {
+        let read_all = |assembler: &mut Assembler| {
+            iter::from_fn(|| assembler.read(9999, true)).flat_map(|(_, bytes)| bytes).collect::<Vec<u8>>()
+        };
+        for (policy, source, expected) in [
+            (ConflictPolicy::LastWins, B, &b"aaaXXXXcd"[..]),
+            (ConflictPolicy::PrimaryWins, B, b"aaabbbbcd"),
+            (ConflictPolicy::PrimaryWins, A, b"aaaXXXXcd"),
+        ] {
+            let mut assembler = Assembler::new(0, policy);
+            for (at, bytes) in [(0, &b"aaa"[..]), (3, b"bbbb"), (7, b"cd")] {
+                assembler.insert(B, at, Bytes::copy_from_slice(bytes));
+            }
+            assert_eq!(assembler.insert(source, 3, Bytes::from_static(b"XXXX")), inserted(0, 4, true));
+            assert_eq!(read_all(&mut assembler), expected);
+            assert_eq!(
+                assembler.insert(source, 3, Bytes::from_static(b"ZZZZ")),
+                inserted(0, 4, false),
+                "read"
+            );
+            // Chunks that were never copied, and their neighbours.
+            let (one, two) = (Bytes::from(vec![1; 600]), Bytes::from(vec![2; 600]));
+            assembler.insert(B, 9, one.clone());
+            assembler.insert(B, 609, two);
+            let before = footprint(&assembler).0;
+            assembler.insert(source, 600, Bytes::from(vec![3; 20]));
+            assert_eq!(footprint(&assembler).0, before, "no more pieces than before");
+            let read = read_all(&mut assembler);
+            let replaced = read.iter().filter(|byte| **byte == 3).count();
+            assert_eq!(replaced, if policy.replaces(source) { 20 } else { 0 });
+            assert_eq!(read.len(), 1200);
+            assert!(one.iter().all(|byte| *byte == 1), "somebody else's buffer is not touched");
+        }
+    }
+
+    #[test]
     fn bytes_outside_the_stream_are_not_placed() {
-        let mut assembler = Assembler::new(10);
+        let mut assembler = Assembler::new(10, ConflictPolicy::FirstWins);
         assert_eq!(assembler.insert(A, 0, Bytes::from_static(&[0; 10])), inserted(0, 10, false));
         assert_eq!(assembler.insert(A, 8, Bytes::from_static(&[0; 4])), inserted(2, 2, false));
         assert_eq!(assembler.insert(A, 50, Bytes::new()), Inserted::default());
@@ -436,7 +506,7 @@ mod tests {
 
     #[test]
     fn ordered_reads_wait_and_skip_what_unordered_reads_took() {
-        let mut assembler = Assembler::new(0);
+        let mut assembler = Assembler::new(0, ConflictPolicy::FirstWins);
         assembler.insert(A, 4, Bytes::from_static(b"ef"));
         assert!(!assembler.is_readable(true));
         assert_eq!(assembler.read(9, true), None);
@@ -452,7 +522,7 @@ mod tests {
 
     #[test]
     fn a_sliver_does_not_pin_its_buffer() {
-        let mut assembler = Assembler::new(0);
+        let mut assembler = Assembler::new(0, ConflictPolicy::FirstWins);
         let batch = Bytes::from(vec![1; 64 * 1024]);
         assembler.insert(A, 0, batch.slice(0..COPY_BELOW - 1));
         assembler.insert(A, 4000, batch.slice(0..1400));
@@ -472,7 +542,7 @@ mod tests {
         let split: Vec<u64> = (0..LEN).step_by(2).chain((1..LEN).step_by(2)).collect();
         let shuffled: Vec<u64> = (0..LEN).map(|i| i * 387 % LEN).collect();
         for order in [rising, falling, split, shuffled] {
-            let mut assembler = Assembler::new(0);
+            let mut assembler = Assembler::new(0, ConflictPolicy::FirstWins);
             for block in 0..100 {
                 for at in &order {
                     assert_eq!(assembler.insert(A, block * LEN + at, byte.clone()).new, 1);
@@ -487,7 +557,7 @@ mod tests {
 
     #[test]
     fn small_reads_of_slivers_do_not_leave_small_chunks() {
-        let mut assembler = Assembler::new(0);
+        let mut assembler = Assembler::new(0, ConflictPolicy::FirstWins);
         for at in 0..20_000 {
             assembler.insert(A, at * 2, Bytes::from_static(b"xy"));
             assert_eq!(assembler.read(1, true).map(|(offset, bytes)| (offset, bytes.len())), Some((at, 1)));
@@ -498,7 +568,7 @@ mod tests {
 
     #[test]
     fn the_cap_refuses_only_what_opens_a_run() {
-        let mut assembler = Assembler::new(0);
+        let mut assembler = Assembler::new(0, ConflictPolicy::FirstWins);
         for at in [10, 20, 30] {
             assert!(!assembler.would_exceed(at, 2, 3));
             assembler.insert(A, at, Bytes::from_static(b"xy"));

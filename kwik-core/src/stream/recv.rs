@@ -9,7 +9,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::assemble::{Assembler, Inserted};
+use super::{
+    assemble::{Assembler, Inserted},
+    conflict::ConflictPolicy,
+};
 use crate::{
     id::{ByteRange, OFFSET_MAX, PathId},
     limits::GUARANTEED_CREDIT,
@@ -49,10 +52,10 @@ pub(crate) struct SplitRecv {
 
 impl SplitRecv {
     /// A stream split at `base` that may hold `window` bytes, with the credit that goes with it.
-    pub(crate) fn new(base: u64, window: u64) -> Self {
+    pub(crate) fn new(base: u64, window: u64, policy: ConflictPolicy) -> Self {
         Self {
             base,
-            assembler: Assembler::new(base),
+            assembler: Assembler::new(base, policy),
             unordered: false,
             window,
             max_offset: base.saturating_add(window).min(OFFSET_MAX),

@@ -4,7 +4,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use super::assemble::Assembler;
+use super::{assemble::Assembler, conflict::ConflictPolicy};
 use crate::id::{ByteRange, PathId};
 
 /// What has come of one verified lease. Its room is its caller's to account for.
@@ -20,7 +20,7 @@ impl Staging {
     /// Nothing has come of `range`, whose BLAKE3 digest is to be `digest`.
     pub(crate) fn new(range: ByteRange, digest: [u8; 32]) -> Self {
         Self {
-            assembler: Assembler::new(range.start()),
+            assembler: Assembler::new(range.start(), ConflictPolicy::default()),
             next: range.start(),
             hasher: blake3::Hasher::new(),
             digest: blake3::Hash::from_bytes(digest),

@@ -57,6 +57,7 @@
 //! | runs that waited for credit held every stream slot | swarm | `regressions::runs_that_wait_for_credit_leave_a_slot_for_the_one_that_is_needed` |
 //! | credit that a run had taken before it was given up was lost | swarm | `regressions::what_a_run_has_sent_before_it_is_given_up_is_not_lost_credit` |
 //! | a stream that completed between two hedging leases was not noticed | swarm | kwik-core `a_lease_ends_once_all_of_it_is_here` |
+//! | the error of an unordered reader named a hole that was elsewhere | swarm | `regressions::the_hole_of_an_unordered_reader_is_where_it_is` |
 //! | secondaries were closed with the code of their primary's fault | attack | `evil::a_primarys_fault_is_not_held_against_its_secondaries` |
 //! | frames behind the one that ended the session were acted on | attack | `evil::nothing_is_dialled_after_the_session_has_ended` |
 //! | job ids that fall passed the client, which was blamed for them | attack | `evil::falling_job_ids_are_the_primarys_fault` |

@@ -59,7 +59,7 @@ impl Client {
         let extra =
             self.config.stream_window.saturating_sub(limits::GUARANTEED_CREDIT).min(self.extra_window_free());
         self.extra_window += extra;
-        let split = SplitRecv::new(offset, limits::GUARANTEED_CREDIT + extra);
+        let split = SplitRecv::new(offset, limits::GUARANTEED_CREDIT + extra, self.config.conflict_policy);
         let credit = split.max_offset();
         self.streams.insert(stream, split);
         self.ended.retain(|ended| *ended != stream);

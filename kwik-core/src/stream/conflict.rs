@@ -1,0 +1,30 @@
+//! What becomes of bytes that two sources bring for one offset. Spec: KWIK §6, "Conflicts".
+
+use crate::id::PathId;
+
+/// Whose bytes a reader gets where two sources brought different ones for the same place.
+///
+/// Whatever the policy, delivered bytes are never changed, every overlap is counted per source, and so is each whose
+/// bytes differed ([`SourceStats::conflicts`](crate::SourceStats::conflicts)). Spec: KWIK §6.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ConflictPolicy {
+    /// Those that came first.
+    #[default]
+    FirstWins,
+    /// Those that came last, as far as they came in time.
+    LastWins,
+    /// The primary's own; among others those that came first.
+    PrimaryWins,
+}
+
+impl ConflictPolicy {
+    /// Returns whether what `source` brings takes the place of what is held.
+    pub(crate) fn replaces(self, source: PathId) -> bool {
+        match self {
+            Self::FirstWins => false,
+            Self::LastWins => true,
+            Self::PrimaryWins => source.is_primary(),
+        }
+    }
+}
