@@ -215,9 +215,8 @@ impl World {
         for (index, node) in self.nodes.iter().enumerate() {
             let honest = !matches!(self.hostile, Hostile::Node(hostile) if hostile == index);
             for session in node.sessions.values().filter(|_| honest) {
-                if let Err(contradiction) = session.audit() {
-                    panic!("node {index}: {contradiction}");
-                }
+                let books = session.audit().map_err(|contradiction| contradiction.to_string());
+                assert_eq!(books, Ok(()), "node {index}");
             }
         }
     }

@@ -313,27 +313,11 @@ impl Client {
             }
             Kind::ForgedMapping if after == Type::LeaseGrant => {
                 let grant = pb::LeaseGrant::decode(body).expect("an honest frame");
-                let (start, length) =
-                    grant.range.map(|range| (range.start(), range.length())).unwrap_or_default();
-                let mut update = pb::StreamMappingUpdate {
-                    operation: Some(i32::try_from(d.between(1, 4)).unwrap_or(1)),
-                    stream: grant.job.and_then(|job| self.jobs.get(&job)).map(|(_, stream)| *stream),
-                    lease: grant.lease,
-                    range: grant.range,
+                let stream = grant.job.and_then(|job| self.jobs.get(&job)).map(|(_, stream)| *stream);
+                let Some(update) = forged_mapping(&grant, stream, d) else {
+                    return;
                 };
-                match d.below(4) {
-                    0 => update.lease = Some(d.magnitude(1_000_000, 1 << 50)),
-                    1 => update.stream = Some(401),
-                    2 => update.range = raw::range(start, length + d.magnitude(1, 1 << 30)),
-                    // A cut that would take the front.
-                    _ if length > 1 => {
-                        update.operation = Some(pb::MappingOperation::Update.into());
-                        update.range = raw::range(start + 1, length - 1);
-                    }
-                    _ => return,
-                }
                 if d.chance(300) {
-                    let stream = update.stream;
                     let received = grant.range.into_iter().collect();
                     let unasked = pb::OffsetSyncResponse { stream, received, more: Some(false) };
                     link.send(Type::OffsetSyncResponse, &unasked);
@@ -469,4 +453,31 @@ impl Script for Client {
         let drip = self.drip.as_ref().map(|(at, ..)| *at);
         [dial, drip, self.look_at].into_iter().flatten().min()
     }
+}
+
+/// A mapping update that cannot be: of another lease, of another stream, longer than the lease, or a cut that would take
+/// its front.
+fn forged_mapping(
+    grant: &pb::LeaseGrant,
+    stream: Option<u64>,
+    d: &mut Dice,
+) -> Option<pb::StreamMappingUpdate> {
+    let (start, length) = grant.range.map(|range| (range.start(), range.length())).unwrap_or_default();
+    let mut update = pb::StreamMappingUpdate {
+        operation: Some(i32::try_from(d.between(1, 4)).unwrap_or(1)),
+        stream,
+        lease: grant.lease,
+        range: grant.range,
+    };
+    match d.below(4) {
+        0 => update.lease = Some(d.magnitude(1_000_000, 1 << 50)),
+        1 => update.stream = Some(401),
+        2 => update.range = raw::range(start, length + d.magnitude(1, 1 << 30)),
+        _ if length > 1 => {
+            update.operation = Some(pb::MappingOperation::Update.into());
+            update.range = raw::range(start + 1, length - 1);
+        }
+        _ => return None,
+    }
+    Some(update)
 }

@@ -79,7 +79,6 @@ impl Secondary {
         let attach = hello.attach.expect("a secondary's hello");
         let victim = stage.link(key).peer == VICTIM;
         self.peers.insert(key, Serving { victim, ..Serving::default() });
-        if victim {}
         let mut answer = pb::ServerHello {
             version: Some(1),
             features: Some(frames::FEATURES),
