@@ -9,9 +9,9 @@ use kwik_tests::{
     world::{Settings, World, attach, fill, pieces},
 };
 use kwik_tokio::{
-    ByteRange, Connection, ErrorCode, JobError, LeaseError, LeaseOutcome, NewJob, PathId, PathState,
-    PrimarySession, RangeWriteError, ReadError, RecvStream, SecondaryJob, SecondarySession, SendStream,
-    TransportConfig, WriteError,
+    ByteRange, Connection, ErrorCode, JobError, LeaseError, LeaseOutcome, NewJob, NewLease, PathId,
+    PathState, PrimarySession, RangeWriteError, ReadError, RecvStream, SecondaryJob, SecondarySession,
+    SendStream, TransportConfig, WriteError,
 };
 
 const OBJECT: Object = Object(2);
@@ -716,10 +716,12 @@ fn a_run_dropped_half_way_can_be_leased() {
         run.write_all(&OBJECT.bytes(range(1, 1000))).await.unwrap();
         assert_eq!(run.finish().await, Err(RangeWriteError::Short(MIB - 1000)));
         drop(run);
-        // All of it is free again: what had arrived of it is there twice, and the same.
+        // What was written arrives; the rest is free again.
+        assert_eq!(stage.stream.ranges().unowned(range(1, MIB)), [range(1000, MIB)]);
         stage.stream.finish().unwrap();
         let work = stage.stream.open_job(job(stage.paths[0], range(1, MIB))).unwrap();
-        let mut lease = work.lease(range(1, MIB)).unwrap();
+        assert_eq!(work.lease(range(1, MIB)).err(), Some(LeaseError::Overlap));
+        let mut lease = work.lease(range(1000, MIB)).unwrap();
         let mut taken = accept_job(&stage.secondaries[0]).await;
         fill(soon("a lease", taken.next_lease()).await.unwrap().open(), OBJECT).await;
         assert_eq!(soon("the object", receive(&mut stage.recv, OBJECT, true)).await, Ok(MIB));
@@ -752,5 +754,128 @@ fn writes_are_cancel_safe() {
         };
         let reads = async { assert_eq!(receive(&mut stage.recv, OBJECT, true).await, Ok(300_000)) };
         soon("the object", async { tokio::join!(writes, reads) }).await;
+    });
+}
+
+/// A lease that hedges another, one that is cut, one with a digest: through the handles, over loopback. Spec: KWIK §5.
+#[test]
+fn leases_are_hedged_cut_and_verified() {
+    run(async {
+        let world = World::serving(2);
+        let (client, primary, paths) = world.connect_all().await;
+        let mut stream = primary.open_uni().await.unwrap();
+        let whole = range(0, 4 * MIB);
+        let jobs = [0, 1].map(|index| stream.open_job(job(paths[index], whole)).unwrap());
+        let reads = async {
+            let mut recv = client.accept_uni().await.unwrap();
+            assert_eq!(receive(&mut recv, OBJECT, true).await, Ok(4 * MIB));
+        };
+        let writes = async {
+            let mut first = jobs[0].lease(range(0, MIB)).unwrap();
+            let hedge = NewLease::new(jobs[1].id(), range(MIB / 2, MIB)).hedge_of(first.id());
+            let mut hedge = jobs[1].lease_with(hedge).unwrap();
+            let digest = blake3::hash(&OBJECT.bytes(range(MIB, 2 * MIB))).into();
+            let verified = NewLease::new(jobs[1].id(), range(MIB, 2 * MIB)).digest(digest);
+            let mut verified = jobs[1].lease_with(verified).unwrap();
+            assert_eq!(verified.cut(10).await, Err(LeaseError::Verified));
+            let mut long = jobs[0].lease(range(2 * MIB, 4 * MIB)).unwrap();
+            // What has come by then stays; the rest is written here.
+            let rest = long.cut(MIB).await.unwrap();
+            for part in &rest {
+                write_run(&stream, *part).await;
+            }
+            assert_eq!(long.outcome().await, Ok(LeaseOutcome::Done));
+            assert_eq!(verified.outcome().await, Ok(LeaseOutcome::Done));
+            let ends = [first.outcome().await.unwrap(), hedge.outcome().await.unwrap()];
+            let nothing_missing = |end: &LeaseOutcome| match end {
+                LeaseOutcome::Lost { code, missing } => {
+                    *code == ErrorCode::LEASE_REVOKED && missing.is_empty()
+                }
+                _ => true,
+            };
+            assert!(ends.contains(&LeaseOutcome::Done) && ends.iter().all(nothing_missing), "{ends:?}");
+            assert_eq!(stream.ranges().unowned(whole), []);
+            stream.finish().unwrap();
+            assert_eq!(stream.stopped().await, Ok(None));
+        };
+        tokio::join!(reads, writes);
+    });
+}
+
+/// A server that gets a range and lies is named; nothing of it reaches the reader. Spec: KWIK §5.4.
+#[test]
+fn a_wrong_digest_keeps_the_bytes_out() {
+    run(async {
+        let world = World::serving(1);
+        let (client, primary, paths) = world.connect_all().await;
+        let mut stream = primary.open_uni().await.unwrap();
+        let part = range(0, 100_000);
+        let job = stream.open_job(job(paths[0], part)).unwrap();
+        let wrong = blake3::hash(b"something else").into();
+        let mut lease = job.lease_with(NewLease::new(job.id(), part).digest(wrong)).unwrap();
+        assert_eq!(lease.outcome().await, Ok(lost(ErrorCode::DIGEST_MISMATCH, part)));
+        assert_eq!(client.stats().sources[&paths[0]].digests_wrong, 1);
+        write_run(&stream, part).await;
+        stream.finish().unwrap();
+        let mut recv = client.accept_uni().await.unwrap();
+        assert_eq!(receive(&mut recv, OBJECT, true).await, Ok(100_000));
+    });
+}
+
+/// Spec: KWIK §6, "Gaps": the primary hears of a hole that is nobody's, and the reader after the client's timeout.
+#[test]
+fn a_hole_that_is_nobodys_is_told_to_both_ends() {
+    run(async {
+        let settings = Settings {
+            client: TransportConfig::default().gap_timeout(Duration::from_millis(300)),
+            ..Settings::default()
+        };
+        let world = World::serving_with(1, settings);
+        let (client, primary, paths) = world.connect_all().await;
+        let stream = primary.open_uni().await.unwrap();
+        let job = stream.open_job(job(paths[0], range(0, MIB))).unwrap();
+        let mut lease = job.lease(range(1000, MIB)).unwrap();
+        assert_eq!(lease.outcome().await, Ok(LeaseOutcome::Done));
+        let mut recv = client.accept_uni().await.unwrap();
+        let hole = range(0, 1000);
+        let incomplete = async {
+            let code = ErrorCode::AGGREGATION_TIMEOUT;
+            let missing = ReadError::Incomplete { stream: recv.id(), missing: hole, code };
+            assert_eq!(soon("the gap", recv.read_chunk(10, true)).await, Err(missing));
+        };
+        let told = async { assert_eq!(stream.ranges().gap().await, Ok(0)) };
+        tokio::join!(incomplete, told);
+        assert_eq!(stream.ranges().unowned(range(0, MIB)), [hole]);
+        assert_eq!(stream.ranges().received().await, Ok(vec![range(1000, MIB)]));
+        // The stream goes on once somebody brings it.
+        write_run(&stream, hole).await;
+        assert_eq!(
+            soon("the rest", recv.read_chunk(1000, true)).await.unwrap().unwrap().bytes,
+            OBJECT.bytes(hole)
+        );
+    });
+}
+
+/// A path that is drained finishes what it has. Spec: KWIK §8.
+#[test]
+fn a_drained_path_finishes_its_leases() {
+    run(async {
+        let world = World::serving(1);
+        let (client, primary, paths) = world.connect_all().await;
+        let mut stream = primary.open_uni().await.unwrap();
+        let job = stream.open_job(job(paths[0], range(0, MIB))).unwrap();
+        let mut lease = job.lease(range(0, MIB)).unwrap();
+        primary.drain_path(paths[0], Duration::from_secs(20)).unwrap();
+        assert_eq!(job.lease(range(0, 1)).err(), Some(LeaseError::PathDead));
+        let reads = async {
+            let mut recv = client.accept_uni().await.unwrap();
+            assert_eq!(receive(&mut recv, OBJECT, true).await, Ok(MIB));
+        };
+        let ends = async {
+            assert_eq!(lease.outcome().await, Ok(LeaseOutcome::Done));
+            stream.finish().unwrap();
+            assert_eq!(soon("the path's end", primary.path_dead(paths[0])).await, Ok(ErrorCode::NO_ERROR));
+        };
+        tokio::join!(reads, ends);
     });
 }

@@ -44,6 +44,22 @@ fn every_attack_costs_only_the_attacker() {
     }
 }
 
+/// `SECURITY.md` leaves no attack out, and has the row of each.
+#[test]
+fn every_attack_is_in_the_table_for_readers() {
+    let table = include_str!("../../SECURITY.md");
+    for attack in ATTACKS {
+        let kind = format!("{:?}", attack.kind);
+        for row in attack.rows.split(", ") {
+            let has = |line: &&str| {
+                let rows = line.split('|').nth(1).unwrap_or_default();
+                rows.split(',').any(|known| known.trim() == row) && line.contains(&kind)
+            };
+            assert!(table.lines().any(|line| has(&line)), "row {row}: {kind}");
+        }
+    }
+}
+
 /// The same attack, the same world, byte for byte.
 #[test]
 fn attacks_are_deterministic() {

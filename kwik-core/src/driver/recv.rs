@@ -212,7 +212,11 @@ impl RecvStream {
         mut room: usize,
     ) -> Poll<Result<bool, ReadError>> {
         if let Some(end) = &self.end {
-            return Poll::Ready(end.clone().map(|()| false));
+            let told = end.clone().map(|()| false);
+            if told.as_ref().is_err_and(may_pass) {
+                self.end = None;
+            }
+            return Poll::Ready(told);
         }
         let Self { session, stream, end } = self;
         session.with(|s| {
@@ -235,7 +239,8 @@ impl RecvStream {
                     }
                     Err(error) => {
                         // After bytes the error waits for the next call.
-                        if !matches!(error, ReadError::IllegalOrderedRead) {
+                        let told_now = !any && may_pass(&error);
+                        if !told_now && !matches!(error, ReadError::IllegalOrderedRead) {
                             *end = Some(Err(error.clone()));
                         }
                         if !any {
@@ -250,6 +255,11 @@ impl RecvStream {
             Poll::Ready(Ok(any))
         })
     }
+}
+
+/// Returns whether the stream may go on after an error: the bytes may come after all.
+fn may_pass(error: &ReadError) -> bool {
+    matches!(error, ReadError::Incomplete { code: ErrorCode::AGGREGATION_TIMEOUT, .. })
 }
 
 /// Waits for more of a stream, or fails with what ended the session.

@@ -63,11 +63,12 @@ impl Client {
             return;
         }
         let waits = |stream: &SplitRecv| stream.is_open() && !stream.is_readable();
-        let (streams, gaps) = (&self.streams, &mut self.gaps);
+        let (streams, gaps, errors) = (&self.streams, &mut self.gaps, &mut self.gap_errors);
         self.blocked.retain(|id| {
             let waits = streams.get(id).is_some_and(waits);
             if !waits {
                 gaps.remove(id);
+                errors.remove(id);
             }
             waits
         });
@@ -76,10 +77,12 @@ impl Client {
             match self.unowned_hole(id) {
                 None => {
                     self.gaps.remove(&id);
+                    self.gap_errors.remove(&id);
                 }
                 Some(hole) if self.gaps.get(&id).is_some_and(|gap| gap.from() == hole.start()) => {}
                 Some(hole) => {
                     self.gaps.insert(id, Gap::new(now, hole.start()));
+                    self.gap_errors.remove(&id);
                 }
             }
         }

@@ -415,6 +415,7 @@ impl Client {
         let stream = self.streams.get_mut(&id).ok_or(ReadError::ClosedStream)?;
         let extra = stream.extra();
         if let Some((offset, bytes)) = stream.read(max_len, ordered) {
+            self.gap_errors.remove(&id); // of a hole that is not what it waits for
             self.held -= bytes.len() as u64;
             self.extra_window -= (extra - stream.extra()).min(self.extra_window);
             self.on_consumed(now, id);
