@@ -39,6 +39,11 @@ impl Book {
         address
     }
 
+    /// Gives `node` another address altogether, as another network does, and returns it.
+    pub fn relocate(&mut self, node: NodeId) -> SocketAddr {
+        self.assign(node, self.session(self.address(node)))
+    }
+
     fn set(&mut self, node: NodeId, session: u32, address: SocketAddr) {
         self.owners.insert(address, (node, session));
         self.current.insert(node, address);

@@ -23,6 +23,7 @@ pub static REQUIRED: &[&str] = &[
     "fault: hold",
     "fault: join",
     "fault: link changes",
+    "fault: move",
     "fault: pause",
     "fault: rebind",
     "fault: restart",
@@ -33,6 +34,7 @@ pub static REQUIRED: &[&str] = &[
     "marked",
     "out of order",
     "queue full",
+    "the NAT gives another port",
     "too long",
     // How sessions end.
     "closed by peer's application",

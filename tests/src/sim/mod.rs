@@ -31,7 +31,8 @@
 //!
 //! - *Other applications:* [`ClientPlan`], [`PrimaryPlan`] and [`SecondaryPlan`] say how the built-in ones behave: what
 //!   they open, how they read, how slow their disks are. [`World::call`] hands you a session to command yourself.
-//! - *Other networks:* [`Conditions`] for each direction of each link, and [`Fault`]s at any time.
+//! - *Other networks:* [`Conditions`] for each direction of each link, and [`Fault`]s at any time; [`Setup::nat`] puts
+//!   clients behind one that forgets them.
 //! - *Look at it:* [`Setup::record`] keeps the text, [`World::trace`] has it: one decision per line.
 //! - *No deadlock passes:* give clients a keep-alive, or a stall ends as an idle timeout; [`World::check_calm`] demands
 //!   that all was delivered, [`marks`] that a long series has seen every fault, end and edge.

@@ -115,7 +115,11 @@ impl Options {
         let clocks = Clocks {
             drift_ppm: if d.chance(300) { 500 } else { 0 },
             skew: if d.chance(200) { SECOND * 2 } else { Duration::ZERO },
-            late: if d.chance(150) { d.time(MS, 50 * MS) } else { Duration::ZERO },
+            late: match d.below(100) {
+                0..=14 => d.time(MS, 50 * MS),
+                15..=17 => d.time(50 * MS, 2 * SECOND),
+                _ => Duration::ZERO,
+            },
         };
         let primary_plan = draw_primary(&mut d, secondaries, heal_at);
         let client_plan = draw_client(&mut d, heal_at);
@@ -124,14 +128,22 @@ impl Options {
         let worst =
             faults.iter().filter_map(|(_, fault)| fault.conditions()).fold(conditions, Conditions::worse);
         let jump = faults.iter().filter_map(|(_, fault)| fault.jump()).sum::<Duration>();
-        let calm = keep_alive && client_plan.close_at.is_none() && faults.is_empty() && worst.is_fair(idle);
+        let nat = d.chance(150).then(|| MS * u32::try_from(d.magnitude(100, 30_000)).unwrap_or(1000));
+        let calm = keep_alive
+            && nat.is_none()
+            && clocks.late <= 50 * MS
+            && client_plan.close_at.is_none()
+            && faults.is_empty()
+            && worst.is_fair(idle);
         // A connection that was cut off may probe again only after as long a time as it was; a first round-trip sample
         // taken across a pause makes its probe timeout three times that pause, and its idle timeout three times that.
-        let backoff = if calm { Duration::ZERO } else { (heal_at + jump) * 10 + idle * 2 };
+        // And each timer that fires late costs so much again.
+        let backoff =
+            if calm { Duration::ZERO } else { (heal_at + jump) * 10 + idle * 2 + clocks.late * 200 };
         let patience = backoff + draw_patience(&primary_plan, &client_plan, &secondary_plan, &worst);
         let setup_text = format!(
             "{clients} clients, {secondaries} secondaries, windows {stream_window}/{session_window}, idle {idle:?}, \
-             keep-alive {keep_alive}, calm {calm}, streams {few:?}\n  {conditions:?}\n  {clocks:?}\n  {primary_plan:?}\n  {client_plan:?}\n  {secondary_plan:?}"
+             keep-alive {keep_alive}, NAT {nat:?}, calm {calm}, streams {few:?}\n  {conditions:?}\n  {clocks:?}\n  {primary_plan:?}\n  {client_plan:?}\n  {secondary_plan:?}"
         );
         let world = World::seeded(seed)
             .clients(clients)
@@ -140,6 +152,7 @@ impl Options {
             .client_transport(transport)
             .server_transport(server)
             .clocks(clocks)
+            .nat(nat)
             .batch(usize::try_from(d.between(1, 10)).unwrap_or(1))
             .primary_plan(primary_plan)
             .client_plan(client_plan)
@@ -432,7 +445,7 @@ fn draw_faults(
     let servers = nodes.clone();
     nodes.extend((1..=clients).map(NodeId::client));
     // Which kinds this world knows at all.
-    let kinds: Vec<u64> = (0..12).filter(|_| d.chance(350)).collect();
+    let kinds: Vec<u64> = (0..13).filter(|_| d.chance(350)).collect();
     let mut faults = Vec::new();
     if kinds.is_empty() {
         return faults;
@@ -486,6 +499,7 @@ fn draw_faults(
             9 if server == NodeId::PRIMARY || d.chance(500) => faults.push((at, Fault::Close(node))),
             9 => faults.push((at, Fault::Connect(client))),
             10 => faults.push((at, Fault::Wake(node))),
+            11 => faults.push((at, Fault::Move(client))),
             _ => {
                 for _ in 0..d.between(1, 20) {
                     let len = usize::try_from(d.magnitude(1, 1400)).unwrap_or(1);

@@ -82,6 +82,7 @@ impl World {
             qlog: None,
             clocks: Clocks::default(),
             batch: 10,
+            nat: None,
             evil: None,
         }
     }
@@ -210,6 +211,11 @@ impl World {
                     self.book.rebind(node);
                 }
             }
+            Fault::Move(node) => {
+                if self.hosts.get(&node).is_some_and(|host| host.machine.is_some()) {
+                    self.book.relocate(node);
+                }
+            }
             Fault::Jump(node, ahead) => {
                 if let Some(host) = self.hosts.get_mut(&node) {
                     host.clock.ahead += ahead;
@@ -257,6 +263,7 @@ impl World {
             link.conditions = link.conditions.healed();
         }
         self.setup.conditions = self.setup.conditions.healed();
+        self.setup.nat = None;
         let at = self.at;
         for host in self.hosts.values_mut() {
             host.paused_until = host.paused_until.min(at);

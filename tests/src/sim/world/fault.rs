@@ -24,6 +24,8 @@ pub enum Fault {
     Restart(NodeId, bool),
     /// A NAT gives a client another port.
     Rebind(NodeId),
+    /// A client is in another network: its address is another.
+    Move(NodeId),
     /// A machine slept: its monotonic clock jumps ahead.
     Jump(NodeId, Duration),
     /// A socket takes nothing until then.
@@ -64,6 +66,7 @@ impl Fault {
             Self::Restart(_, false) => "fault: restart",
             Self::Restart(_, true) => "fault: restart with another certificate",
             Self::Rebind(..) => "fault: rebind",
+            Self::Move(..) => "fault: move",
             Self::Jump(..) => "fault: clock jumps",
             Self::Block(..) => "fault: socket blocks",
             Self::Close(..) => "fault: clean close",

@@ -16,6 +16,8 @@ pub(super) struct Host {
     /// What the socket holds while the machine is paused.
     pub(super) backlog: VecDeque<(SocketAddr, Option<Ecn>, Vec<u8>)>,
     pub(super) blocked_until: Duration,
+    /// When it last sent something.
+    pub(super) sent_at: Duration,
     /// The socket took nothing in the last turn: what waits has to be asked for again.
     pub(super) was_blocked: bool,
     /// When it wants its next turn.

@@ -41,6 +41,7 @@ impl World {
             paused_until: Duration::ZERO,
             backlog: VecDeque::new(),
             blocked_until: Duration::ZERO,
+            sent_at: Duration::ZERO,
             was_blocked: false,
             wake: None,
             dice: Dice::new(self.seed, &format!("kwik sim: application of {node}")),

@@ -26,6 +26,9 @@ impl World {
         if self.book.find(from).is_none() {
             self.strangers.entry((node, from)).or_default().0 += bytes.len();
         }
+        if self.is_forgotten(node) {
+            return self.trace.count("the NAT knows nobody");
+        }
         let Some(host) = self.hosts.get_mut(&node) else {
             return;
         };
@@ -43,7 +46,20 @@ impl World {
         self.turn(node, Some((from, ecn, bytes)));
     }
 
+    /// Returns whether a client has been silent for so long that its NAT has forgotten it.
+    fn is_forgotten(&self, node: NodeId) -> bool {
+        let silent = self.hosts.get(&node).map(|host| self.at.saturating_sub(host.sent_at));
+        node.is_client() && silent.zip(self.setup.nat).is_some_and(|(silent, memory)| silent > memory)
+    }
+
     pub(super) fn send(&mut self, node: NodeId, outgoing: Outgoing) {
+        if self.is_forgotten(node) {
+            self.trace.count("the NAT gives another port");
+            self.book.rebind(node);
+        }
+        if let Some(host) = self.hosts.get_mut(&node) {
+            host.sent_at = self.at;
+        }
         let from = self.book.address(node);
         let Outgoing { to, mut bytes, ecn } = outgoing;
         self.trace.sent(self.at, node, &to, &bytes);

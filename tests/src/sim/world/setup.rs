@@ -29,6 +29,7 @@ pub struct Setup {
     pub(super) qlog: Option<PathBuf>,
     pub(super) clocks: Clocks,
     pub(super) batch: usize,
+    pub(super) nat: Option<Duration>,
     pub(super) evil: Option<Casting>,
 }
 
@@ -107,6 +108,13 @@ impl Setup {
     /// Sets how many datagrams a socket takes at once, at most; 10 by default.
     pub fn batch(mut self, datagrams: usize) -> Self {
         self.batch = datagrams;
+        self
+    }
+
+    /// Puts every client behind a NAT that forgets it after so long a silence of its own: what comes then is lost, and
+    /// what it sends comes from another port.
+    pub fn nat(mut self, memory: Option<Duration>) -> Self {
+        self.nat = memory;
         self
     }
 
