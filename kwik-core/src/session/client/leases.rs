@@ -81,13 +81,11 @@ impl Client {
         Ok(Ok((job.path, job.stream)))
     }
 
-    /// Returns whether a grant overlaps nothing, or only what it is meant to: a lease of another path that it lies
-    /// in, or one that ended while the grant was on its way. Spec: KWIK §5.2.
+    /// Returns whether a grant overlaps nothing, or only the lease of another path that it is meant to. That lease may
+    /// have been cut, or have ended, while the grant was on its way: what lies behind it is nobody's. Spec: KWIK §5.2.
     fn may_overlap(&self, grant: &LeaseGrant, path: PathId, stream: StreamId) -> bool {
         let mut overlapped = self.leases.overlapping(stream, grant.range);
-        overlapped.all(|(id, lease)| {
-            grant.hedge_of == Some(id) && lease.path() != path && lease.range().contains(grant.range)
-        })
+        overlapped.all(|(id, lease)| grant.hedge_of == Some(id) && lease.path() != path)
     }
 
     fn accept_grant(&mut self, now: Instant, grant: &LeaseGrant, path: PathId, stream: StreamId) {

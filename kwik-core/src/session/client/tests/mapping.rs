@@ -503,3 +503,17 @@ fn a_lease_ends_once_all_of_it_is_here() {
     assert!(actions.contains(&lost(0, ErrorCode::LEASE_REVOKED, &[])), "{actions:?}");
     assert!(actions.contains(&told(Frame::StreamComplete { stream: STREAM })), "{actions:?}");
 }
+
+/// The primary may give a hedge before it hears that the lease has been cut: an honest one is not refused for it.
+#[test]
+fn a_hedge_may_cross_a_cut() {
+    let mut machine = machine();
+    machine.grant(0, range(200, 300));
+    machine.primary(revoke(0, 50));
+    machine.actions();
+    machine.primary(hedge(1, 0, range(220, 300)));
+    let notice =
+        Frame::LeaseNotice { lease: LeaseId::new(1), job: SECOND_JOB, range: range(220, 300), credit: 80 };
+    assert_eq!(machine.actions(), [to_path(OTHER, notice)]);
+    machine.client.audit().unwrap();
+}
