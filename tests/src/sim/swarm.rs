@@ -426,10 +426,11 @@ fn draw_patience(
     let rtt = conditions.delay * 2 + conditions.jitter * 2;
     // A window per round trip at worst: the smallest guarantees 64 KiB.
     let windows = rtt * u32::try_from(bytes / (32 * 1024) + 50).unwrap_or(u32::MAX);
-    // Small ranges, a few at once: each costs three trips, or more if datagrams are lost.
+    // Small ranges, a few at once: each costs three trips, or more if datagrams are lost, and a run is over only when it
+    // is acknowledged, which its peer may put off.
     let ranges =
         primary.offers.iter().map(|offer| offer.size * 2 / offer.range / offer.depth as u64).sum::<u64>();
-    let windows = windows + rtt * u32::try_from(ranges * 4).unwrap_or(u32::MAX);
+    let windows = windows + (rtt * 4 + 30 * MS) * u32::try_from(ranges).unwrap_or(u32::MAX);
     network + readers.unwrap_or_default() + pace(secondary.pace) + windows + 10 * SECOND
 }
 
