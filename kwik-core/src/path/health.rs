@@ -54,8 +54,8 @@ pub(crate) struct Health {
     second_probe: Option<Instant>,
     /// A third probe went out in place of a verdict.
     put_off: bool,
-    /// The path is suspected of this silence already.
-    suspected: bool,
+    /// Since when the path is suspected of this silence.
+    suspected: Option<Instant>,
 }
 
 impl Health {
@@ -68,7 +68,7 @@ impl Health {
             first_probe: None,
             second_probe: None,
             put_off: false,
-            suspected: false,
+            suspected: None,
         }
     }
 
@@ -108,7 +108,7 @@ impl Health {
         self.first_probe = None;
         self.second_probe = None;
         self.put_off = false;
-        self.suspected = false;
+        self.suspected = None;
     }
 
     /// Smoothed round-trip time, or zero before the first sample.
@@ -134,13 +134,10 @@ impl Health {
             (Some(first), None) => first + pto / 4,
             (Some(_), Some(second)) => {
                 let patience = (pto * 3 / 4).max(SUSPECT_MIN);
-                let suspect = second + patience;
-                if self.suspected {
+                self.suspected.map_or(second + patience, |since| {
                     // Two PTO after the last sign of life, but never before `SILENCE_MIN`.
-                    suspect + (pto * 2).max(SILENCE_MIN).saturating_sub(pto * 3 / 4 + patience)
-                } else {
-                    suspect
-                }
+                    since + (pto * 2).max(SILENCE_MIN).saturating_sub(pto * 3 / 4 + patience)
+                })
             }
         })
     }
@@ -165,8 +162,8 @@ impl Health {
             self.second_probe = Some(now);
             return Verdict::Probe;
         }
-        if !self.suspected {
-            self.suspected = true;
+        if self.suspected.is_none() {
+            self.suspected = Some(now);
             return Verdict::Suspect;
         }
         self.on_due(now, false);
@@ -228,8 +225,10 @@ mod tests {
         let late = start + pto * 2 + SCHEDULING + GRANULARITY;
         assert_eq!(health.verdict(late), Verdict::Probe);
         assert_eq!(health.verdict(late + pto * 3 / 4 - GRANULARITY), Verdict::Wait);
-        assert_eq!(health.verdict(late + pto + Duration::from_secs(1)), Verdict::Suspect);
-        assert_eq!(health.verdict(late + pto + Duration::from_secs(1)), Verdict::Silent);
+        let later = late + pto + Duration::from_secs(1);
+        assert_eq!(health.verdict(later), Verdict::Suspect);
+        assert_eq!(health.verdict(later), Verdict::Wait, "who was suspected late has its time all the same");
+        assert_eq!(health.verdict(later + pto / 2), Verdict::Silent);
     }
 
     /// The bounds of failover with a replacement one round trip to the primary and one to the other server away: all

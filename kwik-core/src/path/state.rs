@@ -13,8 +13,8 @@ pub(crate) enum State {
     Active,
     /// Silent while bytes were due; packets make it active again.
     Degraded,
-    /// Its leases go on, and no more come.
-    Draining,
+    /// Its leases go on, and no more come; then it ends with this code.
+    Draining(ErrorCode),
     /// Gone for good.
     Dead(ErrorCode),
 }
@@ -45,14 +45,17 @@ impl State {
     }
 
     /// The primary wants it gone once its leases are over.
-    pub(crate) fn on_drain(&mut self) -> Result<(), BadMove> {
-        self.step(&[Self::Active], Self::Draining)
+    pub(crate) fn on_drain(&mut self, code: ErrorCode) -> Result<(), BadMove> {
+        self.step(&[Self::Active], Self::Draining(code))
     }
 
     /// The path is gone. Fails if it was before, so that its end is told once.
     pub(crate) fn on_end(&mut self, code: ErrorCode) -> Result<(), BadMove> {
-        let live = [Self::Connecting, Self::Authenticating, Self::Active, Self::Degraded, Self::Draining];
-        self.step(&live, Self::Dead(code))
+        if !self.is_live() {
+            return Err(BadMove);
+        }
+        *self = Self::Dead(code);
+        Ok(())
     }
 
     /// Returns whether the path is not gone.
@@ -62,7 +65,7 @@ impl State {
 
     /// Returns whether its server fills leases.
     pub(crate) const fn is_serving(self) -> bool {
-        matches!(self, Self::Active | Self::Draining)
+        matches!(self, Self::Active | Self::Draining(_))
     }
 
     /// Returns whether the path is on its way to being active for the first time.
@@ -89,14 +92,20 @@ mod tests {
     #[test]
     fn only_listed_moves() {
         let dead = State::Dead(ErrorCode::PATH_DEAD);
-        let states =
-            [State::Connecting, State::Authenticating, State::Active, State::Degraded, State::Draining, dead];
+        let states = [
+            State::Connecting,
+            State::Authenticating,
+            State::Active,
+            State::Degraded,
+            State::Draining(ErrorCode::NO_ERROR),
+            dead,
+        ];
         let moves: [(&str, Move); 6] = [
             ("handshake", State::on_handshake),
             ("hello", State::on_hello),
             ("silence", State::on_silence),
             ("heard", State::on_heard),
-            ("drain", State::on_drain),
+            ("drain", |state| state.on_drain(ErrorCode::NO_ERROR)),
             ("end", |state| state.on_end(ErrorCode::PATH_DEAD)),
         ];
         let mut edges = Vec::new();
@@ -118,11 +127,11 @@ mod tests {
                 "Authenticating -hello-> Active",
                 "Authenticating -end-> Dead(PATH_DEAD)",
                 "Active -silence-> Degraded",
-                "Active -drain-> Draining",
+                "Active -drain-> Draining(NO_ERROR)",
                 "Active -end-> Dead(PATH_DEAD)",
                 "Degraded -heard-> Active",
                 "Degraded -end-> Dead(PATH_DEAD)",
-                "Draining -end-> Dead(PATH_DEAD)",
+                "Draining(NO_ERROR) -end-> Dead(PATH_DEAD)",
             ]
         );
     }

@@ -12,6 +12,8 @@ pub(crate) struct Gap {
     stage: Stage,
     /// When something is to be done about it.
     at: Instant,
+    /// The reader is to be told, and has not been yet.
+    untold: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +38,7 @@ pub(crate) enum Due {
 
 impl Gap {
     pub(crate) fn new(now: Instant, from: u64) -> Self {
-        Self { from, stage: Stage::Noticed, at: now + limits::STALL_MIN }
+        Self { from, stage: Stage::Noticed, at: now + limits::STALL_MIN, untold: false }
     }
 
     /// The offset that is missing.
@@ -57,6 +59,11 @@ impl Gap {
         }
     }
 
+    /// Returns once per time that the reader is to be told.
+    pub(crate) fn take_untold(&mut self) -> bool {
+        std::mem::take(&mut self.untold)
+    }
+
     /// Decides, and remembers that it did.
     pub(crate) fn due(&mut self, now: Instant, patience: Duration) -> Due {
         if now < self.at {
@@ -69,6 +76,7 @@ impl Gap {
             }
             Stage::Disowned => {
                 self.at = now + patience; // once per time, for as long as the reader goes on asking
+                self.untold = true;
                 Due::Tell
             }
         }
@@ -100,7 +108,9 @@ mod tests {
         gap.on_answer(again, false, PATIENCE);
         gap.on_answer(again, true, PATIENCE);
         assert_eq!(gap.due(again + PATIENCE - Duration::from_millis(1), PATIENCE), Due::Wait);
+        assert!(!gap.take_untold());
         assert_eq!(gap.due(again + PATIENCE, PATIENCE), Due::Tell);
+        assert!(gap.take_untold() && !gap.take_untold(), "once");
         assert_eq!(gap.deadline(), again + PATIENCE * 2);
     }
 

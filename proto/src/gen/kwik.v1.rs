@@ -18,8 +18,8 @@ pub struct ClientHello {
     #[prost(uint32, optional, tag = "1")]
     pub version: ::core::option::Option<u32>,
     /// Optional parts of the protocol the client knows, one bit each: 0 relays, 1 offset synchronisation, 2 digests,
-    /// 3 hedges, 4 mapping updates, 5 draining and deadlines. A peer sends only what the other end listed; unknown
-    /// bits are ignored.
+    /// 3 hedges, 4 mapping updates and cuts, 5 draining, 6 deadlines. A peer sends only what the other end listed;
+    /// unknown bits are ignored.
     #[prost(uint64, optional, tag = "2")]
     pub features: ::core::option::Option<u64>,
     /// The client's Ed25519 session key, fresh per session; 32 bytes.

@@ -63,12 +63,11 @@ impl Client {
             return;
         }
         let waits = |stream: &SplitRecv| stream.is_open() && !stream.is_readable();
-        let (streams, gaps, errors) = (&self.streams, &mut self.gaps, &mut self.gap_errors);
+        let (streams, gaps) = (&self.streams, &mut self.gaps);
         self.blocked.retain(|id| {
             let waits = streams.get(id).is_some_and(waits);
             if !waits {
                 gaps.remove(id);
-                errors.remove(id);
             }
             waits
         });
@@ -77,12 +76,10 @@ impl Client {
             match self.unowned_hole(id) {
                 None => {
                     self.gaps.remove(&id);
-                    self.gap_errors.remove(&id);
                 }
                 Some(hole) if self.gaps.get(&id).is_some_and(|gap| gap.from() == hole.start()) => {}
                 Some(hole) => {
                     self.gaps.insert(id, Gap::new(now, hole.start()));
-                    self.gap_errors.remove(&id);
                 }
             }
         }
@@ -115,10 +112,7 @@ impl Client {
             match due {
                 Due::Wait => {}
                 Due::Ask => self.tell_primary(Frame::OffsetSyncRequest { stream, from }),
-                Due::Tell => {
-                    self.gap_errors.insert(stream);
-                    self.actions.push_back(Action::Notify(Event::Readable(stream)));
-                }
+                Due::Tell => self.actions.push_back(Action::Notify(Event::Readable(stream))),
             }
         }
     }

@@ -60,7 +60,7 @@ impl Client {
         match path.state {
             State::Dead(_) => return refused(ErrorCode::PATH_DEAD),
             State::Degraded => return refused(ErrorCode::PATH_STALLED),
-            State::Draining => return refused(ErrorCode::DRAINING),
+            State::Draining(_) => return refused(ErrorCode::DRAINING),
             State::Connecting | State::Authenticating | State::Active => {}
         }
         let full = self.leases.count_of_stream(job.stream) >= limits::LEASES_PER_STREAM

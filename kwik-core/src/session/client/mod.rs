@@ -86,8 +86,6 @@ pub(super) struct Client {
     blocked: BTreeSet<StreamId>,
     /// What they wait for, where nobody seems to fill it.
     gaps: BTreeMap<StreamId, Gap>,
-    /// Streams whose reader is to be told of a gap.
-    gap_errors: BTreeSet<StreamId>,
     /// Streams whose credit has to be looked at once the present facts have settled.
     recredit: BTreeSet<StreamId>,
     /// What of the session window streams have beyond their guaranteed part.
@@ -114,8 +112,6 @@ struct Path {
     features: Features,
     /// The attach, or what is left to do before it is removed, must be done by then.
     deadline: Option<Instant>,
-    /// Why it is removed, once it is.
-    removal: Option<ErrorCode>,
     dialled: bool,
     /// Jobs that wait for the path to become active.
     held_jobs: Vec<JobOpen>,
@@ -270,7 +266,6 @@ impl Client {
             runs: BTreeMap::new(),
             blocked: BTreeSet::new(),
             gaps: BTreeMap::new(),
-            gap_errors: BTreeSet::new(),
             recredit: BTreeSet::new(),
             extra_window: 0,
             sources: BTreeMap::new(),

@@ -58,7 +58,6 @@ impl Client {
             ticket: add.ticket,
             features: Features::default(),
             deadline: Some(now + self.config.attach_timeout),
-            removal: None,
             dialled: false,
             held_jobs: Vec::new(),
             highest_noticed: None,
@@ -158,10 +157,9 @@ impl Client {
         let busy = self.leases.count_of_path(id) > 0;
         let deadline = now.checked_add(patience).filter(|_| busy && !patience.is_zero());
         if let Some((path, deadline)) = self.paths.get_mut(&id).zip(deadline) {
-            if path.state == State::Draining || path.state.on_drain().is_ok() {
+            if matches!(path.state, State::Draining(_)) || path.state.on_drain(code).is_ok() {
                 // Asked again, the shorter time counts.
                 path.deadline = Some(path.deadline.map_or(deadline, |known| known.min(deadline)));
-                path.removal = Some(code);
                 let deadline_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
                 if path.features.contains(Features::DRAIN) {
                     self.send(id, Frame::Drain { deadline_ms });
@@ -176,7 +174,9 @@ impl Client {
     /// Closes the paths that were to be removed once their leases are over, where they are.
     pub(super) fn end_drained(&mut self) {
         let over = |(&id, path): (&PathId, &Path)| {
-            let code = path.removal.filter(|_| path.state == State::Draining)?;
+            let State::Draining(code) = path.state else {
+                return None;
+            };
             (self.leases.count_of_path(id) == 0).then_some((id, code))
         };
         let over: smallvec::SmallVec<[(PathId, ErrorCode); 1]> = self.paths.iter().filter_map(over).collect();
@@ -249,7 +249,7 @@ impl Client {
             if path.deadline.is_some_and(|at| at <= now) {
                 let code = match path.state {
                     State::Authenticating => ErrorCode::AUTH_TIMEOUT,
-                    State::Draining => path.removal.unwrap_or(ErrorCode::NO_ERROR),
+                    State::Draining(code) => code,
                     State::Connecting | State::Active | State::Degraded | State::Dead(_) => {
                         ErrorCode::PATH_DEAD
                     }
@@ -274,7 +274,7 @@ impl Client {
         let Some(path) = self.paths.get_mut(&id) else {
             return;
         };
-        if path.state == State::Draining {
+        if matches!(path.state, State::Draining(_)) {
             self.close_path(id, ErrorCode::PATH_STALLED); // nobody waits for it to come back
             return;
         }

@@ -12,7 +12,7 @@ use crate::{
     id::{ByteRange, LeaseId, OFFSET_MAX, PathId, StreamId},
     limits,
     session::action::{Action, InternalEnd, Opened},
-    stream::recv::SplitRecv,
+    stream::{gap::Gap, recv::SplitRecv},
     wire::{Frame, MappingOperation, StreamHeader},
 };
 
@@ -415,7 +415,7 @@ impl Client {
         let stream = self.streams.get_mut(&id).ok_or(ReadError::ClosedStream)?;
         let extra = stream.extra();
         if let Some((offset, bytes)) = stream.read(max_len, ordered) {
-            self.gap_errors.remove(&id); // of a hole that is not what it waits for
+            self.gaps.remove(&id); // it waits for another byte now
             self.held -= bytes.len() as u64;
             self.extra_window -= (extra - stream.extra()).min(self.extra_window);
             self.on_consumed(now, id);
@@ -430,7 +430,8 @@ impl Client {
             Some((code, missing)) => Err(ReadError::Incomplete { stream: id, missing, code }),
             None => {
                 self.on_reader_blocked(id);
-                match missing.filter(|_| self.gap_errors.remove(&id)) {
+                let told = self.gaps.get_mut(&id).is_some_and(Gap::take_untold);
+                match missing.filter(|_| told) {
                     Some(missing) => {
                         let code = ErrorCode::AGGREGATION_TIMEOUT;
                         Err(ReadError::Incomplete { stream: id, missing, code })
@@ -465,7 +466,6 @@ impl Client {
         self.streams.remove(&id);
         self.blocked.remove(&id);
         self.gaps.remove(&id);
-        self.gap_errors.remove(&id);
         let runs: Vec<StreamId> =
             self.runs.iter().filter(|(_, run)| run.stream == id).map(|(&internal, _)| internal).collect();
         for run in runs {
