@@ -135,8 +135,10 @@ impl Health {
             (Some(_), Some(second)) => {
                 let patience = (pto * 3 / 4).max(SUSPECT_MIN);
                 self.suspected.map_or(second + patience, |since| {
-                    // Two PTO after the last sign of life, but never before `SILENCE_MIN`.
-                    since + (pto * 2).max(SILENCE_MIN).saturating_sub(pto * 3 / 4 + patience)
+                    // Two PTO after the last sign of life, but never before `SILENCE_MIN`; and a probe that went out
+                    // in place of this verdict has its time as well.
+                    let rest = (pto * 2).max(SILENCE_MIN).saturating_sub(pto * 3 / 4 + patience);
+                    (since + rest).max(second + patience)
                 })
             }
         })
@@ -229,6 +231,21 @@ mod tests {
         assert_eq!(health.verdict(later), Verdict::Suspect);
         assert_eq!(health.verdict(later), Verdict::Wait, "who was suspected late has its time all the same");
         assert_eq!(health.verdict(later + pto / 2), Verdict::Silent);
+    }
+
+    #[test]
+    fn a_late_verdict_on_a_suspect_is_put_off_as_well() {
+        let start = epoch();
+        let mut health = health(start);
+        let pto = health.pto();
+        health.on_due(start, true);
+        assert_eq!(health.verdict(start + pto / 2), Verdict::Probe);
+        assert_eq!(health.verdict(start + pto * 3 / 4), Verdict::Probe);
+        assert_eq!(health.verdict(start + pto * 3 / 2), Verdict::Suspect);
+        let late = start + pto * 3;
+        assert_eq!(health.verdict(late), Verdict::Probe);
+        assert_eq!(health.deadline(), Some(late + pto * 3 / 4));
+        assert_eq!(health.verdict(late + pto * 3 / 4), Verdict::Silent);
     }
 
     /// The bounds of failover with a replacement one round trip to the primary and one to the other server away: all
