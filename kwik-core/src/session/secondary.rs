@@ -370,8 +370,8 @@ impl Secondary {
             return;
         };
         let kept = keep.max(lease.sent).min(lease.range.len());
-        if lease.sent == lease.range.len() {
-            return; // it has left whole
+        if lease.sent == lease.range.len() || kept == lease.range.len() {
+            return; // it has left whole, or all of it is kept
         }
         lease.range = ByteRange::new(lease.range.start(), kept).unwrap_or(lease.range);
         lease.cut = Some(code);

@@ -23,7 +23,7 @@ use crate::{
     rng::Rng,
     session::action::{InternalEnd, Opened},
     timer::Wall,
-    wire::{Frame, JobOpen, LeaseGrant, StreamHeader},
+    wire::{Features, Frame, JobOpen, LeaseGrant, StreamHeader},
 };
 
 /// The session of all hellos.
@@ -177,7 +177,8 @@ impl Driver {
             4 => {
                 let lease = self.any_lease(op);
                 let verified = self.known.leases.get(&lease).is_some_and(|lease| lease.digest.is_some());
-                let keep = if verified || op.rarely(2) { 0 } else { op.below(SPACE) };
+                let may_cut = self.client.features.contains(Features::MAPPING_UPDATE) && !verified;
+                let keep = if !may_cut || op.rarely(2) { 0 } else { op.below(SPACE) };
                 self.primary(Frame::LeaseRevoke { lease, keep, code: ErrorCode::LEASE_REVOKED });
             }
             5 => {

@@ -176,8 +176,10 @@ impl Client {
             self.lose_lease(id, code, true);
             return Ok(());
         }
-        if lease.state.staging.is_some() {
-            return Err(ErrorCode::METADATA_PROTOCOL_VIOLATION); // a part of it has no digest
+        // A part of it has no digest; and a primary that knows nothing of mapping updates would take what is done for the
+        // whole of it.
+        if lease.state.staging.is_some() || !self.features.contains(Features::MAPPING_UPDATE) {
+            return Err(ErrorCode::METADATA_PROTOCOL_VIOLATION);
         }
         let (path, stream, start) = (lease.path(), lease.stream(), lease.range().start());
         // What is placed is placed: the cut falls behind it.
