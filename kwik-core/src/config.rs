@@ -276,6 +276,7 @@ pub struct ServerConfig {
     pub(crate) primary: Option<Arc<dyn Signer>>,
     pub(crate) secondary: Option<SecondaryConfig>,
     pub(crate) accepts_max: usize,
+    pub(crate) reset_key: Option<[u8; 32]>,
 }
 
 impl ServerConfig {
@@ -295,6 +296,7 @@ impl ServerConfig {
             primary: None,
             secondary: None,
             accepts_max: INCOMING_MAX,
+            reset_key: None,
         })
     }
 
@@ -323,6 +325,18 @@ impl ServerConfig {
     #[must_use]
     pub fn accepts_max(mut self, value: usize) -> Self {
         self.accepts_max = value;
+        self
+    }
+
+    /// Sets the secret key of stateless resets (RFC 9000 §10.3); random for each endpoint by default.
+    ///
+    /// A server that has lost its state, and has the key that it had before, tells whoever still sends to it so at once:
+    /// clients lose a path, or their primary, a round trip after the restart and not a timeout later. Servers behind one
+    /// address share it. It counts when an endpoint is created; replacing a running endpoint's configuration does not
+    /// change it.
+    #[must_use]
+    pub fn reset_key(mut self, key: [u8; 32]) -> Self {
+        self.reset_key = Some(key);
         self
     }
 }

@@ -129,8 +129,9 @@ impl Endpoint {
         let mut rng = Rng::from_seed(seed);
         let clock = Arc::new(quic::WallClock::default());
         clock.set(unix_now);
+        let reset_key = server.as_ref().and_then(|server| server.reset_key);
         let mut endpoint = Self {
-            quic: quic::Endpoint::new(rng.fork("quic"), clock.clone(), allow_mtud),
+            quic: quic::Endpoint::new(rng.fork("quic"), clock.clone(), allow_mtud, reset_key),
             rng,
             clock,
             wall: Wall::new(now, unix_now),

@@ -77,6 +77,16 @@ pub const JOB_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 /// Internal streams permitted on a path beyond its live leases.
 pub const UNI_SLACK: u64 = 8;
 
+/// Unidirectional streams that a client permits its primary for what it writes into split streams, beyond those of its
+/// application, once `splits` streams were split: each run and each sequential writing may have one. Spec: KWIK §4.
+pub(crate) const fn run_slots(splits: usize) -> usize {
+    match splits {
+        0 => 0,
+        1..SPLIT_STREAMS_MAX => RUNS_MAX + splits.next_power_of_two(),
+        SPLIT_STREAMS_MAX.. => RUNS_MAX + SPLIT_STREAMS_MAX,
+    }
+}
+
 /// Disjoint runs held by one stream's reassembly.
 pub const EXTENTS_PER_STREAM: usize = 1024;
 /// Disjoint runs held by all streams of a session.

@@ -35,8 +35,8 @@ impl ConnectionIdGenerator for SeededCids {
 }
 
 /// The key of stateless resets.
-pub(super) fn reset_key(rng: &mut Rng) -> Arc<dyn quinn_proto::crypto::HmacKey> {
-    Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &rng.bytes::<32>()))
+pub(super) fn reset_key(key: &[u8; 32]) -> Arc<dyn quinn_proto::crypto::HmacKey> {
+    Arc::new(hmac::Key::new(hmac::HMAC_SHA256, key))
 }
 
 /// The key of address tokens.

@@ -104,8 +104,14 @@ impl fmt::Debug for Endpoint {
 }
 
 impl Endpoint {
-    pub(crate) fn new(mut rng: Rng, wall: Arc<WallClock>, allow_mtud: bool) -> Self {
-        let mut config = quinn_proto::EndpointConfig::new(cid::reset_key(&mut rng));
+    pub(crate) fn new(
+        mut rng: Rng,
+        wall: Arc<WallClock>,
+        allow_mtud: bool,
+        reset_key: Option<[u8; 32]>,
+    ) -> Self {
+        let random = rng.bytes::<32>();
+        let mut config = quinn_proto::EndpointConfig::new(cid::reset_key(&reset_key.unwrap_or(random)));
         let cids = rng.bytes::<32>();
         config
             .rng_seed(Some(rng.bytes::<32>()))

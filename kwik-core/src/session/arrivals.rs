@@ -39,11 +39,6 @@ impl Session {
             } else if dir == Dir::Uni && !matches!(self.machine, Machine::Secondary(_)) {
                 link.expect_header(stream);
                 self.on_header_bytes(path, stream);
-                if path == HOME {
-                    // Runs of the primary's own take slots as well: with none left, the one the reader waits for could
-                    // not begin while others wait for the reader.
-                    self.grow_streams();
-                }
             } else if path == HOME && self.serves_streams() {
                 match self.early.remove(&stream) {
                     Some(deferred) => self.on_early_opened(stream, &deferred),
@@ -99,8 +94,11 @@ impl Session {
         let Some(home) = self.links.get_mut(&HOME) else {
             return;
         };
-        let open = home.quic.remote_open_streams(Dir::Bi).max(home.quic.remote_open_streams(Dir::Uni));
-        if open * 2 > self.permitted {
+        // Those that the primary writes into split streams are permitted apart; it may have set some aside for that.
+        let runs = if let Machine::Client(client) = &self.machine { client.runs_open() } else { 0 };
+        let others = (runs + home.headers_expected()) as u64;
+        let uni = home.quic.remote_open_streams(Dir::Uni).saturating_sub(others);
+        if home.quic.remote_open_streams(Dir::Bi).max(uni) * 2 > self.permitted {
             self.permit_streams(self.permitted * 2);
         }
     }
@@ -122,6 +120,7 @@ impl Session {
             HeaderEnd::Header(StreamHeader::Public) if path == HOME => {
                 let header = encode_header(&StreamHeader::Public).len() as u64;
                 self.offer(stream, header);
+                self.grow_streams();
                 // The stream may have been split before its header came.
                 if matches!(&self.machine, Machine::Client(client) if client.is_split(stream)) {
                     self.notify(Event::Readable(stream));

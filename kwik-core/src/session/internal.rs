@@ -64,7 +64,8 @@ impl Session {
 
     /// Opens an internal stream. `None` if there is no slot now; the owner is told when there is.
     fn open_internal(&mut self, owner: Owner, header: StreamHeader, priority: i32) -> Option<StreamId> {
-        let Some(internal) = self.links.get_mut(&HOME).and_then(|home| home.quic.open(Dir::Uni)) else {
+        let spare = self.spare.pop_front();
+        let Some(internal) = spare.or_else(|| self.links.get_mut(&HOME)?.quic.open(Dir::Uni)) else {
             self.slot_waiters.insert(owner);
             return None;
         };

@@ -182,6 +182,11 @@ impl Link {
         self.headers.contains_key(&stream)
     }
 
+    /// How many streams have an incomplete header.
+    pub(super) fn headers_expected(&self) -> usize {
+        self.headers.len()
+    }
+
     /// Reads on in the header of a stream, and not one byte further.
     pub(super) fn read_header(&mut self, stream: StreamId) -> HeaderEnd {
         let Some(decoder) = self.headers.get_mut(&stream) else {

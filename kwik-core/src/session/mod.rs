@@ -114,6 +114,10 @@ pub struct Session {
     draining: BTreeMap<StreamId, RecvHalf>,
     /// Streams the peer may have open at once, per direction.
     permitted: u64,
+    /// How many unidirectional streams the peer may have open beyond that, for what it writes into split streams.
+    run_slots: usize,
+    /// Opened at QUIC, so that the application does not take them from what this server writes into split streams.
+    spare: VecDeque<StreamId>,
     outgoing: BTreeMap<StreamId, Outgoing>,
     /// Writers that found no stream slot.
     slot_waiters: BTreeSet<internal::Owner>,
@@ -192,6 +196,8 @@ impl Session {
             seen_uni: 0,
             draining: BTreeMap::new(),
             permitted,
+            run_slots: 0,
+            spare: VecDeque::new(),
             outgoing: BTreeMap::new(),
             slot_waiters: BTreeSet::new(),
             control_waiters: BTreeSet::new(),

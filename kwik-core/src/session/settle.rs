@@ -42,6 +42,7 @@ impl Session {
             if let Machine::Client(client) = &mut self.machine {
                 client.settle(self.now);
             }
+            self.permit_runs();
             self.drain_actions();
             self.flush_control();
         }
@@ -423,8 +424,29 @@ impl Session {
         if let Some(home) = self.links.get_mut(&HOME) {
             // One bidirectional stream more than the application may use: control.
             home.quic.set_max_concurrent_streams(Dir::Bi, streams + 1);
-            home.quic.set_max_concurrent_streams(Dir::Uni, streams);
             home.quic.set_receive_window(window);
+        }
+        self.permit_uni();
+    }
+
+    fn permit_uni(&mut self) {
+        let count = self.permitted + self.run_slots as u64;
+        // quinn-proto tells of streams that may follow ended ones only once they are more than an eighth.
+        let untold = if self.run_slots > 0 { count / 7 + 1 } else { 0 };
+        if let Some(home) = self.links.get_mut(&HOME) {
+            home.quic.set_max_concurrent_streams(Dir::Uni, count + untold);
+        }
+    }
+
+    /// Permits the primary what it writes into split streams, on top of what its application may send.
+    fn permit_runs(&mut self) {
+        let Machine::Client(client) = &self.machine else {
+            return;
+        };
+        let slots = limits::run_slots(client.splits());
+        if slots > self.run_slots {
+            self.run_slots = slots;
+            self.permit_uni();
         }
     }
 

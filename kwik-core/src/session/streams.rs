@@ -9,6 +9,7 @@ use crate::{
         ClosedStream, ConnectionError, ErrorCode, GiveUpError, ReadError, SendDatagramError, WriteError,
     },
     id::{Dir, StreamId},
+    limits,
     quic::{DatagramEnd, WriteEnd, Written},
     stream::send::SplitSend,
     wire::{StreamHeader, encode_header},
@@ -62,6 +63,16 @@ impl Session {
         let home = self.links.get_mut(&HOME)?;
         if !home.control_open {
             return None; // control is the first stream of every connection
+        }
+        let reserved = match &self.machine {
+            Machine::Primary(primary) if dir == Dir::Uni => {
+                // Were all slots the application's, its readers could wait for a run that has none. Spec: KWIK §4.
+                limits::run_slots(primary.splits()).saturating_sub(self.outgoing.len())
+            }
+            Machine::Greeting(_) | Machine::Client(_) | Machine::Primary(_) | Machine::Secondary(_) => 0,
+        };
+        while self.spare.len() < reserved {
+            self.spare.push_back(home.quic.open(Dir::Uni)?);
         }
         let stream = home.quic.open(dir)?;
         let mut half = SendHalf::default();

@@ -15,6 +15,8 @@ pub struct Book {
     current: BTreeMap<NodeId, SocketAddr>,
     identities: BTreeMap<NodeId, Identity>,
     changed: BTreeSet<NodeId>,
+    /// Addresses that more than one machine has had.
+    passed_on: BTreeSet<SocketAddr>,
     next: u16,
 }
 
@@ -44,6 +46,12 @@ impl Book {
         self.assign(node, self.session(self.address(node)))
     }
 
+    /// Gives `node` an address that was another's.
+    pub fn take_over(&mut self, node: NodeId, address: SocketAddr) {
+        self.passed_on.insert(address);
+        self.set(node, self.session(self.address(node)), address);
+    }
+
     fn set(&mut self, node: NodeId, session: u32, address: SocketAddr) {
         self.owners.insert(address, (node, session));
         self.current.insert(node, address);
@@ -53,6 +61,12 @@ impl Book {
     #[must_use]
     pub fn address(&self, node: NodeId) -> SocketAddr {
         *self.current.get(&node).expect("every machine has an address")
+    }
+
+    /// Returns whether more than one machine has had this address.
+    #[must_use]
+    pub fn is_passed_on(&self, address: SocketAddr) -> bool {
+        self.passed_on.contains(&address)
     }
 
     /// Returns who has, or had, this address.

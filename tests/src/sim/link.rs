@@ -132,13 +132,29 @@ pub struct Link {
     last: Duration,
     /// Datagrams that were taken out of it.
     pub(crate) reordered: u64,
+    /// Destination and source ids of the last long header that passed (RFC 8999 §5.1).
+    pub(crate) long: Option<(Vec<u8>, Vec<u8>)>,
+    /// The start of the last short header that passed, with the id it is for.
+    pub(crate) short: Option<[u8; SHORT]>,
 }
+
+/// First byte and connection id of KWIK's short headers.
+pub(crate) const SHORT: usize = 9;
 
 impl Link {
     /// Creates a link that is like `conditions`.
     #[must_use]
     pub fn new(conditions: Conditions) -> Self {
         Self { conditions, ..Self::default() }
+    }
+
+    /// What somebody who watches the link learns from a datagram.
+    pub(crate) fn watch(&mut self, bytes: &[u8]) {
+        if bytes.first().is_some_and(|first| first & 0x80 != 0) {
+            self.long = super::world::ids(bytes).or_else(|| self.long.take());
+        } else if let Some(&start) = bytes.first_chunk() {
+            self.short = Some(start);
+        }
     }
 
     /// Takes a datagram of `len` bytes and says what becomes of it: one fate per copy.

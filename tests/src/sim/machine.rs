@@ -12,9 +12,23 @@ use bytes::BytesMut;
 use kwik_core::{ClientConfig, DatagramEvent, Ecn, Endpoint, Session, SessionHandle, Transmit};
 
 use super::{
+    NodeId,
     app::{App, Cx, GOODBYE, Interruption},
     heap,
 };
+
+/// A datagram that has arrived.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    /// Where it says it comes from.
+    pub from: SocketAddr,
+    /// Who sent it, and for which of its sessions; `None` if it was forged.
+    pub by: Option<(NodeId, u32)>,
+    /// Its ECN bits.
+    pub ecn: Option<Ecn>,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+}
 
 /// A datagram on its way out.
 #[derive(Clone, Debug)]
@@ -51,6 +65,8 @@ pub struct Machine {
 #[derive(Debug)]
 struct Slot {
     session: Session,
+    /// Who began it, and which of its sessions it is there; of a server's sessions only.
+    client: Option<(NodeId, u32)>,
     deadline: Option<Instant>,
 }
 
@@ -76,6 +92,8 @@ impl Slot {
     }
 }
 
+/// Rounds in a row in which a timer is due at once and nothing comes of it.
+const EMPTY_MAX: usize = 2;
 /// Rounds that one session may want at one instant before it is called a busy loop.
 const ROUNDS_MAX: usize = 1000;
 
@@ -103,7 +121,7 @@ impl Machine {
     ) -> SessionHandle {
         let (handle, session) =
             self.endpoint.connect(now, config, to, name).expect("the name and the address are usable");
-        self.sessions.insert(handle, Slot { session, deadline: Some(now) });
+        self.sessions.insert(handle, Slot { session, client: None, deadline: Some(now) });
         self.touched.insert(handle);
         handle
     }
@@ -146,16 +164,10 @@ impl Machine {
     }
 
     /// Takes a datagram.
-    pub fn handle(
-        &mut self,
-        cx: &mut Cx<'_>,
-        from: SocketAddr,
-        ecn: Option<Ecn>,
-        bytes: &[u8],
-        out: &mut Vec<Outgoing>,
-    ) {
+    pub fn handle(&mut self, cx: &mut Cx<'_>, arrival: &Arrival, out: &mut Vec<Outgoing>) {
         self.buf.clear();
-        match self.endpoint.handle(cx.now, from, None, ecn, BytesMut::from(bytes), &mut self.buf) {
+        let bytes = BytesMut::from(arrival.bytes.as_slice());
+        match self.endpoint.handle(cx.now, arrival.from, None, arrival.ecn, bytes, &mut self.buf) {
             None => cx.trace.count("datagram ignored"),
             Some(DatagramEvent::Session(handle, event)) => {
                 if let Some(slot) = self.sessions.get_mut(&handle) {
@@ -166,7 +178,7 @@ impl Machine {
             Some(DatagramEvent::Incoming(incoming)) => {
                 match self.endpoint.accept(cx.now, incoming, &mut self.buf) {
                     Ok((handle, session)) => {
-                        self.sessions.insert(handle, Slot { session, deadline: None });
+                        self.sessions.insert(handle, Slot { session, client: arrival.by, deadline: None });
                         self.touched.insert(handle);
                     }
                     Err(error) => {
@@ -207,12 +219,17 @@ impl Machine {
         let Some(slot) = self.sessions.get_mut(&handle) else {
             return;
         };
-        // A server's session is about the client it is with.
-        let peer = cx.book.find(slot.session.remote_address());
-        cx.trace.about(if cx.node.is_client() { Some(cx.node) } else { peer });
-        let mut rounds = 0;
+        // A server's session is about the client it is with. Where that sends from may have been another's before.
+        cx.client = slot.client;
+        cx.trace.about(if cx.node.is_client() {
+            Some(cx.node)
+        } else {
+            slot.client.map(|(client, _)| client)
+        });
+        let (mut rounds, mut empty) = (0, 0);
         loop {
             let mut idle = true;
+            let calls = cx.calls.count();
             while let Some(event) = slot.session.poll_endpoint_event() {
                 idle = false;
                 if let Some(answer) = self.endpoint.handle_session_event(cx.now, handle, event) {
@@ -238,6 +255,8 @@ impl Machine {
                 return;
             }
             let due = slot.session.poll_timeout().is_some_and(|at| at <= cx.now);
+            empty = if idle && due && cx.calls.count() == calls { empty + 1 } else { 0 };
+            assert!(empty <= EMPTY_MAX || !socket.open, "12: {} wakes for nothing at {:?}", cx.node, cx.at);
             if due && socket.open {
                 slot.session.handle_timeout(cx.now);
             } else if idle {

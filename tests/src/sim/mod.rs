@@ -56,6 +56,7 @@
 //! | a client that moved with a probe due stopped a server in debug builds | swarm | `regressions::a_client_may_move_while_a_probe_is_due` |
 //! | a close that came with the handshake was called a fault | swarm | `regressions::a_close_that_comes_with_the_handshake_is_no_fault` |
 //! | runs that waited for credit held every stream slot | swarm | `regressions::runs_that_wait_for_credit_leave_a_slot_for_the_one_that_is_needed` |
+//! | streams of the application took every slot from the runs that their readers waited for | swarm | kwik-core `runs_have_slots_of_their_own` |
 //! | credit that a run had taken before it was given up was lost | swarm | `regressions::what_a_run_has_sent_before_it_is_given_up_is_not_lost_credit` |
 //! | a stream that completed between two hedging leases was not noticed | swarm | kwik-core `a_lease_ends_once_all_of_it_is_here` |
 //! | the error of an unordered reader named a hole that was elsewhere | swarm | `regressions::the_hole_of_an_unordered_reader_is_where_it_is` |
@@ -67,6 +68,8 @@
 //! | a stream at its cap of pieces was counted one too many | attack | `evil::a_stream_in_pieces_is_refused_at_its_cap_and_no_later` |
 //! | the dial policy let 0/8 and special blocks pass when wrapped | fuzzer | kwik-core `path::dial` |
 //! | jobs of dead paths were kept; a revoked lease nobody had seen piled up | fuzzer | kwik-core `fuzzing::tests` and its corpus |
+//! | a path that was suspected late was called silent at once; a probe in place of a verdict had no time to be answered | fuzzer | kwik-core `path::health` and the corpus |
+//! | a cut was taken from a primary that knows of none, and called done; a cut that kept everything ended the lease | fuzzer | kwik-core `fuzzing::tests` and its corpus |
 //! | the end of a closed job was not told; `StreamComplete` was told twice; a `Split` at the last offset | fuzzer | kwik-core `fuzzing::tests` and its corpus |
 //!
 //! # Where determinism ends
@@ -98,7 +101,7 @@ pub use self::{
     },
     link::{Bursts, Conditions, Marking},
     trace::Record,
-    world::{Clocks, Fault, Setup, World},
+    world::{Clocks, Fault, Forgery, Setup, World},
 };
 
 /// Names a machine of a world.

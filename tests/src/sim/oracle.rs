@@ -16,7 +16,7 @@ use kwik_core::{
 };
 use rangemap::RangeSet;
 
-use super::NodeId;
+use super::{NodeId, heap};
 use crate::object::Object;
 
 /// Names one direction of one stream of one client's session.
@@ -72,6 +72,8 @@ struct Model {
     ended: bool,
     /// Nobody is there to read it to its end.
     unread: bool,
+    /// Its reader is there and does not read.
+    left: bool,
 }
 
 impl Model {
@@ -80,7 +82,7 @@ impl Model {
         // A unidirectional stream that was reset before its header came is nobody's to see. Spec: KWIK §4.
         let unseen = self.reset.is_some() && !self.accepted && flow.stream.dir() == Dir::Uni;
         let going = self.finished || self.reset.is_some();
-        self.ended || self.unread || self.stopped.is_some() || unseen || !going
+        self.ended || self.unread || self.left || self.stopped.is_some() || unseen || !going
     }
 }
 
@@ -122,7 +124,7 @@ impl Oracle {
     pub fn opened(&mut self, flow: Flow) {
         let unread = self.gone.contains(&(flow.client, flow.session, flow.sender));
         // The reader's end may have stopped it before its sender did anything with it.
-        let model = self.flows.entry(flow).or_default();
+        let model = self.entry(flow);
         assert!(!std::mem::replace(&mut model.opened, true), "3: {flow} was opened twice");
         model.unread |= unread;
     }
@@ -183,7 +185,7 @@ impl Oracle {
         assert!(!model.got.overlaps(&std_range), "2: {flow} gave {range} again");
         assert!(!ordered || range.start() == model.next, "2: {flow} gave {range} before {}", model.next);
         assert!(!model.ended, "4: {flow} gave {range} after its end");
-        model.got.insert(std_range);
+        heap::uncounted(|| model.got.insert(std_range));
         model.next = range.end();
         self.delivered += range.len();
         if let Some(unread) = self.unread.get_mut(&flow.client) {
@@ -201,12 +203,31 @@ impl Oracle {
         model.ended = true;
     }
 
-    /// The reader wants no more.
-    pub fn stopped(&mut self, flow: Flow, code: ErrorCode) {
-        self.flows.entry(flow).or_default().stopped = Some(code);
+    /// The reader lets it lie: nobody else may have to wait for that.
+    pub fn left(&mut self, flow: Flow) {
+        self.entry(flow).left = true;
     }
 
-    /// The reader saw an error. Returns a name for it.
+    /// Returns whether the reader of a stream lets it lie.
+    #[must_use]
+    pub fn is_left(&self, flow: &Flow) -> bool {
+        self.flows.get(flow).is_some_and(|model| model.left)
+    }
+
+    /// The reader wants no more.
+    pub fn stopped(&mut self, flow: Flow, code: ErrorCode) {
+        self.entry(flow).stopped = Some(code);
+    }
+
+    /// The reader was told that nobody brings what it waits for, for now. Spec: KWIK §6, "Gaps".
+    pub fn waits(&mut self, flow: Flow, missing: ByteRange) {
+        let model = self.model(flow);
+        assert!(!model.ended, "4: {flow} waits for {missing} after its end");
+        let hole = model.got.gaps(&(0..u64::MAX)).next();
+        assert_eq!(hole.map(|hole| hole.start), Some(missing.start()), "10: {flow} misses {missing}");
+    }
+
+    /// The reader saw an error that ends it.
     pub fn failed(&mut self, flow: Flow, error: &ReadError, lost: Option<&ConnectionError>) {
         let model = self.model(flow);
         assert!(!model.ended, "4: {flow} failed after its end: {error}");
@@ -241,7 +262,8 @@ impl Oracle {
     /// The state of a path changed. Spec: KWIK §8.
     pub fn path(&mut self, client: NodeId, session: u32, path: PathId, state: PathState, server: NodeId) {
         use PathState::{Active, Connecting, Dead, Degraded, Draining};
-        let before = self.paths.insert((client, session, path), state).unwrap_or(Connecting);
+        let before = heap::uncounted(|| self.paths.insert((client, session, path), state));
+        let before = before.unwrap_or(Connecting);
         let edge = match (before, state) {
             (a, b) if a == b => true,
             (Connecting | Degraded, Active) | (Active, Degraded) => true,
@@ -289,7 +311,7 @@ impl Oracle {
 
     /// A client's session is over: streams that it had not accepted will never be read.
     pub fn unseen(&mut self, client: NodeId, session: u32) {
-        self.gone.insert((client, session, Side::Server));
+        heap::uncounted(|| self.gone.insert((client, session, Side::Server)));
         let of =
             |flow: &Flow| flow.client == client && flow.session == session && flow.sender == Side::Server;
         let opened_here = |flow: &Flow| flow.stream.initiator() == Side::Client;
@@ -307,14 +329,14 @@ impl Oracle {
     /// If it was not.
     pub fn check_calm(&self) {
         for (flow, model) in &self.flows {
-            let due = model.finished && model.stopped.is_none() && model.reset.is_none();
+            let due = model.finished && model.stopped.is_none() && model.reset.is_none() && !model.left;
             assert!(!due || model.ended, "calm: {flow} was not read to its end, and nothing was in the way");
         }
     }
 
     /// Whoever read what `sender` sends in this session is gone, with all its state.
     pub fn reader_gone(&mut self, client: NodeId, session: u32, sender: Side) {
-        self.gone.insert((client, session, sender));
+        heap::uncounted(|| self.gone.insert((client, session, sender)));
         let of = |flow: &Flow| flow.client == client && flow.session == session && flow.sender == sender;
         for (_, model) in self.flows.iter_mut().filter(|(flow, _)| of(flow)) {
             model.unread = true;
@@ -361,6 +383,12 @@ impl Oracle {
             )
         })
         .collect()
+    }
+
+    /// What is known of a flow is nobody's heap.
+    fn entry(&mut self, flow: Flow) -> &mut Model {
+        let flows = &mut self.flows;
+        heap::uncounted(move || flows.entry(flow).or_default())
     }
 
     fn model(&mut self, flow: Flow) -> &mut Model {

@@ -1,20 +1,16 @@
 //! What runs on a host: a machine that keeps to the rules, or one that need not.
 
-use std::{
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
-
-use kwik_core::Ecn;
+use std::time::{Duration, Instant};
 
 use super::{
     app::Cx,
     evil::EvilMachine,
-    machine::{Machine, Outgoing, Socket},
+    machine::{Arrival, Machine, Outgoing, Socket},
+    oracle::Oracle,
 };
 
 /// Characters of an application's state in a failure's report.
-const OCCUPATION_MAX: usize = 2000;
+const OCCUPATION_MAX: usize = 400000;
 
 /// A machine of either kind.
 #[derive(Debug)]
@@ -54,17 +50,10 @@ impl Resident {
         }
     }
 
-    pub(super) fn handle(
-        &mut self,
-        cx: &mut Cx<'_>,
-        from: SocketAddr,
-        ecn: Option<Ecn>,
-        bytes: &[u8],
-        out: &mut Vec<Outgoing>,
-    ) {
+    pub(super) fn handle(&mut self, cx: &mut Cx<'_>, arrival: &Arrival, out: &mut Vec<Outgoing>) {
         match self {
-            Self::Honest(machine) => machine.handle(cx, from, ecn, bytes, out),
-            Self::Evil(machine) => machine.handle(cx, from, ecn, bytes, out),
+            Self::Honest(machine) => machine.handle(cx, arrival, out),
+            Self::Evil(machine) => machine.handle(cx, arrival, out),
         }
     }
 
@@ -90,23 +79,23 @@ impl Resident {
         }
     }
 
-    /// Whether the application has nothing left to do; a script never has.
     /// What the application of a machine is at, for a failure's report.
     pub(super) fn occupation(&self) -> String {
         match self {
             Self::Honest(machine) => {
                 let text = format!("{:?}", machine.app());
                 // Its plan, which comes first, is told elsewhere.
-                let at = text.find("sessions: ").unwrap_or(0);
+                let at = text.find("sessions: ").or_else(|| text.find("readers: {")).unwrap_or(0);
                 text.chars().skip(at).take(OCCUPATION_MAX).collect()
             }
             Self::Evil(_) => String::new(),
         }
     }
 
-    pub(super) fn is_done(&self) -> bool {
+    /// Whether the application has nothing left to do that anybody waits for; a script never has.
+    pub(super) fn is_done(&self, oracle: &Oracle) -> bool {
         match self {
-            Self::Honest(machine) => machine.app().is_done(),
+            Self::Honest(machine) => machine.app().is_done(oracle),
             Self::Evil(_) => true,
         }
     }

@@ -4,6 +4,7 @@
 //! machine's timer is due), lets the machine concerned work it off, and checks what must be true.
 
 mod fault;
+mod forgery;
 mod host;
 mod machines;
 mod network;
@@ -16,13 +17,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kwik_core::{Ecn, Session, SigningKey, TransportConfig};
+use kwik_core::{Session, SigningKey, TransportConfig};
 
+pub(crate) use self::forgery::ids;
 pub use self::{
-    fault::Fault,
+    fault::{Fault, Forgery},
     setup::{Clocks, Setup},
 };
-use self::{host::Host, network::Happening};
+use self::{
+    host::Host,
+    network::{Egress, Happening},
+};
 use super::{
     NodeId,
     app::{App, Calls, ClientPlan, Cx, Offer, PrimaryPlan, SecondaryPlan},
@@ -31,7 +36,7 @@ use super::{
     evil::{Casting, Seen},
     heap,
     link::{Conditions, Fate, Link},
-    machine::{Machine, Outgoing, Socket},
+    machine::{Arrival, Machine, Outgoing, Socket},
     oracle::Oracle,
     resident::Resident,
     tls,
@@ -59,8 +64,8 @@ pub struct World {
     book: Book,
     setup: Setup,
     signer: Arc<SigningKey>,
-    /// What a machine got from, and sent to, addresses that are nobody's.
-    strangers: BTreeMap<(NodeId, SocketAddr), (usize, usize)>,
+    /// What machines got from, and sent to, addresses.
+    egress: BTreeMap<(NodeId, SocketAddr), Egress>,
     out: Vec<Outgoing>,
     fates: Vec<Fate>,
 }
@@ -83,6 +88,7 @@ impl World {
             clocks: Clocks::default(),
             batch: 10,
             nat: None,
+            reset_keys: false,
             evil: None,
         }
     }
@@ -109,7 +115,7 @@ impl World {
             trace: Trace::new(setup.record),
             book: Book::default(),
             signer: Arc::new(SigningKey::from_seed(derive(seed, "kwik sim: signer"))),
-            strangers: BTreeMap::new(),
+            egress: BTreeMap::new(),
             out: Vec::new(),
             fates: Vec::new(),
             setup,
@@ -197,6 +203,7 @@ impl World {
                     host.backlog.clear();
                     host.wake = None;
                 }
+                self.egress.retain(|(of, _), _| *of != node); // it has forgotten who is where
             }
             Fault::Restart(node, renewed) => {
                 if self.hosts.get(&node).is_some_and(|host| host.machine.is_none()) && !node.is_client() {
@@ -216,6 +223,14 @@ impl World {
                     self.book.relocate(node);
                 }
             }
+            Fault::Reuse(node, of) => {
+                let live = |node| self.hosts.get(&node).is_some_and(|host| host.machine.is_some());
+                if node != of && live(node) && live(of) {
+                    let address = self.book.address(of);
+                    self.book.relocate(of);
+                    self.book.take_over(node, address);
+                }
+            }
             Fault::Jump(node, ahead) => {
                 if let Some(host) = self.hosts.get_mut(&node) {
                     host.clock.ahead += ahead;
@@ -229,6 +244,7 @@ impl World {
             }
             Fault::Close(node) => self.close(node),
             Fault::Junk(node, as_if_from, len) => self.junk(node, as_if_from, len),
+            Fault::Forge(node, as_if_from, forgery) => self.forge(node, as_if_from, forgery),
             Fault::Connect(node) => self.connect(node),
             Fault::Wake(node) => {
                 if let Some(Resident::Honest(machine)) =
@@ -286,14 +302,18 @@ impl World {
     /// Returns whether every application has done what it was to do, and every reader has seen the end or an error.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        let apps = self.hosts.values().filter_map(|host| host.machine.as_ref()).all(Resident::is_done);
+        let apps = self
+            .hosts
+            .values()
+            .filter_map(|host| host.machine.as_ref())
+            .all(|machine| machine.is_done(&self.oracle));
         apps && self.oracle.settled()
     }
 
     /// The machines whose applications are not done, with what they are at.
     fn busy(&self) -> Vec<String> {
         let machines = self.hosts.iter().filter_map(|(node, host)| Some((node, host.machine.as_ref()?)));
-        let busy = machines.filter(|(_, machine)| !machine.is_done());
+        let busy = machines.filter(|(_, machine)| !machine.is_done(&self.oracle));
         busy.map(|(node, machine)| format!("{node} is not done: {}", machine.occupation())).collect()
     }
 
@@ -416,7 +436,7 @@ impl World {
         if event == Some(next) {
             if let Some((_, happening)) = self.queue.pop_first() {
                 match happening {
-                    Happening::Datagram { from, to, ecn, bytes } => self.deliver(from, to, ecn, bytes),
+                    Happening::Datagram { to, arrival, answers } => self.deliver(to, arrival, answers),
                     Happening::Fault(fault) => self.apply(fault),
                 }
             }
@@ -426,7 +446,7 @@ impl World {
     }
 
     /// Lets a machine take a datagram, if there is one, and do all that is to be done.
-    fn turn(&mut self, node: NodeId, datagram: Option<(SocketAddr, Option<Ecn>, Vec<u8>)>) {
+    fn turn(&mut self, node: NodeId, datagram: Option<Arrival>) {
         let Self { hosts, epoch, at, oracle, trace, book, out, setup, .. } = self;
         let Some(host) = hosts.get_mut(&node) else {
             return;
@@ -448,10 +468,10 @@ impl World {
         let socket = Socket { open, batch: setup.batch };
         let now = *epoch + host.clock.local(*at);
         let Host { dice, calls, .. } = host;
-        let mut cx = Cx { now, at: *at, node, dice, oracle, trace, book, calls };
+        let mut cx = Cx { now, at: *at, node, client: None, dice, oracle, trace, book, calls };
         let ((), grown) = heap::measure(|| {
-            for (from, ecn, bytes) in backlog.iter().chain(&datagram) {
-                machine.handle(&mut cx, *from, *ecn, bytes, out);
+            for arrival in backlog.iter().chain(&datagram) {
+                machine.handle(&mut cx, arrival, out);
             }
             machine.turn(&mut cx, socket, out);
         });

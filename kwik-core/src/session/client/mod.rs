@@ -84,6 +84,8 @@ pub(super) struct Client {
     runs: BTreeMap<StreamId, Run>,
     /// Split streams whose reader found nothing.
     blocked: BTreeSet<StreamId>,
+    /// How many `Split` frames came.
+    splits: usize,
     /// What they wait for, where nobody seems to fill it.
     gaps: BTreeMap<StreamId, Gap>,
     /// Streams whose credit has to be looked at once the present facts have settled.
@@ -265,6 +267,7 @@ impl Client {
             waiting: BTreeMap::new(),
             runs: BTreeMap::new(),
             blocked: BTreeSet::new(),
+            splits: 0,
             gaps: BTreeMap::new(),
             recredit: BTreeSet::new(),
             extra_window: 0,

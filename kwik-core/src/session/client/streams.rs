@@ -29,6 +29,16 @@ impl Client {
         self.waiting.contains_key(&internal)
     }
 
+    /// How many streams were split so far, whatever became of them.
+    pub(in crate::session) fn splits(&self) -> usize {
+        self.splits
+    }
+
+    /// How many streams the primary has open to write into split streams, as far as their headers are here.
+    pub(in crate::session) fn runs_open(&self) -> usize {
+        self.runs.len() + self.waiting.len()
+    }
+
     /// Returns whether servers have placed bytes that `read` would give.
     pub(in crate::session) fn is_readable(&self, stream: StreamId) -> bool {
         self.streams.get(&stream).is_some_and(SplitRecv::is_readable)
@@ -47,6 +57,7 @@ impl Client {
         if offset >= OFFSET_MAX {
             return Err(ErrorCode::OFFSET_OVERFLOW); // no byte could follow, so none could ever be missing either
         }
+        self.splits += 1;
         if !self.has_room_for_split() {
             // The application leaves too much of earlier streams unread, or a reset of one is late. Only this stream
             // has to pay for it.

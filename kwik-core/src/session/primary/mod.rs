@@ -171,6 +171,8 @@ pub(super) struct Primary {
     /// What readers wait for and nobody is to bring, until the application takes it.
     gaps: BTreeMap<StreamId, u64>,
     runs: BTreeMap<RunId, Run>,
+    /// How many `SplitAck` frames came.
+    splits: usize,
     next_run: u64,
     late_frames: u64,
     actions: VecDeque<Action>,
@@ -254,6 +256,7 @@ impl Primary {
             syncs: BTreeMap::new(),
             gaps: BTreeMap::new(),
             runs: BTreeMap::new(),
+            splits: 0,
             next_run: 0,
             late_frames: 0,
             actions: VecDeque::new(),
@@ -383,6 +386,7 @@ impl Primary {
             }
             Frame::LeaseLost { lease, code, missing } => self.check_lease(lease, Some((code, missing)))?,
             Frame::SplitAck { stream, credit } => {
+                self.splits += 1;
                 self.on_credit(Credit::Offset { stream, offset: credit })?
             }
             Frame::Credit(credit) => self.on_credit(credit)?,

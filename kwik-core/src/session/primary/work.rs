@@ -99,6 +99,11 @@ impl Primary {
         Ok(())
     }
 
+    /// How many splits the client has answered, whatever became of the streams.
+    pub(in crate::session) fn splits(&self) -> usize {
+        self.splits
+    }
+
     pub(in crate::session) fn write_at(
         &mut self,
         stream: StreamId,

@@ -180,6 +180,39 @@ fn a_server_that_waits_for_a_core_keeps_its_leases() {
     world.run(|w| w.session(PRIMARY).lease_outcome(lease) == Some(LeaseOutcome::Done));
 }
 
+/// With every slot taken by the application's streams, the runs that their readers wait for would have none.
+#[test]
+fn runs_have_slots_of_their_own() {
+    let mut world = World::new(0);
+    world.connect_with(TransportConfig::default().streams_start(4).streams_max(4));
+    let now = world.now;
+    let primary = world.session(PRIMARY);
+    let streams: Vec<StreamId> = std::iter::from_fn(|| primary.open(Dir::Uni)).take(100).collect();
+    assert_eq!(streams.len(), 4, "what the client permits");
+    let runs: Vec<_> =
+        streams.iter().map(|&stream| primary.write_at(now, stream, range(0, 10)).unwrap()).collect();
+    streams.iter().for_each(|&stream| primary.finish(now, stream).unwrap());
+    let mut sent = 0;
+    let mut read = vec![Vec::new(); streams.len()];
+    world.run(|w| {
+        let now = w.now;
+        let primary = w.session(PRIMARY);
+        for &run in &runs {
+            sent +=
+                primary.write_run(now, run, &mut [object(range(0, 10))]).map_or(0, |written| written.bytes);
+        }
+        let client = w.session(CLIENT);
+        while client.accept(Dir::Uni).is_some() {}
+        for (&stream, got) in streams.iter().zip(&mut read) {
+            if client.recv.contains_key(&stream) {
+                read_all(now, client, stream, true, got);
+            }
+        }
+        read.iter().all(|got| got.len() == 10)
+    });
+    assert_eq!(sent, 10 * streams.len());
+}
+
 /// The datagrams were read in time and lay waiting for longer than the idle timeout: nobody was silent.
 #[test]
 fn what_waited_to_be_handled_is_no_silence() {

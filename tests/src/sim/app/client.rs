@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use kwik_core::{Dir, Event, Session, Side, StreamId};
 
 use super::{Cx, GIVEN_UP, GOODBYE, Reader, Reading, Writer, WriterEnd, sooner};
-use crate::sim::oracle::Flow;
+use crate::sim::oracle::{Flow, Oracle};
 
 /// What a client does. The default reads everything at once and opens nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -182,6 +182,9 @@ impl ClientApp {
         cx.note(format_args!("accepts {flow}"));
         cx.oracle.accepted(flow);
         let reading = self.reading(cx);
+        if reading.never {
+            cx.trace.count("reader that never reads");
+        }
         self.readers.insert(stream, Reader::new(flow, reading));
         if stream.dir() == Dir::Bi {
             // Its own half is not used: ended at once.
@@ -230,7 +233,9 @@ impl ClientApp {
         sooner(sooner(readers, next.map(|plan| plan.at)), close)
     }
 
-    pub(super) fn is_done(&self) -> bool {
-        self.readers.is_empty() && (self.lost || (self.writers.is_empty() && self.unopened.is_empty()))
+    pub(super) fn is_done(&self, oracle: &Oracle) -> bool {
+        let read = self.readers.values().all(|reader| oracle.is_left(&reader.flow()));
+        let written = self.writers.values().all(|writer| oracle.is_left(&writer.flow()));
+        read && (self.lost || (written && self.unopened.is_empty()))
     }
 }

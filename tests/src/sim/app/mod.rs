@@ -31,6 +31,8 @@ pub struct Cx<'a> {
     pub at: Duration,
     /// Whose turn it is.
     pub node: NodeId,
+    /// Whose session a server works on, and which of its sessions it is.
+    pub client: Option<(NodeId, u32)>,
     /// The choices of this machine's application.
     pub dice: &'a mut Dice,
     /// What must be true.
@@ -178,11 +180,11 @@ impl App {
         }
     }
 
-    /// Returns whether the application has nothing left to do.
-    pub(super) fn is_done(&self) -> bool {
+    /// Returns whether the application has nothing left to do that anybody waits for.
+    pub(super) fn is_done(&self, oracle: &Oracle) -> bool {
         match self {
-            Self::Client(app) => app.is_done(),
-            Self::Primary(app) => app.is_done(),
+            Self::Client(app) => app.is_done(oracle),
+            Self::Primary(app) => app.is_done(oracle),
             Self::Secondary(_) => true,
         }
     }
@@ -190,7 +192,8 @@ impl App {
 
 /// Checks why a session ended.
 fn note_loss(cx: &mut Cx<'_>, session: &Session, cause: &ConnectionError) {
-    let peer = cx.book.find(session.remote_address()).unwrap_or(cx.node);
+    let server = cx.book.find(session.remote_address());
+    let peer = cx.client.map_or_else(|| server.unwrap_or(cx.node), |(client, _)| client);
     let ends = [cx.node, peer];
     let what = format!("the session between {} and {peer}", cx.node);
     match cause {

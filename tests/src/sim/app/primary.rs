@@ -12,7 +12,11 @@ use kwik_core::{Dir, Event, NewPath, PathId, PathState, Session, SessionHandle, 
 
 use self::sending::Sending;
 use super::{Cx, GIVEN_UP, Reader, Reading, Writer, WriterEnd, sooner};
-use crate::sim::{NodeId, dice::Dice, oracle::Flow};
+use crate::sim::{
+    NodeId,
+    dice::Dice,
+    oracle::{Flow, Oracle},
+};
 
 /// What a primary does for each of its clients. The default adds all secondaries and offers nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,6 +29,8 @@ pub struct PrimaryPlan {
     pub offers: Vec<Offer>,
     /// How streams that clients open are read.
     pub readings: Vec<Reading>,
+    /// A secondary that hardly gets anywhere: what it is given has little time.
+    pub crawler: Option<NodeId>,
 }
 
 /// An object to send to each client, over every path there is.
@@ -157,8 +163,7 @@ impl PrimaryApp {
         event: &Event,
     ) {
         if *event == Event::Connected {
-            let client = cx.book.find(session.remote_address()).expect("datagrams come from machines");
-            let number = cx.book.session(session.remote_address());
+            let (client, number) = cx.client.expect("a session begins with a datagram of a machine");
             let mut serving = Serving::new(client, number, &self.plan);
             serving.sort();
             if let Some(Apart { seed, reserved }) = self.apart {
@@ -171,9 +176,8 @@ impl PrimaryApp {
         }
         if let Event::Lost(_) = event {
             self.sessions.remove(&handle);
-            let peer = session.remote_address();
-            if let Some(client) = cx.book.find(peer) {
-                cx.oracle.reader_gone(client, cx.book.session(peer), Side::Client);
+            if let Some((client, number)) = cx.client {
+                cx.oracle.reader_gone(client, number, Side::Client);
             }
         }
         if let Some(serving) = self.sessions.get_mut(&handle) {
@@ -203,8 +207,8 @@ impl PrimaryApp {
         self.sessions.remove(&handle);
     }
 
-    pub(super) fn is_done(&self) -> bool {
-        self.sessions.values().all(Serving::is_done)
+    pub(super) fn is_done(&self, oracle: &Oracle) -> bool {
+        self.sessions.values().all(|serving| serving.is_done(oracle))
     }
 }
 
@@ -348,7 +352,7 @@ impl Serving {
         self.readers.retain(|_, reader| !reader.is_done());
         self.writers.retain(|_, writer| !writer.is_done());
         for sending in self.sendings.values_mut() {
-            sending.turn(cx, session, &self.paths);
+            sending.turn(cx, session, &self.paths, plan.crawler);
         }
         self.sendings.retain(|_, sending| !sending.over);
     }
@@ -448,10 +452,11 @@ impl Serving {
         sooner(sooner(readers, add), sooner(sooner(remove, offer), retry))
     }
 
-    fn is_done(&self) -> bool {
-        self.sendings.is_empty()
-            && self.writers.is_empty()
-            && self.readers.is_empty()
+    fn is_done(&self, oracle: &Oracle) -> bool {
+        let unread = |stream: &StreamId, sender| oracle.is_left(&self.flow(*stream, sender));
+        self.sendings.keys().all(|stream| unread(stream, Side::Server))
+            && self.writers.keys().all(|stream| unread(stream, Side::Server))
+            && self.readers.keys().all(|stream| unread(stream, Side::Client))
             && self.offers.is_empty()
     }
 }

@@ -29,6 +29,14 @@ impl Default for SecondaryPlan {
     }
 }
 
+impl SecondaryPlan {
+    /// The same, but one byte a second.
+    #[must_use]
+    pub fn crawling(self) -> Self {
+        Self { pace: Some((1, Duration::from_secs(1))), ..self }
+    }
+}
+
 /// Why giving up cannot fail.
 const OWN_CODE: &str = "the code is the application's";
 

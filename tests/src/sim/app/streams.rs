@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use kwik_core::{ByteRange, ErrorCode, ReadError, Session, WriteError};
+use kwik_core::{ByteRange, ErrorCode, ReadError, Session, Side, WriteError};
 
 use super::{Cx, GIVEN_UP};
-use crate::sim::{heap, oracle::Flow};
+use crate::sim::oracle::Flow;
 
 /// How a stream is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,11 +20,20 @@ pub struct Reading {
     pub stop_after: Option<u64>,
     /// Do not read before this time.
     pub start_at: Duration,
+    /// Never read at all, nor stop.
+    pub never: bool,
 }
 
 impl Default for Reading {
     fn default() -> Self {
-        Self { ordered: true, max_len: usize::MAX, pace: None, stop_after: None, start_at: Duration::ZERO }
+        Self {
+            ordered: true,
+            max_len: usize::MAX,
+            pace: None,
+            stop_after: None,
+            start_at: Duration::ZERO,
+            never: false,
+        }
     }
 }
 
@@ -51,6 +60,12 @@ impl Reader {
         Self { flow, reading, taken: 0, allowance, blocked: false, resume_at, done: false }
     }
 
+    /// What it reads.
+    #[must_use]
+    pub fn flow(&self) -> Flow {
+        self.flow
+    }
+
     /// The core says that something may be here.
     pub fn unblock(&mut self) {
         self.blocked = false;
@@ -58,6 +73,7 @@ impl Reader {
 
     /// The session is over: what is here is read at once.
     pub fn hurry(&mut self) {
+        self.done |= self.reading.never;
         self.blocked = false;
         self.resume_at = None;
         self.reading.pace = None;
@@ -73,13 +89,21 @@ impl Reader {
     /// When reading goes on by itself.
     #[must_use]
     pub fn wake_at(&self) -> Option<Duration> {
-        self.resume_at.filter(|_| !self.done && !self.blocked)
+        self.resume_at.filter(|_| !self.done && !self.blocked && !self.reading.never)
     }
 
     /// Reads what may be read now.
     pub fn turn(&mut self, cx: &mut Cx<'_>, session: &mut Session) {
         if self.resume_at.is_some_and(|at| at <= cx.at) {
             self.resume_at = None;
+        }
+        if self.reading.never {
+            cx.oracle.left(self.flow);
+            if self.flow.sender == Side::Server && self.flow.stream.initiator() == Side::Server {
+                // The other half of a stream that was split at once ends with this one at the latest. Spec: KWIK §13.
+                cx.oracle.left(Flow { sender: Side::Client, ..self.flow });
+            }
+            return;
         }
         while !self.done && !self.blocked && self.resume_at.is_none() && !cx.is_interrupted() {
             if self.reading.stop_after.is_some_and(|limit| self.taken >= limit) {
@@ -96,7 +120,7 @@ impl Reader {
             Ok(Some(chunk)) => {
                 let len = chunk.bytes.len() as u64;
                 assert!(chunk.bytes.len() <= max_len, "1: {} gave more than was asked for", self.flow);
-                heap::uncounted(|| cx.oracle.read(self.flow, self.reading.ordered, &chunk));
+                cx.oracle.read(self.flow, self.reading.ordered, &chunk);
                 cx.note(format_args!("reads {} of {}", len, self.flow));
                 self.taken += len;
                 if let Some((bytes, pause)) = self.reading.pace {
@@ -109,10 +133,18 @@ impl Reader {
             }
             Ok(None) => {
                 cx.note(format_args!("ends {}", self.flow));
-                heap::uncounted(|| cx.oracle.ended(self.flow));
+                cx.oracle.ended(self.flow);
                 self.done = true;
             }
             Err(ReadError::Blocked) => self.blocked = true,
+            Err(ReadError::Incomplete { missing, code: ErrorCode::AGGREGATION_TIMEOUT, .. })
+                if session.lost().is_none() =>
+            {
+                cx.note(format_args!("waits for {missing} of {}", self.flow));
+                cx.trace.count("gap told");
+                cx.oracle.waits(self.flow, missing);
+                self.blocked = true;
+            }
             Err(error) => {
                 cx.note(format_args!("fails {}: {error}", self.flow));
                 cx.trace.count("read failed");
@@ -162,6 +194,12 @@ impl Writer {
     #[must_use]
     pub fn new(flow: Flow, size: u64, chunk: u64, end: WriterEnd) -> Self {
         Self { flow, size, chunk: chunk.max(1), end, written: 0, blocked: false, done: false }
+    }
+
+    /// What it writes.
+    #[must_use]
+    pub fn flow(&self) -> Flow {
+        self.flow
     }
 
     /// The core says that there may be room.

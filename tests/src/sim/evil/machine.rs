@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -30,7 +29,7 @@ use crate::{
     sim::{
         NodeId,
         app::{Cx, GOODBYE},
-        machine::{Outgoing, Socket},
+        machine::{Arrival, Outgoing, Socket},
         tls,
     },
 };
@@ -175,33 +174,28 @@ impl EvilMachine {
     }
 
     /// Takes a datagram.
-    pub(crate) fn handle(
-        &mut self,
-        cx: &Cx<'_>,
-        from: SocketAddr,
-        ecn: Option<Ecn>,
-        bytes: &[u8],
-        out: &mut Vec<Outgoing>,
-    ) {
+    pub(crate) fn handle(&mut self, cx: &Cx<'_>, arrival: &Arrival, out: &mut Vec<Outgoing>) {
+        let Arrival { from, bytes, .. } = arrival;
         self.seen.datagrams += 1;
         self.seen.bytes += bytes.len();
         if self.seen.silent {
             return;
         }
         self.buf.clear();
-        let ecn = ecn.map(|ecn| match ecn {
+        let ecn = arrival.ecn.map(|ecn| match ecn {
             Ecn::Ect0 => EcnCodepoint::Ect0,
             Ecn::Ect1 => EcnCodepoint::Ect1,
             Ecn::Ce => EcnCodepoint::Ce,
         });
-        match self.endpoint.handle(cx.now, from, None, ecn, BytesMut::from(bytes), &mut self.buf) {
+        let bytes = BytesMut::from(bytes.as_slice());
+        match self.endpoint.handle(cx.now, *from, None, ecn, bytes, &mut self.buf) {
             Some(DatagramEvent::ConnectionEvent(handle, event)) => {
                 if let Some(link) = self.links.get_mut(&handle.0) {
                     link.conn.handle_event(event);
                 }
             }
             Some(DatagramEvent::NewConnection(incoming)) => {
-                let peer = cx.book.find(from).unwrap_or(cx.node);
+                let peer = arrival.by.map_or(cx.node, |(node, _)| node);
                 match self.endpoint.accept(incoming, cx.now, &mut self.buf, None) {
                     Ok((handle, conn)) => {
                         self.links.insert(handle.0, Link::new(conn, handle, peer));

@@ -4,6 +4,20 @@ use std::time::Duration;
 
 use crate::sim::{NodeId, link::Conditions};
 
+/// What is forged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "the packets that QUIC sends without a key of the connection")]
+pub enum Forgery {
+    /// Version Negotiation that offers the version in use (RFC 9000 §6.2).
+    Versions,
+    /// Version Negotiation that offers none that is known, of a connection that is not.
+    StrangeVersions,
+    /// Retry without the right integrity tag (RFC 9001 §5.8).
+    Retry,
+    /// A stateless reset, for a connection that lives, without its token (RFC 9000 §10.3).
+    Reset,
+}
+
 /// A fault, or its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -34,6 +48,11 @@ pub enum Fault {
     Close(NodeId),
     /// Somebody sends a machine that many bytes of rubbish that look like they come from another.
     Junk(NodeId, NodeId, usize),
+    /// Somebody who sees what passes sends a machine a packet that looks like QUIC's own from another: nothing must come
+    /// of it.
+    Forge(NodeId, NodeId, Forgery),
+    /// A client gets the address that another client has, and that one another.
+    Reuse(NodeId, NodeId),
     /// A client connects, again if it was connected before.
     Connect(NodeId),
     /// All timers of a machine fire early: nothing must come of it.
@@ -45,6 +64,12 @@ impl Fault {
     #[must_use]
     pub fn jump(&self) -> Option<Duration> {
         if let Self::Jump(_, ahead) = self { Some(*ahead) } else { None }
+    }
+
+    /// Returns whether it may not even cost time: it keeps no worlds from being calm.
+    #[must_use]
+    pub fn is_harmless(&self) -> bool {
+        matches!(self, Self::Junk(..) | Self::Forge(..) | Self::Wake(_))
     }
 
     /// Returns what a direction becomes like, if that is the fault.
@@ -71,6 +96,10 @@ impl Fault {
             Self::Block(..) => "fault: socket blocks",
             Self::Close(..) => "fault: clean close",
             Self::Junk(..) => "fault: rubbish",
+            Self::Forge(_, _, Forgery::Versions | Forgery::StrangeVersions) => "fault: forged versions",
+            Self::Forge(_, _, Forgery::Retry) => "fault: forged Retry",
+            Self::Forge(_, _, Forgery::Reset) => "fault: forged reset",
+            Self::Reuse(..) => "fault: address of another",
             Self::Connect(..) => "connect",
             Self::Wake(..) => "fault: early timers",
         }

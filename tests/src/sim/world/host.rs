@@ -1,10 +1,8 @@
 //! What surrounds a machine: its clock, its socket, how much heap it takes.
 
-use std::{collections::VecDeque, net::SocketAddr, time::Duration};
+use std::{collections::VecDeque, time::Duration};
 
-use kwik_core::Ecn;
-
-use crate::sim::{app::Calls, dice::Dice, resident::Resident};
+use crate::sim::{app::Calls, dice::Dice, machine::Arrival, resident::Resident};
 
 /// A machine and what surrounds it.
 #[derive(Debug)]
@@ -14,7 +12,7 @@ pub(super) struct Host {
     pub(super) late: Duration,
     pub(super) paused_until: Duration,
     /// What the socket holds while the machine is paused.
-    pub(super) backlog: VecDeque<(SocketAddr, Option<Ecn>, Vec<u8>)>,
+    pub(super) backlog: VecDeque<Arrival>,
     pub(super) blocked_until: Duration,
     /// When it last sent something.
     pub(super) sent_at: Duration,

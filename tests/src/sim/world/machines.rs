@@ -77,11 +77,17 @@ impl World {
                 let session = self.hosts.get(&node).map(|host| host.incarnation).unwrap_or_default();
                 App::Client(ClientApp::new(self.setup.client_plan.clone(), session))
             }
-            _ => App::Secondary(SecondaryApp::new(self.setup.secondary_plan)),
+            _ => {
+                let crawls = self.setup.primary_plan.crawler == Some(node);
+                let plan = self.setup.secondary_plan;
+                App::Secondary(SecondaryApp::new(if crawls { plan.crawling() } else { plan }))
+            }
         };
         let server = self.book.identity(node).map(|identity| {
             let config = ServerConfig::new(identity.tls.clone()).expect("made for QUIC");
             let config = config.transport(self.traced(node, self.setup.server_transport.clone()));
+            let reset_key = derive(self.seed, &format!("kwik sim: resets of {node}"));
+            let config = if self.setup.reset_keys { config.reset_key(reset_key) } else { config };
             if is_primary {
                 config.primary(self.signer(node))
             } else {

@@ -8,24 +8,45 @@ use super::{Fault, World, host::BACKLOG_MAX};
 use crate::sim::{
     NodeId,
     link::{Damage, Fate, Link, Marking},
-    machine::Outgoing,
+    machine::{Arrival, Outgoing},
 };
 
 /// Something that happens at a time.
 #[derive(Debug)]
 pub(super) enum Happening {
-    Datagram { from: SocketAddr, to: SocketAddr, ecn: Option<Ecn>, bytes: Vec<u8> },
+    Datagram {
+        to: SocketAddr,
+        arrival: Arrival,
+        /// Whoever sent it had heard from the other end at this address before.
+        answers: bool,
+    },
     Fault(Fault),
 }
 
+/// What a machine got from an address and sent to it (RFC 9000 §8).
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Egress {
+    /// The first datagram from there began a connection. Where one moves to, quinn-proto challenges with whole datagrams,
+    /// and the place that it came from as well.
+    begins: bool,
+    got: usize,
+    /// Until the address was proved.
+    sent: usize,
+    /// Something sent there has arrived.
+    reached: bool,
+    /// Something came from there after that.
+    proved: bool,
+}
+
+/// What a machine may be told beyond three times what it said, before it has proved its address.
+const SLACK: usize = 1452;
+
 impl World {
-    pub(super) fn deliver(&mut self, from: SocketAddr, to: SocketAddr, ecn: Option<Ecn>, bytes: Vec<u8>) {
+    pub(super) fn deliver(&mut self, to: SocketAddr, arrival: Arrival, answers: bool) {
         let Some(node) = self.book.find(to).filter(|_| self.book.is_current(to)) else {
             return self.trace.count("arrived at nobody");
         };
-        if self.book.find(from).is_none() {
-            self.strangers.entry((node, from)).or_default().0 += bytes.len();
-        }
+        self.count_arrival(node, &arrival, answers);
         if self.is_forgotten(node) {
             return self.trace.count("the NAT knows nobody");
         }
@@ -35,15 +56,36 @@ impl World {
         if host.machine.is_none() {
             return self.trace.count("arrived at a dead machine");
         }
+        if let Some(egress) = arrival.by.and_then(|(by, _)| self.egress.get_mut(&(by, to))) {
+            egress.reached = true;
+        }
         if host.paused_until > self.at {
             if host.backlog.len() < BACKLOG_MAX {
-                host.backlog.push_back((from, ecn, bytes));
+                host.backlog.push_back(arrival);
             } else {
                 self.trace.count("socket buffer full");
             }
             return;
         }
-        self.turn(node, Some((from, ecn, bytes)));
+        self.turn(node, Some(arrival));
+    }
+
+    /// Counts what a machine got. What comes from wherever the other end of a connection is now counts, as quinn-proto
+    /// has it, for where it was when the connection began as well.
+    fn count_arrival(&mut self, node: NodeId, arrival: &Arrival, answers: bool) {
+        let Self { egress, book, .. } = self;
+        // An Initial packet, which is never short of 1,200 bytes (RFC 9000 §14.1).
+        let initial = arrival.bytes.first().is_some_and(|first| first & 0xf0 == 0xc0);
+        let begins = initial && arrival.bytes.len() >= 1200;
+        let known = egress.entry((node, arrival.from)).or_insert(Egress { begins, ..Egress::default() });
+        known.proved |= answers;
+        let sender = book.find(arrival.from);
+        let of_node = egress.iter_mut().filter(|((of, _), egress)| *of == node && !egress.proved);
+        for ((_, address), egress) in of_node {
+            if *address == arrival.from || (sender.is_some() && book.find(*address) == sender) {
+                egress.got += arrival.bytes.len();
+            }
+        }
     }
 
     /// Returns whether a client has been silent for so long that its NAT has forgotten it.
@@ -63,16 +105,27 @@ impl World {
         let from = self.book.address(node);
         let Outgoing { to, mut bytes, ecn } = outgoing;
         self.trace.sent(self.at, node, &to, &bytes);
-        let Some(target) = self.book.find(to) else {
-            let (got, sent) = self.strangers.entry((node, to)).or_default();
-            *sent += bytes.len();
-            assert!(*sent <= *got * 3, "9: {node} sent {sent} bytes to {to}, which sent it {got}");
+        let target = self.book.find(to);
+        let egress = self.egress.entry((node, to)).or_default();
+        // A client begins of itself; who answers must not be made to flood an address that has not asked.
+        let judged = egress.begins && !egress.proved && !self.book.is_passed_on(to);
+        if (!node.is_client() && judged) || target.is_none() {
+            egress.sent += bytes.len();
+            let Egress { got, sent, .. } = *egress;
+            // quinn-proto fills the datagram that it has begun.
+            let slack = if target.is_some() { SLACK } else { 0 };
+            assert!(sent <= got * 3 + slack, "9: {node} sent {sent} bytes to {to}, which sent it {got}");
+        }
+        let Some(target) = target else {
             return;
         };
+        let answers = self.egress.get(&(target, from)).is_some_and(|egress| egress.reached);
+        let by = Some((node, self.book.session(from)));
         let default = self.setup.conditions;
         let link = self.links.entry((node, target)).or_insert_with(|| Link::new(default));
         let mut fates = std::mem::take(&mut self.fates);
         let reordered = link.reordered;
+        link.watch(&bytes);
         link.send(self.at, bytes.len(), &mut self.network, &mut fates);
         if link.reordered > reordered {
             self.trace.count("out of order");
@@ -111,7 +164,8 @@ impl World {
                 }
                 _ => ecn,
             };
-            self.push(at, Happening::Datagram { from, to, ecn, bytes: copy });
+            let arrival = Arrival { from, by, ecn, bytes: copy };
+            self.push(at, Happening::Datagram { to, arrival, answers });
         }
         self.fates = fates;
     }
@@ -135,7 +189,8 @@ impl World {
             ));
         }
         let to = self.book.address(node);
-        self.push(self.at, Happening::Datagram { from, to, ecn: None, bytes });
+        let arrival = Arrival { from, by: None, ecn: None, bytes };
+        self.push(self.at, Happening::Datagram { to, arrival, answers: false });
     }
 
     pub(super) fn link(&mut self, from: NodeId, to: NodeId) -> &mut Link {

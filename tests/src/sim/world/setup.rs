@@ -30,6 +30,7 @@ pub struct Setup {
     pub(super) clocks: Clocks,
     pub(super) batch: usize,
     pub(super) nat: Option<Duration>,
+    pub(super) reset_keys: bool,
     pub(super) evil: Option<Casting>,
 }
 
@@ -115,6 +116,12 @@ impl Setup {
     /// what it sends comes from another port.
     pub fn nat(mut self, memory: Option<Duration>) -> Self {
         self.nat = memory;
+        self
+    }
+
+    /// Gives each server a key of stateless resets that outlives a crash; none by default.
+    pub fn reset_keys(mut self, lasting: bool) -> Self {
+        self.reset_keys = lasting;
         self
     }
 

@@ -31,6 +31,8 @@ pub(super) struct KnownLease {
     pub(super) noticed: bool,
     /// The primary was told how it ended.
     pub(super) answered: bool,
+    /// It ended before it was full.
+    pub(super) lost: bool,
     /// What the secondary has sent of it.
     pub(super) sent: u64,
     /// Its end as its secondary knows it; `range` may have been cut since.
@@ -298,6 +300,7 @@ impl Known {
             range: grant.range,
             noticed: false,
             answered: false,
+            lost: false,
             sent: 0,
             noticed_end: grant.range.end(),
             digest: grant.digest,
@@ -410,6 +413,7 @@ impl Known {
             }
             Frame::LeaseLost { lease, missing, .. } => {
                 let (stream, range) = self.answer(lease);
+                self.leases.get_mut(&lease).expect("a grant").lost = true;
                 if let Some(split) = self.streams.get(&stream) {
                     let holes = split.model.missing(range);
                     assert_eq!(missing.to_vec(), holes, "what {lease} is missing");

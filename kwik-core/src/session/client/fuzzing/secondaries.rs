@@ -189,7 +189,8 @@ impl Driver {
                 // Past its credit, or past its end.
                 let end = if within && noticed == known.range.len() { credit } else { noticed };
                 let len = end - known.sent.min(end) + 1 + op.below(if within { 1 } else { 64 });
-                let over = known.answered && known.sent < known.range.len();
+                // What comes behind the end of a lease that was cut, or ended before it was full, is late.
+                let over = known.answered && (known.lost || noticed > known.range.len());
                 let bytes = object(known.stream, known.range.start() + known.sent, len, true);
                 let live = self.client.is_live(path);
                 assert!(!self.client.on_bytes(path, internal, bytes), "past the end of {lease}");

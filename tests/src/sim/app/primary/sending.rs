@@ -89,6 +89,7 @@ impl Sending {
         cx: &mut Cx<'_>,
         session: &mut Session,
         paths: &BTreeMap<PathId, (NodeId, PathState)>,
+        crawler: Option<NodeId>,
     ) {
         if self.sequential < self.offer.head {
             self.write_to(cx, session, self.offer.head);
@@ -98,7 +99,7 @@ impl Sending {
         }
         if self.retry_at.is_none_or(|at| at <= cx.at) {
             self.retry_at = None;
-            self.hand_out(cx, session, paths);
+            self.hand_out(cx, session, paths, crawler);
         }
         self.meddle(cx, session, paths);
         self.write_runs(cx, session);
@@ -133,6 +134,7 @@ impl Sending {
         cx: &mut Cx<'_>,
         session: &mut Session,
         paths: &BTreeMap<PathId, (NodeId, PathState)>,
+        crawler: Option<NodeId>,
     ) {
         let active: Vec<PathId> = paths
             .iter()
@@ -167,7 +169,10 @@ impl Sending {
                 return;
             }
             let given = match path {
-                Some(path) => self.lease(cx, session, path, range),
+                Some(path) => {
+                    let crawls = paths.get(&path).is_some_and(|(node, _)| Some(*node) == crawler);
+                    self.lease(cx, session, path, crawls, range)
+                }
                 None => self.run(cx, session, range),
             };
             match given {
@@ -176,6 +181,15 @@ impl Sending {
                     self.handed_out += range.len();
                     self.claimed.insert(range.start()..range.end());
                     cx.oracle.given(self.flow, range.end());
+                }
+                // Readers leave so many streams unread that one more cannot be split: it is written as any other.
+                Err(LeaseError::NoCredit) if cx.at > self.offer.at + PATIENCE => {
+                    cx.note(format_args!("keeps {} whole", self.flow));
+                    cx.trace.count("no credit to split");
+                    (self.offer.head, self.offer.tail, self.cut) = (self.offer.size, 0, self.offer.size);
+                    self.todo.clear();
+                    self.write_to(cx, session, self.offer.size);
+                    return;
                 }
                 Err(
                     LeaseError::LimitExceeded
@@ -222,6 +236,7 @@ impl Sending {
         cx: &mut Cx<'_>,
         session: &mut Session,
         path: PathId,
+        crawls: bool,
         range: ByteRange,
     ) -> Result<(), LeaseError> {
         let refused = |session: &Session, job| matches!(session.job_answer(job), Some(Err(_)));
@@ -244,6 +259,9 @@ impl Sending {
         let meddle = cx.dice.chance(self.offer.meddle).then(|| cx.dice.time(Duration::ZERO, MEDDLE_MAX));
         if meddle.is_some() && cx.dice.chance(200) {
             new = new.deadline(cx.dice.time(Duration::from_millis(1), MEDDLE_MAX));
+        } else if crawls {
+            cx.trace.count("lease of one that crawls");
+            new = new.deadline(CRAWL_MAX);
         }
         let lease = session.lease(cx.now, &new)?;
         cx.note(format_args!("leases {range} of {} to {path} as {lease}", self.flow));
@@ -516,5 +534,7 @@ impl Sending {
 const PATIENCE: Duration = Duration::from_secs(3);
 /// How long a lease goes well, at most, before something is done to it.
 const MEDDLE_MAX: Duration = Duration::from_millis(500);
+/// How long a lease may take that is given to somebody who hardly gets anywhere.
+const CRAWL_MAX: Duration = Duration::from_secs(2);
 /// How long it takes until a range that was not taken is offered again.
 const RETRY: Duration = Duration::from_millis(20);

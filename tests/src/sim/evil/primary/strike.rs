@@ -135,11 +135,10 @@ impl Primary {
                 }
             }
             Kind::UnsplitRuns => {
-                // For streams that are never split; all but a few slots, so that the object can go on.
-                let mut opened = Vec::new();
-                while let Some(stream) = link.open(quinn_proto::Dir::Uni) {
-                    opened.push(stream);
-                }
+                // For streams that are never split; not all slots, nor all that may lie unread, so that the object can go
+                // on.
+                let open = || link.open(quinn_proto::Dir::Uni);
+                let mut opened: Vec<_> = std::iter::from_fn(open).take(UNSPLIT).collect();
                 for _ in 0..SLOTS_LEFT {
                     if let Some(stream) = opened.pop() {
                         let open = pb::InternalOpen { stream: Some(stream_far(d)), offset: Some(0) };
@@ -165,6 +164,8 @@ impl Primary {
     }
 }
 
+/// Runs for streams that are never split, those that are given back included.
+const UNSPLIT: usize = 64;
 /// Slots that an attack on slots gives back: quinn-proto tells of new ones once an eighth of 64 is free.
 const SLOTS_LEFT: u32 = 16;
 
