@@ -9,6 +9,7 @@ mod every_call;
 mod evil;
 #[cfg(not(feature = "canary"))]
 mod operations;
+mod protocol;
 #[cfg(not(feature = "canary"))]
 mod regressions;
 #[cfg(not(feature = "canary"))]

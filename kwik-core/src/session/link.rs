@@ -37,6 +37,8 @@ pub(super) struct Link {
     pub(super) control_open: bool,
     /// Control has arrived that was not looked at.
     pub(super) control_ready: bool,
+    /// Frames are left unread until the budget allows them.
+    pub(super) control_paused: bool,
     /// Internal streams with bytes to read.
     pub(super) readable: SmallVec<[StreamId; 8]>,
     pub(super) frames_heard: u64,
@@ -85,6 +87,7 @@ impl Link {
             headers: BTreeMap::new(),
             control_open: false,
             control_ready: false,
+            control_paused: false,
             readable: SmallVec::new(),
             frames_heard: 0,
             heard_at: now,

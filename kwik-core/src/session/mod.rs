@@ -91,7 +91,8 @@ const EXPORTER_LABEL: &[u8] = b"EXPORTER-kwik/1 attach";
 /// Facts (`handle_*`) never fail. After any fact or command, poll in this order until each has nothing more:
 /// `poll_endpoint_event`, `poll_transmit`, `poll_event`; then sleep until `poll_timeout`.
 pub struct Session {
-    links: BTreeMap<PathId, Link>,
+    /// Boxed: a map of few keeps room for eleven, and a connection is many kilobytes.
+    links: BTreeMap<PathId, Box<Link>>,
     machine: Machine,
     /// Dials further paths; clients only.
     client: Option<ClientConfig>,
@@ -182,7 +183,7 @@ impl Session {
     ) -> Self {
         Self {
             remote: connection.remote_address(),
-            links: BTreeMap::from([(HOME, Link::new(now, connection))]),
+            links: BTreeMap::from([(HOME, Box::new(Link::new(now, connection)))]),
             machine,
             client,
             transport,
@@ -236,7 +237,9 @@ impl Session {
         self.touch(now);
         if self.control_resume.is_some_and(|at| at <= now) {
             self.control_resume = None;
-            self.links.values_mut().for_each(|link| link.control_ready = true);
+            for link in self.links.values_mut() {
+                link.control_ready |= std::mem::take(&mut link.control_paused);
+            }
         }
         // What arrived goes first: a path heard in this very batch is not silent.
         self.settle();
@@ -370,7 +373,9 @@ impl Session {
     /// asking QUIC.
     pub fn wants_transmit(&self) -> bool {
         let waits = |link: &Link| link.is_backlogged() || link.quic.wants_transmit();
-        self.links.values().any(waits) || !self.endpoint_events.is_empty() || !self.events.is_empty()
+        self.links.values().any(|link| waits(link))
+            || !self.endpoint_events.is_empty()
+            || !self.events.is_empty()
     }
 
     /// Bytes of datagrams that may wait to be handled: what honest peers may have under way.

@@ -184,7 +184,8 @@ impl Session {
         }
     }
 
-    /// Starts a run: bytes that this primary writes itself, at an offset of its choice. Splits the stream if needed.
+    /// Starts a run: bytes that this primary writes itself, at an offset of its choice. Splits the stream if needed. At
+    /// most 64 exist at a time; one exists until its outcome is taken or it is let go of.
     ///
     /// # Errors
     /// One of [`LeaseError`].

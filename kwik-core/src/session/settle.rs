@@ -190,7 +190,7 @@ impl Session {
                 if !client.is_live(path) {
                     link.quic.close(self.now, ErrorCode::NO_ERROR, Bytes::new());
                 }
-                self.links.insert(path, link);
+                self.links.insert(path, Box::new(link));
             }
             Err(_) => client.on_path_lost(path, ErrorCode::DIAL_REFUSED),
         }
@@ -208,7 +208,7 @@ impl Session {
                 Ok(frame) => self.on_frame(path, frame),
                 Err(ControlEnd::Blocked) => link.control_ready = false,
                 Err(ControlEnd::Paused(at)) => {
-                    link.control_ready = false;
+                    (link.control_ready, link.control_paused) = (false, true);
                     self.control_resume = earliest(self.control_resume, Some(at));
                 }
                 Err(ControlEnd::Bad(error)) => {

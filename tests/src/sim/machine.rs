@@ -54,7 +54,8 @@ pub struct Socket {
 #[derive(Debug)]
 pub struct Machine {
     endpoint: Endpoint,
-    sessions: BTreeMap<SessionHandle, Slot>,
+    /// Boxed: a map of few keeps room for eleven.
+    sessions: BTreeMap<SessionHandle, Box<Slot>>,
     app: App,
     touched: BTreeSet<SessionHandle>,
     /// Timers fire in the next turn, due or not.
@@ -121,7 +122,8 @@ impl Machine {
     ) -> SessionHandle {
         let (handle, session) =
             self.endpoint.connect(now, config, to, name).expect("the name and the address are usable");
-        self.sessions.insert(handle, Slot { session, client: None, deadline: Some(now) });
+        let slot = Slot { session, client: None, deadline: Some(now) };
+        self.sessions.insert(handle, Box::new(slot));
         self.touched.insert(handle);
         handle
     }
@@ -178,7 +180,8 @@ impl Machine {
             Some(DatagramEvent::Incoming(incoming)) => {
                 match self.endpoint.accept(cx.now, incoming, &mut self.buf) {
                     Ok((handle, session)) => {
-                        self.sessions.insert(handle, Slot { session, client: arrival.by, deadline: None });
+                        let slot = Slot { session, client: arrival.by, deadline: None };
+                        self.sessions.insert(handle, Box::new(slot));
                         self.touched.insert(handle);
                     }
                     Err(error) => {

@@ -56,6 +56,7 @@
 //! | a client that moved with a probe due stopped a server in debug builds | swarm | `regressions::a_client_may_move_while_a_probe_is_due` |
 //! | a close that came with the handshake was called a fault | swarm | `regressions::a_close_that_comes_with_the_handshake_is_no_fault` |
 //! | runs that waited for credit held every stream slot | swarm | `regressions::runs_that_wait_for_credit_leave_a_slot_for_the_one_that_is_needed` |
+//! | frames that had waited let paths be read that had no control stream yet, and die of it | swarm | kwik-core `frames_that_waited_cost_no_other_path` |
 //! | streams of the application took every slot from the runs that their readers waited for | swarm | kwik-core `runs_have_slots_of_their_own` |
 //! | credit that a run had taken before it was given up was lost | swarm | `regressions::what_a_run_has_sent_before_it_is_given_up_is_not_lost_credit` |
 //! | a stream that completed between two hedging leases was not noticed | swarm | kwik-core `a_lease_ends_once_all_of_it_is_here` |

@@ -400,7 +400,8 @@ impl World {
     /// Returns the heap that a machine's sessions and application hold, in bytes.
     #[must_use]
     pub fn heap(&self, node: NodeId) -> i64 {
-        self.hosts.get(&node).map(|host| host.heap).unwrap_or_default()
+        let scratch = |host: &Host| host.machine.as_ref().map_or(0, Resident::scratch);
+        self.hosts.get(&node).map(|host| host.heap - scratch(host)).unwrap_or_default()
     }
 
     /// Returns what a machine that a script runs has done and seen.

@@ -180,6 +180,35 @@ fn a_server_that_waits_for_a_core_keeps_its_leases() {
     world.run(|w| w.session(PRIMARY).lease_outcome(lease) == Some(LeaseOutcome::Done));
 }
 
+/// The primary talks until its frames are left unread for a while; a path that is being attached meanwhile has no
+/// control stream that could be read on.
+#[test]
+fn frames_that_waited_cost_no_other_path() {
+    let mut world = World::new(2);
+    world.connect();
+    let served = world.attach(2);
+    world.nodes[3].dead = true;
+    let path = world.add_path(3);
+    let now = world.now;
+    let primary = world.session(PRIMARY);
+    let stream = primary.open(Dir::Uni).unwrap();
+    for _ in 0..620 {
+        let job = primary.open_job(now, stream, NewJob::new(served, range(0, 10), "")).unwrap();
+        primary.close_job(now, job);
+    }
+    let job = primary.open_job(now, stream, NewJob::new(served, range(0, 10), "")).unwrap();
+    world.run(|w| {
+        while let Some(job) = w.session(2).accept_job() {
+            w.session(2).take_job(now, job.id);
+        }
+        w.session(PRIMARY).job_answer(job).is_some()
+    });
+    assert!(world.now - now > Duration::from_millis(500), "the client let them wait");
+    world.run(|w| matches!(w.session(PRIMARY).path_state(path), Some(PathState::Dead(_))));
+    let code = ErrorCode::PATH_DEAD;
+    assert_eq!(world.session(PRIMARY).path_state(path), Some(PathState::Dead(code)));
+}
+
 /// With every slot taken by the application's streams, the runs that their readers wait for would have none.
 #[test]
 fn runs_have_slots_of_their_own() {

@@ -100,7 +100,7 @@ impl Default for Offer {
 #[derive(Debug)]
 pub struct PrimaryApp {
     plan: PrimaryPlan,
-    sessions: BTreeMap<SessionHandle, Serving>,
+    sessions: BTreeMap<SessionHandle, Box<Serving>>,
     apart: Option<Apart>,
 }
 
@@ -172,7 +172,7 @@ impl PrimaryApp {
                     .adds
                     .retain(|(_, node)| reserved.is_none_or(|(of, only)| *node != of || client == only));
             }
-            self.sessions.insert(handle, serving);
+            self.sessions.insert(handle, Box::new(serving));
         }
         if let Event::Lost(_) = event {
             self.sessions.remove(&handle);
@@ -332,7 +332,7 @@ impl Serving {
             return;
         }
         self.change_paths(cx, session);
-        self.begin_offers(cx, session);
+        self.begin_offers(cx, session, plan);
         for dir in [Dir::Bi, Dir::Uni] {
             while self.accepts.contains(&dir) && !cx.is_interrupted() {
                 match session.accept(dir) {
@@ -352,7 +352,10 @@ impl Serving {
         self.readers.retain(|_, reader| !reader.is_done());
         self.writers.retain(|_, writer| !writer.is_done());
         for sending in self.sendings.values_mut() {
-            sending.turn(cx, session, &self.paths, plan.crawler);
+            sending.turn(cx, session, &self.paths);
+        }
+        for sending in self.sendings.values_mut().filter(|sending| sending.over) {
+            sending.let_go(cx, session);
         }
         self.sendings.retain(|_, sending| !sending.over);
     }
@@ -385,7 +388,7 @@ impl Serving {
         }
     }
 
-    fn begin_offers(&mut self, cx: &mut Cx<'_>, session: &mut Session) {
+    fn begin_offers(&mut self, cx: &mut Cx<'_>, session: &mut Session, plan: &PrimaryPlan) {
         while let Some(offer) = self.offers.last().copied().filter(|offer| offer.at <= cx.at) {
             if self.no_slot.contains(&offer.dir) {
                 return;
@@ -411,7 +414,7 @@ impl Serving {
                 };
                 self.writers.insert(stream, Writer::new(flow, offer.size, offer.range, end));
             } else {
-                self.sendings.insert(stream, Sending::new(flow, offer));
+                self.sendings.insert(stream, Sending::new(flow, offer, plan.crawler));
             }
         }
     }

@@ -77,7 +77,8 @@ impl World {
         // An Initial packet, which is never short of 1,200 bytes (RFC 9000 §14.1).
         let initial = arrival.bytes.first().is_some_and(|first| first & 0xf0 == 0xc0);
         let begins = initial && arrival.bytes.len() >= 1200;
-        let known = egress.entry((node, arrival.from)).or_insert_with(|| Egress { begins, ..Egress::default() });
+        let known =
+            egress.entry((node, arrival.from)).or_insert_with(|| Egress { begins, ..Egress::default() });
         known.proved |= answers;
         let sender = book.find(arrival.from);
         let of_node = egress.iter_mut().filter(|((of, _), egress)| *of == node && !egress.proved);

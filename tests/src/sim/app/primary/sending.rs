@@ -23,6 +23,8 @@ use crate::sim::{
 pub(super) struct Sending {
     flow: Flow,
     offer: Offer,
+    /// Whoever hardly gets anywhere: what it is given has little time.
+    crawler: Option<NodeId>,
     /// Ranges that nobody has, the next first.
     todo: VecDeque<ByteRange>,
     /// How many of them were lost: they go out whatever else is under way.
@@ -63,10 +65,11 @@ struct Run {
 }
 
 impl Sending {
-    pub(super) fn new(flow: Flow, offer: Offer) -> Self {
+    pub(super) fn new(flow: Flow, offer: Offer, crawler: Option<NodeId>) -> Self {
         Self {
             flow,
             offer,
+            crawler,
             todo: VecDeque::new(),
             lost: 0,
             cut: offer.head,
@@ -89,7 +92,6 @@ impl Sending {
         cx: &mut Cx<'_>,
         session: &mut Session,
         paths: &BTreeMap<PathId, (NodeId, PathState)>,
-        crawler: Option<NodeId>,
     ) {
         if self.sequential < self.offer.head {
             self.write_to(cx, session, self.offer.head);
@@ -99,7 +101,7 @@ impl Sending {
         }
         if self.retry_at.is_none_or(|at| at <= cx.at) {
             self.retry_at = None;
-            self.hand_out(cx, session, paths, crawler);
+            self.hand_out(cx, session, paths);
         }
         self.meddle(cx, session, paths);
         self.write_runs(cx, session);
@@ -134,7 +136,6 @@ impl Sending {
         cx: &mut Cx<'_>,
         session: &mut Session,
         paths: &BTreeMap<PathId, (NodeId, PathState)>,
-        crawler: Option<NodeId>,
     ) {
         let active: Vec<PathId> = paths
             .iter()
@@ -170,7 +171,7 @@ impl Sending {
             }
             let given = match path {
                 Some(path) => {
-                    let crawls = paths.get(&path).is_some_and(|(node, _)| Some(*node) == crawler);
+                    let crawls = paths.get(&path).is_some_and(|(node, _)| Some(*node) == self.crawler);
                     self.lease(cx, session, path, crawls, range)
                 }
                 None => self.run(cx, session, range),
@@ -319,8 +320,8 @@ impl Sending {
         let Some(&Leased { path: hedged, .. }) = self.leases.get(&lease) else {
             return;
         };
-        let other = |(&path, &(_, state)): (&PathId, &(NodeId, PathState))| {
-            (path != hedged && state == PathState::Active).then_some(path)
+        let other = |(&path, &(node, state)): (&PathId, &(NodeId, PathState))| {
+            (path != hedged && state == PathState::Active && Some(node) != self.crawler).then_some(path)
         };
         let others: Vec<PathId> = paths.iter().filter_map(other).collect();
         let job = others.iter().find_map(|path| Some((*path, *self.jobs.get(path)?)));
@@ -370,6 +371,16 @@ impl Sending {
             if self.offer.hedge {
                 self.hedge(cx, session, paths, lease, missing);
             }
+        }
+    }
+
+    /// Asks nothing more of what it began: nobody would take the outcomes.
+    pub(super) fn let_go(&mut self, cx: &Cx<'_>, session: &mut Session) {
+        for run in std::mem::take(&mut self.runs).into_keys() {
+            session.reset_run(cx.now, run);
+        }
+        for lease in std::mem::take(&mut self.leases).into_keys() {
+            session.forget_lease(lease);
         }
     }
 

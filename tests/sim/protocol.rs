@@ -1,0 +1,147 @@
+//! The parts of the protocol that DESIGN.md names, one scenario each, and what became of them.
+
+use std::time::Duration;
+
+use kwik_core::{PathState, TransportConfig};
+use kwik_tests::sim::{ClientPlan, Fault, NodeId, Offer, PrimaryPlan, Reading, SecondaryPlan, World};
+
+const MIB: u64 = 1 << 20;
+const LIMIT: Duration = Duration::from_secs(120);
+
+fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+fn seen(world: &World, name: &str) -> u64 {
+    world.trace().marks().find(|(mark, _)| *mark == name).map_or(0, |(_, count)| count)
+}
+
+/// Bytes that each source of the client's streams has brought.
+fn sources(world: &mut World) -> Vec<u64> {
+    let sources = world.call(NodeId::client(1), |session, _| session.stats().sources).expect("a session");
+    sources.values().map(|source| source.bytes).collect()
+}
+
+/// Spec: KWIK §5.
+#[test]
+fn three_servers_write_one_stream_at_once() {
+    let mut world = World::seeded(11).secondaries(2).one_way(ms(20)).build();
+    world.offer(Offer { size: 6 * MIB, range: 64 * 1024, own: 300, ..Offer::default() });
+    world.run_until(LIMIT, |w| w.delivered() == 6 * MIB && w.is_done());
+    let brought = sources(&mut world);
+    assert!(brought.len() == 3 && brought.iter().all(|&bytes| bytes > MIB / 2), "{brought:?}");
+    world.check_calm();
+    world.finish();
+}
+
+/// Spec: KWIK §2, I2 and I7.
+#[test]
+fn five_clients_have_three_streams_each_from_two_secondaries() {
+    let mut world = World::seeded(12).clients(5).secondaries(2).one_way(ms(10)).build();
+    for _ in 0..3 {
+        world.offer(Offer { size: MIB, range: 64 * 1024, ..Offer::default() });
+    }
+    world.run_until(LIMIT, |w| w.delivered() == 15 * MIB && w.is_done());
+    world.check_calm();
+    world.finish();
+}
+
+/// What comes first counts, the other is stopped, and nothing comes twice. Spec: KWIK §5.5.
+#[test]
+fn two_secondaries_bring_the_same_ranges() {
+    let plan = PrimaryPlan {
+        offers: vec![Offer {
+            size: 2 * MIB,
+            range: 128 * 1024,
+            meddle: 1000,
+            hedge: true,
+            ..Offer::default()
+        }],
+        ..PrimaryPlan::default()
+    };
+    let slow = SecondaryPlan { chunk: 4096, pace: Some((16 * 1024, ms(30))), ..SecondaryPlan::default() };
+    let mut world =
+        World::seeded(13).secondaries(2).one_way(ms(20)).primary_plan(plan).secondary_plan(slow).build();
+    world.run_until(LIMIT, |w| w.delivered() == 2 * MIB && w.is_done());
+    assert!(seen(&world, "lease hedged") > 3, "{} hedges", seen(&world, "lease hedged"));
+    world.check_calm();
+    world.finish();
+}
+
+/// The reader waits for a byte that only one path is to bring, and the primary removes that path. Spec: KWIK §8.
+#[test]
+fn the_path_that_holds_the_hole_is_removed() {
+    let mut world = World::seeded(14).secondaries(1).one_way(ms(20)).build();
+    world.offer(Offer { size: 4 * MIB, range: 256 * 1024, ..Offer::default() });
+    world.run_until(LIMIT, |w| w.delivered() > MIB);
+    // It lives, and does nothing: all that is missing is its to bring.
+    let stalled = world.at() + ms(60_000);
+    world.apply(Fault::Pause(NodeId::secondary(1), stalled));
+    world.run_for(ms(30));
+    let path = world
+        .call(NodeId::PRIMARY, |session, now| {
+            let path = session.paths().into_iter().find(|path| path.state == PathState::Active).unwrap().id;
+            session.remove_path(now, path).unwrap();
+            path
+        })
+        .unwrap();
+    world.run_until(ms(10_000), |w| w.delivered() == 4 * MIB && w.is_done());
+    assert!(world.at() < stalled, "{path} was waited for");
+    world.check_calm();
+    world.finish();
+}
+
+/// The hello with the ticket is on its way while the ticket expires. Spec: KWIK §9.
+#[test]
+fn a_ticket_expires_in_the_middle_of_an_attach() {
+    let mut world = World::seeded(15).secondaries(1).one_way(ms(20)).build();
+    world.offer(Offer { size: MIB, ..Offer::default() });
+    // A minute passes for the secondary between the primary's signature and the client's hello.
+    world.schedule(ms(90), Fault::Jump(NodeId::secondary(1), ms(70_000)));
+    world.run_until(LIMIT, |w| w.delivered() == MIB && w.is_done());
+    assert_eq!(seen(&world, "path dead: TICKET_EXPIRED"), 1);
+    assert_eq!(seen(&world, "path Connecting > Active"), 0);
+    world.check_calm();
+    world.finish();
+}
+
+/// One of ten streams is never read: it keeps its own window, and nothing of the others'. Spec: KWIK §2, I7, and §6.
+#[test]
+fn a_stream_that_is_never_read_holds_nobody_up() {
+    let transport = TransportConfig::default().stream_window(256 * 1024).session_window(4 * MIB);
+    let never = Reading { never: true, ..Reading::default() };
+    let mut readings = vec![Reading::default(); 9];
+    readings.push(never);
+    let client = ClientPlan { readings, ..ClientPlan::default() };
+    for seed in 16..20 {
+        let mut world = World::seeded(seed)
+            .secondaries(2)
+            .one_way(ms(20))
+            .client_transport(transport.clone())
+            .client_plan(client.clone())
+            .build();
+        for _ in 0..10 {
+            world.offer(Offer { size: MIB, range: 64 * 1024, own: 200, ..Offer::default() });
+        }
+        world.run_until(LIMIT, |w| w.at() > ms(200) && w.is_done());
+        let left = seen(&world, "reader that never reads");
+        assert_eq!(world.delivered(), (10 - left) * MIB, "seed {seed}: {left} were not read");
+        world.check_calm();
+        world.finish();
+    }
+}
+
+/// The session of a server that has nothing to do, and that of a client with three paths. Goals: 32 and 96 KiB.
+#[test]
+fn idle_sessions_are_small() {
+    let transport = TransportConfig::default().idle_timeout(ms(30_000)).keep_alive_interval(Some(ms(10_000)));
+    let mut world = World::seeded(21).secondaries(2).client_transport(transport).build();
+    world.run_for(ms(60_000));
+    let [primary, secondary, client] =
+        [NodeId::PRIMARY, NodeId::secondary(1), NodeId::client(1)].map(|node| world.heap(node));
+    assert!(
+        primary <= 32 * 1024 && secondary <= 32 * 1024 && client <= 96 * 1024,
+        "{primary} {secondary} {client}"
+    );
+    world.finish();
+}
