@@ -170,6 +170,7 @@ pub(super) fn patience(
     client: &ClientPlan,
     secondary: &SecondaryPlan,
     conditions: &Conditions,
+    late: Duration,
 ) -> Duration {
     let offered: u64 = primary.offers.iter().map(|offer| offer.size).sum();
     let opened: u64 = client.opens.iter().map(|open| open.size + 20_000).sum();
@@ -186,11 +187,12 @@ pub(super) fn patience(
     // A window per round trip at worst: the smallest guarantees 64 KiB.
     let windows = rtt * u32::try_from(bytes / (32 * 1024) + 50).unwrap_or(u32::MAX);
     // Small ranges, a few at once: each costs three trips, or more if datagrams are lost, and a run is over only when it
-    // is acknowledged, which its peer may put off.
+    // is acknowledged, which its peer may put off until a timer that may fire late, at both ends.
     let ranges =
         primary.offers.iter().map(|offer| offer.size * 2 / offer.range / offer.depth as u64).sum::<u64>();
     // Where one gets nowhere, each may have to be given up several times.
-    let each = rtt * 4 + 30 * MS + if primary.crawler.is_some() { 8 * SECOND } else { Duration::ZERO };
+    let each =
+        rtt * 4 + 30 * MS + late * 2 + if primary.crawler.is_some() { 8 * SECOND } else { Duration::ZERO };
     let windows = windows + each * u32::try_from(ranges + 1).unwrap_or(u32::MAX);
     network + readers.unwrap_or_default() + pace(secondary.pace) + windows + 10 * SECOND
 }
