@@ -37,8 +37,8 @@ pub use kwik_core::{
     AddPathError, ApiMisuse, ApplicationClose, ByteRange, Chunk, ClientConfig, ClosedStream, ConfigError,
     ConflictPolicy, ConnectError, ConnectionError, Dir, ErrorCode, HandshakeData, JobId, LeaseError, LeaseId,
     LeaseOutcome, LeaseStatus, NewJob, NewLease, NewPath, PathId, PathInfo, PathState, PublicKey, ReadError,
-    Role, SecondaryConfig, SendDatagramError, ServerConfig, SessionId, SessionStats, Side, Signer,
-    SigningKey, SourceStats, SpkiHash, StreamId, TransportConfig, WriteError, Written,
+    Relay, RelayError, Role, SecondaryConfig, SendDatagramError, ServerConfig, SessionId, SessionStats, Side,
+    Signer, SigningKey, SourceStats, SpkiHash, StreamId, TransportConfig, WriteError, Written,
     driver::{
         Accepted, Connecting, Connection, EndpointStats, Incoming, IncomingFuture, Job, JobError, Lease,
         PathError, PrimarySession, RangeWriteError, RangeWriter, Ranges, ReadExactError, ReadToEndError,

@@ -77,6 +77,10 @@ pub enum Event {
     PathChanged(PathId),
     /// `read` has something, or an error.
     Readable(StreamId),
+    /// `take_relay` has something.
+    RelayArrived,
+    /// `relay` may succeed again.
+    RelaysUnblocked,
     /// A primary: `write_run` may go on, or `run_outcome` is known.
     RunWritable(RunId),
     /// A primary: `take_received` has what the client has of the stream.
@@ -166,6 +170,25 @@ pub enum LeaseOutcome {
         /// What has to be leased again or written, in rising order; empty if nothing is missing after all.
         missing: Vec<ByteRange>,
     },
+}
+
+/// A message of another server, by way of the client. Spec: KWIK §9.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Relay {
+    /// Over whose path it came: on a secondary its own, whose other end is the primary.
+    pub path: PathId,
+    /// The message; at most 64 KiB, and may be empty.
+    pub payload: Bytes,
+    /// It bears the signature of the server that it is from, and nobody else can have made or changed it. If not, it is
+    /// what the client says that the server has said.
+    pub sealed: bool,
+}
+
+impl Relay {
+    pub(crate) fn length(&self) -> u32 {
+        u32::try_from(self.payload.len()).unwrap_or(u32::MAX)
+    }
 }
 
 /// A job as a secondary's application gets it.

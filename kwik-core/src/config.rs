@@ -198,7 +198,8 @@ impl TransportConfig {
         let native = limits::NATIVE_WINDOWS_UNDER_WAY.saturating_mul(self.stream_receive_window.into());
         let mut windows = native.saturating_add(limits::CONTROL_WINDOW);
         if client {
-            let control = limits::CONTROL_WINDOW.saturating_mul(self.secondary_paths_max as u64);
+            let control = (limits::CONTROL_WINDOW + limits::RELAY_WINDOW)
+                .saturating_mul(self.secondary_paths_max as u64);
             windows = windows.saturating_add(self.session_window).saturating_add(control);
         }
         // Half as much again: packets' own headers, what takes a datagram's place in memory, and what is sent twice.
@@ -359,6 +360,7 @@ impl fmt::Debug for ServerConfig {
 pub struct SecondaryConfig {
     pub(crate) primaries: Vec<PublicKey>,
     pub(crate) identities: Vec<SpkiHash>,
+    pub(crate) signer: Option<Arc<dyn Signer>>,
 }
 
 impl SecondaryConfig {
@@ -368,7 +370,14 @@ impl SecondaryConfig {
     /// - [`ConfigError::Certificate`] if the certificate does not parse.
     pub fn new(primary: PublicKey, certificate: &CertificateDer<'_>) -> Result<Self, ConfigError> {
         let identity = ticket::spki_hash(certificate).ok_or(ConfigError::Certificate)?;
-        Ok(Self { primaries: vec![primary], identities: vec![identity] })
+        Ok(Self { primaries: vec![primary], identities: vec![identity], signer: None })
+    }
+
+    /// Signs the messages that this server has relayed to its primaries; not with the TLS key. Spec: KWIK §9.
+    #[must_use]
+    pub fn signer(mut self, signer: Arc<dyn Signer>) -> Self {
+        self.signer = Some(signer);
+        self
     }
 
     /// Trusts one more primary.

@@ -308,6 +308,27 @@ pub enum ReadError {
     Reset(ErrorCode),
 }
 
+/// Errors of sending a message to another server, by way of the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum RelayError {
+    /// Nothing can be sent now; an event tells when to try again.
+    #[error("blocked")]
+    Blocked,
+    /// Wrong in the program itself.
+    #[error(transparent)]
+    Misuse(#[from] ApiMisuse),
+    /// The path is gone, or there never was one of this id.
+    #[error("path is dead or unknown")]
+    PathDead,
+    /// The session is over.
+    #[error("session closed")]
+    SessionClosed,
+    /// The client carries no messages between servers.
+    #[error("not supported by the client")]
+    Unsupported,
+}
+
 /// Errors of opening a job, a lease or a run of the primary's own, on the primary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]

@@ -45,7 +45,8 @@ mod timer;
 mod wire;
 
 pub use action::{
-    Chunk, Ecn, Event, JobInfo, LeaseInfo, LeaseOutcome, LeaseStatus, PathInfo, PathState, RunId, Transmit,
+    Chunk, Ecn, Event, JobInfo, LeaseInfo, LeaseOutcome, LeaseStatus, PathInfo, PathState, Relay, RunId,
+    Transmit,
 };
 #[cfg(any(test, fuzzing, feature = "audit"))]
 pub use audit::Contradiction;
@@ -55,7 +56,8 @@ pub use endpoint::{
 };
 pub use error::{
     AddPathError, ApiMisuse, ApplicationClose, ClosedStream, ConfigError, ConnectError, ConnectionError,
-    ErrorCode, GiveUpError, LeaseError, LeaseWriteError, PathDead, ReadError, SendDatagramError, WriteError,
+    ErrorCode, GiveUpError, LeaseError, LeaseWriteError, PathDead, ReadError, RelayError, SendDatagramError,
+    WriteError,
 };
 pub use id::{
     ByteRange, Dir, JobId, LeaseId, OFFSET_MAX, PathId, PublicKey, Role, SessionId, Side, Signature,

@@ -10,7 +10,7 @@ pub const VERSION: u32 = 1;
 /// Largest control frame body in bytes; refused before allocation.
 pub const CONTROL_FRAME_MAX: usize = 4 * 1024;
 /// Largest header at the start of a unidirectional stream, in bytes.
-pub const STREAM_HEADER_MAX: usize = 64;
+pub const STREAM_HEADER_MAX: usize = 128;
 /// Control bytes waiting for QUIC on one path; past it the path is closed with `EXCESSIVE_LOAD`.
 pub const CONTROL_BACKLOG_MAX: usize = 1024 * 1024;
 /// Part of QUIC's send window that application bytes leave free for control.
@@ -74,8 +74,11 @@ pub const LEASE_MAX: u64 = 16 * 1024 * 1024 * 1024;
 pub const JOB_PAYLOAD_MAX: usize = 2 * 1024;
 /// How long a job's seal is valid unless the application says otherwise.
 pub const JOB_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
-/// Internal streams permitted on a path beyond its live leases.
-pub const UNI_SLACK: u64 = 8;
+/// Streams permitted on a secondary's path beyond its live leases: for those whose end is on its way, and for relays.
+pub const UNI_SLACK: u64 = 8 + RELAY_STREAMS as u64;
+
+/// Streams permitted on a secondary's path at the start.
+pub const UNI_START: u64 = UNI_SLACK + 8;
 
 /// Unidirectional streams that a client permits its primary for what it writes into split streams, beyond those of its
 /// application, once `splits` streams were split: each run and each sequential writing may have one. Spec: KWIK §4.
@@ -86,6 +89,23 @@ pub(crate) const fn run_slots(splits: usize) -> usize {
         SPLIT_STREAMS_MAX.. => RUNS_MAX + SPLIT_STREAMS_MAX,
     }
 }
+
+/// Bytes of a relayed message.
+pub const RELAY_MAX: u32 = 64 * 1024;
+/// Relayed bytes that one end of a connection sends per second; at twice the rate they are refused.
+pub const RELAY_RATE: u64 = 1024 * 1024;
+/// Relayed bytes taken at once, when there were none for a while; and those that may wait for an application to take
+/// them, or for a slow path: what comes beyond is refused.
+pub const RELAY_BURST: u64 = 1024 * 1024;
+/// What a relayed message counts for at least, in bytes.
+pub const RELAY_COST_MIN: u64 = 1024;
+/// Relayed messages that an application may have on their way over one connection.
+pub const RELAYS_AT_ONCE: usize = 64;
+/// Streams of relayed messages open at once on one connection, per direction. They have slots of their own on the
+/// connections of secondaries.
+pub const RELAY_STREAMS: usize = 8;
+/// QUIC connection window that goes with those slots, so that messages left unread block nobody else, in bytes.
+pub const RELAY_WINDOW: u64 = RELAY_STREAMS as u64 * RELAY_MAX as u64;
 
 /// Disjoint runs held by one stream's reassembly.
 pub const EXTENTS_PER_STREAM: usize = 1024;

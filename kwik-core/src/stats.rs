@@ -72,4 +72,7 @@ pub struct SessionStats {
     pub held_bytes_max: u64,
     /// Frames dropped because a path or a lease they name was gone.
     pub late_frames: u64,
+    /// Messages between servers that were not taken: their path was gone, too many of them waited, or they were not from
+    /// whom they should be.
+    pub relays_refused: u64,
 }

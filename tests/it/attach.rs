@@ -561,7 +561,7 @@ fn servers_want_a_hello_first() {
     });
 }
 
-/// On a path to a secondary a client has no stream but control.
+/// On a path to a secondary a client has no stream but control, and those that carry messages of the primary.
 #[test]
 fn a_client_gets_no_streams_from_a_secondary() {
     run(async {
@@ -581,7 +581,7 @@ fn a_client_gets_no_streams_from_a_secondary() {
             } else {
                 soon("a stream", connection.0.open_bi()).await.unwrap().0
             };
-            send.write_all(&[2, 1, 0, 0]).await.unwrap();
+            send.write_all(&[0, 1, 0, 0]).await.unwrap();
             assert_eq!(close_code(&connection.0).await, ErrorCode::INVALID_STREAM_ROLE.into_inner());
         }
     });

@@ -501,7 +501,7 @@ fn rubbish_as_a_header_costs_the_path() {
         let cases: [(&str, Vec<u8>, ErrorCode); 5] = [
             ("an unknown type", wire::framed(100, &[]), ErrorCode::INVALID_FRAME),
             ("type 0", wire::framed(0, &[]), ErrorCode::INVALID_FRAME),
-            ("too long", wire::varint(65), ErrorCode::FRAME_TOO_LARGE),
+            ("too long", wire::varint(129), ErrorCode::FRAME_TOO_LARGE),
             ("a field missing", wire::framed(2, &[]), ErrorCode::INVALID_FRAME),
             (
                 "the primary's",

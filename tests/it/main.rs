@@ -16,3 +16,4 @@ mod isolation;
 mod leases;
 mod limits;
 mod plain;
+mod relay;

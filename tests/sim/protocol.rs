@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use kwik_core::{PathState, TransportConfig};
-use kwik_tests::sim::{ClientPlan, Fault, NodeId, Offer, PrimaryPlan, Reading, SecondaryPlan, World};
+use kwik_tests::sim::{
+    ClientPlan, Conditions, Fault, NodeId, Offer, PrimaryPlan, Reading, SecondaryPlan, Talk, World,
+};
 
 const MIB: u64 = 1 << 20;
 const LIMIT: Duration = Duration::from_secs(120);
@@ -129,6 +131,20 @@ fn a_stream_that_is_never_read_holds_nobody_up() {
         world.check_calm();
         world.finish();
     }
+}
+
+/// Servers talk to each other by way of the client, beside an object and over a network that loses and turns around
+/// what it carries. Spec: KWIK §9.
+#[test]
+fn servers_talk_beside_an_object() {
+    let talk = Talk { messages: 40, longest: 20_000 };
+    let offer = Offer { size: 2 * MIB, range: 64 * 1024, own: 200, ..Offer::default() };
+    let plan = PrimaryPlan { talk, offers: vec![offer], ..PrimaryPlan::default() };
+    let rough = Conditions { loss: 30, reorder: 100, duplicate: 50, ..Conditions::delay(ms(15)) };
+    let mut world = World::seeded(22).clients(2).secondaries(3).conditions(rough).primary_plan(plan).build();
+    world.run_until(LIMIT, |w| w.is_done() && seen(w, "relay answered") == 2 * 3 * 40);
+    world.check_calm();
+    world.finish();
 }
 
 /// The session of a server that has nothing to do, and that of a client with three paths. Goals: 32 and 96 KiB.

@@ -2,14 +2,16 @@
 
 use std::{ops::Deref, time::Duration};
 
+use bytes::Bytes;
+
 use super::{
     connection::Connection,
     error::PathError,
-    session::{Key, SessionRef},
+    session::{Key, SessionRef, read_relay, relay},
 };
 use crate::{
-    action::{PathInfo, PathState},
-    error::{AddPathError, ErrorCode, PathDead},
+    action::{PathInfo, PathState, Relay},
+    error::{AddPathError, ConnectionError, ErrorCode, PathDead, RelayError},
     id::{PathId, Role},
     session::NewPath,
 };
@@ -99,6 +101,26 @@ impl PrimarySession {
             s.notify();
             Ok(())
         })
+    }
+
+    /// Sends a message to the application of a path's server, by way of the client: at most 64 KiB, sealed, so that nobody
+    /// else can have made or changed it. It arrives once; or not at all, should the path end, or the server's application
+    /// not read. Messages do not keep their order. Waits while the path is being attached, and while 64 messages are on
+    /// their way. Dropping the future before it is ready sends nothing. Spec: KWIK §9.
+    ///
+    /// # Errors
+    /// One of [`RelayError`]; never [`RelayError::Blocked`].
+    pub async fn relay(&self, path: PathId, payload: impl Into<Bytes>) -> Result<(), RelayError> {
+        relay(self.session(), path, payload.into()).await
+    }
+
+    /// Waits for the next message of a path's server. Unless it is [`sealed`](Relay::sealed), it is what the client says that
+    /// the server has said. Spec: KWIK §9.
+    ///
+    /// # Errors
+    /// - [`ConnectionError`] if the session is over and nothing is left.
+    pub async fn read_relay(&self) -> Result<Relay, ConnectionError> {
+        read_relay(self.session()).await
     }
 
     /// Lists the session's paths, dead ones included.

@@ -6,12 +6,12 @@ use bytes::Bytes;
 
 use super::{
     lease::{SecondaryLease, SecondaryStream},
-    session::{Key, SessionRef, own_code},
+    session::{Key, SessionRef, own_code, read_relay, relay},
 };
 use crate::{
-    action::JobInfo,
-    error::{ConnectionError, ErrorCode},
-    id::{ByteRange, SessionId},
+    action::{JobInfo, Relay},
+    error::{ConnectionError, ErrorCode, RelayError},
+    id::{ByteRange, PathId, SessionId},
     stats::SessionStats,
 };
 
@@ -39,6 +39,25 @@ impl SecondarySession {
             })
             .await?;
         Ok(SecondaryJob { session: self.0.clone(), job, taken: false, ended: None })
+    }
+
+    /// Sends a message to the primary's application, by way of the client: at most 64 KiB. With a key to sign with
+    /// ([`SecondaryConfig::signer`](crate::SecondaryConfig::signer)) the primary can tell that it is from this server.
+    /// It arrives once; or not at all, should the path end, or the application not read. Waits while 64 messages are on
+    /// their way. Dropping the future before it is ready sends nothing. Spec: KWIK §9.
+    ///
+    /// # Errors
+    /// One of [`RelayError`]; never [`RelayError::Blocked`].
+    pub async fn relay(&self, payload: impl Into<Bytes>) -> Result<(), RelayError> {
+        relay(&self.0, PathId::PRIMARY, payload.into()).await
+    }
+
+    /// Waits for the next message of the primary's application; nobody else can have made it. Spec: KWIK §9.
+    ///
+    /// # Errors
+    /// - [`ConnectionError`] if the path is over and nothing is left.
+    pub async fn read_relay(&self) -> Result<Relay, ConnectionError> {
+        read_relay(&self.0).await
     }
 
     /// Waits until the client says that no more work comes: the path ends when the leases that live are over, or after

@@ -16,15 +16,17 @@ use std::{
     time::Instant,
 };
 
+use bytes::Bytes;
+
 use super::{
     inbox::Inbox,
     lock::{Lock, Owed, Owes, Wakers},
     runtime::Clock,
 };
 use crate::{
-    action::{Event, RunId},
-    error::{ApiMisuse, ConnectionError, ErrorCode},
-    id::{Dir, JobId, LeaseId, Role, StreamId},
+    action::{Event, Relay, RunId},
+    error::{ApiMisuse, ConnectionError, ErrorCode, RelayError},
+    id::{Dir, JobId, LeaseId, PathId, Role, StreamId},
     session::Session,
 };
 
@@ -47,6 +49,8 @@ pub(super) enum Key {
     Opened(Dir),
     Paths,
     Readable(StreamId),
+    Relay,
+    RelayRoom,
     Run(RunId),
     Synced(StreamId),
     Writable(StreamId),
@@ -183,8 +187,13 @@ impl State {
             Event::LeaseWritable(lease) => Key::Lease(lease),
             Event::Lost(error) => return self.terminate(error),
             Event::Opened(dir) => Key::Opened(dir),
-            Event::PathChanged(_) => Key::Paths,
+            Event::PathChanged(_) => {
+                self.wakers.wake(Key::RelayRoom); // one that is attached takes messages
+                Key::Paths
+            }
             Event::Readable(stream) => Key::Readable(stream),
+            Event::RelayArrived => Key::Relay,
+            Event::RelaysUnblocked => Key::RelayRoom,
             Event::RunWritable(run) => {
                 if self.unwatched.runs.contains(&run) && self.core.run_outcome(run).is_some() {
                     self.unwatched.runs.remove(&run);
@@ -380,6 +389,36 @@ pub(super) fn own_code(code: ErrorCode) -> ErrorCode {
             ErrorCode::from_u32(0)
         }
     }
+}
+
+/// Sends a message to another server as soon as one more may be under way.
+pub(super) async fn relay(session: &SessionRef, path: PathId, payload: Bytes) -> Result<(), RelayError> {
+    session
+        .wait(Key::RelayRoom, |s| {
+            if s.error.is_some() {
+                return Some(Err(RelayError::SessionClosed));
+            }
+            let now = s.now();
+            match s.core.relay(now, path, payload.clone()) {
+                Err(RelayError::Blocked) => None,
+                sent => {
+                    s.notify();
+                    Some(sent)
+                }
+            }
+        })
+        .await
+}
+
+/// Waits for a message of another server.
+pub(super) async fn read_relay(session: &SessionRef) -> Result<Relay, ConnectionError> {
+    session
+        .wait(Key::Relay, |s| match (s.core.take_relay(), &s.error) {
+            (Some(relay), _) => Some(Ok(relay)),
+            (None, Some(error)) => Some(Err(error.clone())),
+            (None, None) => None,
+        })
+        .await
 }
 
 /// Returns whether the peer wants to be a secondary's client.

@@ -11,10 +11,10 @@ use crate::{
     id::{
         ByteRange, JobId, LeaseId, OFFSET_MAX, PathId, PublicKey, SessionId, Signature, SpkiHash, StreamId,
     },
-    limits::LEASE_MAX,
+    limits::{LEASE_MAX, RELAY_MAX},
     wire::{
         AddPath, ClientHello, Credit, Features, Frame, JobOpen, LeaseGrant, MappingOperation, PathStatus,
-        Ranges, ServerHello, StreamHeader,
+        Ranges, RelayOpen, ServerHello, StreamHeader,
     },
 };
 
@@ -96,7 +96,11 @@ pub(crate) fn header(source: &mut Source<'_>) -> StreamHeader {
         0 => StreamHeader::Public,
         1 => StreamHeader::Secondary { lease: lease(source), offset },
         2 => StreamHeader::Internal { stream: stream(source), offset },
-        _ => StreamHeader::Relay { path: path(source), id: source.any(), length: source.any() },
+        _ => {
+            let length = source.pick(&[0, 1, 100, RELAY_MAX]);
+            let seal = source.rarely(2).then(|| Signature::new([7; 64]));
+            StreamHeader::Relay(RelayOpen { path: path(source), id: source.any(), length, seal })
+        }
     }
 }
 

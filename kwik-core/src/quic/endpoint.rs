@@ -282,8 +282,10 @@ fn client_transport(
     } else {
         transport
             .max_concurrent_bidi_streams(0u32.into())
-            .max_concurrent_uni_streams(varint(2 * limits::UNI_SLACK))
-            .receive_window(varint(config.session_window.saturating_add(limits::CONTROL_WINDOW)))
+            .max_concurrent_uni_streams(varint(limits::UNI_START))
+            .receive_window(varint(
+                config.session_window.saturating_add(limits::CONTROL_WINDOW + limits::RELAY_WINDOW),
+            ))
             .datagram_receive_buffer_size(None)
             .keep_alive_interval(Some(keep_alive(config.idle_timeout)));
     }

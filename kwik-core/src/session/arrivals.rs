@@ -36,7 +36,7 @@ impl Session {
             }
             if stream == StreamId::CONTROL {
                 link.control_ready = true;
-            } else if dir == Dir::Uni && !matches!(self.machine, Machine::Secondary(_)) {
+            } else if dir == Dir::Uni {
                 link.expect_header(stream);
                 self.on_header_bytes(path, stream);
             } else if path == HOME && self.serves_streams() {
@@ -46,7 +46,7 @@ impl Session {
                 }
                 self.grow_streams();
             } else {
-                // On a secondary anything but control is a violation. Spec: KWIK §4, "Hello".
+                // A secondary has no streams but control and relays. Spec: KWIK §4, "Hello".
                 self.fault(path, ErrorCode::INVALID_STREAM_ROLE);
                 return;
             }
@@ -96,7 +96,8 @@ impl Session {
         };
         // Those that the primary writes into split streams are permitted apart; it may have set some aside for that.
         let runs = if let Machine::Client(client) = &self.machine { client.runs_open() } else { 0 };
-        let others = (runs + home.headers_expected()) as u64;
+        let relays = home.relays.as_ref().map_or(0, |relays| relays.incoming());
+        let others = (runs + relays + home.headers_expected()) as u64;
         let uni = home.quic.remote_open_streams(Dir::Uni).saturating_sub(others);
         if home.quic.remote_open_streams(Dir::Bi).max(uni) * 2 > self.permitted {
             self.permit_streams(self.permitted * 2);
@@ -117,7 +118,8 @@ impl Session {
                 }
             }
             HeaderEnd::Bad(error) => self.fault(path, error.code()),
-            HeaderEnd::Header(StreamHeader::Public) if path == HOME => {
+            HeaderEnd::Header(StreamHeader::Relay(head)) => self.on_relay_header(path, stream, head),
+            HeaderEnd::Header(StreamHeader::Public) if path == HOME && self.serves_streams() => {
                 let header = encode_header(&StreamHeader::Public).len() as u64;
                 self.offer(stream, header);
                 self.grow_streams();
@@ -210,7 +212,7 @@ impl Session {
     }
 
     pub(super) fn on_finished(&mut self, path: PathId, stream: StreamId) {
-        if path != HOME || self.on_outgoing_end(stream, None) {
+        if self.on_relay_end(path, stream, false) || path != HOME || self.on_outgoing_end(stream, None) {
             return;
         }
         if let Machine::Primary(primary) = &mut self.machine {
@@ -230,7 +232,7 @@ impl Session {
         else {
             return;
         };
-        if path != HOME || self.on_outgoing_end(stream, Some(code)) {
+        if self.on_relay_end(path, stream, true) || path != HOME || self.on_outgoing_end(stream, Some(code)) {
             return;
         }
         if let Machine::Primary(primary) = &mut self.machine {

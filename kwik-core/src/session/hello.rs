@@ -38,6 +38,8 @@ struct Pending {
     session: SessionId,
     path: PathId,
     primary: PublicKey,
+    /// What the client knows.
+    features: Features,
 }
 
 /// What to do about a hello.
@@ -79,7 +81,7 @@ impl Greeting {
             return Welcome::Refuse(ErrorCode::VERSION);
         }
         let checked = match hello.attach {
-            Some(attach) => self.check_attach(now, &hello.client_key, &attach, exporter),
+            Some(attach) => self.check_attach(now, &hello.client_key, hello.features, &attach, exporter),
             None => self.welcome_primary(&hello),
         };
         checked.unwrap_or_else(Welcome::Refuse)
@@ -120,6 +122,7 @@ impl Greeting {
         &mut self,
         now: Instant,
         client_key: &PublicKey,
+        features: Features,
         attach: &Attach,
         exporter: Option<[u8; 32]>,
     ) -> Result<Welcome, ErrorCode> {
@@ -134,14 +137,22 @@ impl Greeting {
         if !ticket::verify(client_key, &ticket::attach_message(&exporter), &attach.proof) {
             return Err(ErrorCode::AUTH_FAILED);
         }
-        self.pending = Some(Pending { session: attach.session, path: attach.path, primary });
+        self.pending = Some(Pending { session: attach.session, path: attach.path, primary, features });
         Ok(Welcome::AskNonce { nonce: ticket.nonce, expires: ticket.expires, now: now_unix })
     }
 
     /// The endpoint has looked the nonce up.
     pub(super) fn on_nonce(&mut self, fresh: bool) -> Result<(Secondary, ServerHello), ErrorCode> {
         let pending = self.pending.take().filter(|_| fresh).ok_or(ErrorCode::AUTH_FAILED)?;
-        let secondary = Secondary::new(self.wall, pending.session, pending.path, pending.primary);
+        let signer = self.config.secondary.as_ref().and_then(|config| config.signer.clone());
+        let secondary = Secondary::new(
+            self.wall,
+            pending.session,
+            pending.path,
+            pending.primary,
+            pending.features,
+            signer,
+        );
         let answer = ServerHello {
             version: limits::VERSION,
             features: Features::OFFERED,

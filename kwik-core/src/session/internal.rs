@@ -337,6 +337,9 @@ impl Session {
             return;
         };
         for internal in std::mem::take(&mut link.readable) {
+            if self.read_relay(path, internal) {
+                continue;
+            }
             let (Some(link), Machine::Client(client)) = (self.links.get_mut(&path), &mut self.machine) else {
                 return;
             };

@@ -10,6 +10,7 @@ use std::{
 use bytes::Bytes;
 use smallvec::SmallVec;
 
+use super::relays::Relays;
 use crate::{
     error::{ErrorCode, FrameError},
     id::{Dir, StreamId},
@@ -51,6 +52,8 @@ pub(super) struct Link {
     pub(super) acks_heard: u64,
     /// Bytes sent for the peer that have not earned it a frame yet.
     earning: u64,
+    /// Messages between servers, if there ever were any.
+    pub(super) relays: Option<Box<Relays>>,
 }
 
 /// What the start of a unidirectional stream turned out to be.
@@ -95,6 +98,7 @@ impl Link {
             drained: false,
             earning: 0,
             acks_heard: 0,
+            relays: None,
         }
     }
 

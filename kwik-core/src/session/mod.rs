@@ -15,6 +15,7 @@ mod internal;
 mod link;
 mod native;
 mod primary;
+mod relays;
 mod secondary;
 mod servers;
 mod settle;
@@ -50,7 +51,7 @@ pub use self::{
 };
 pub use crate::quic::Written;
 use crate::{
-    action::{Event, Transmit},
+    action::{Event, Relay, Transmit},
     config::{ClientConfig, ServerConfig, TransportConfig},
     endpoint::{EndpointEvent, SessionEvent, SessionEventInner},
     error::{ApiMisuse, ApplicationClose, ConnectionError, ErrorCode},
@@ -130,7 +131,13 @@ pub struct Session {
     app_protocol: Option<Bytes>,
     /// When the home connection was last heard, for keep-alives.
     home_heard: Instant,
-    control_resume: Option<Instant>,
+    /// When frames that were left unread for coming too fast are read on, and relays that wait for their rate go.
+    resume_at: Option<Instant>,
+    /// Messages of other servers that the application has not taken, and what they count for.
+    relayed: VecDeque<Relay>,
+    relayed_bytes: u64,
+    /// Messages between servers that were not taken, or not passed on.
+    relays_refused: u64,
     /// Facts or commands wait to be worked off.
     unsettled: bool,
     /// The path that sent last, so that all get their turn.
@@ -207,7 +214,10 @@ impl Session {
             lost: None,
             app_protocol: None,
             home_heard: now,
-            control_resume: None,
+            resume_at: None,
+            relayed: VecDeque::new(),
+            relayed_bytes: 0,
+            relays_refused: 0,
             unsettled: true,
             sent_last: HOME,
         }
@@ -235,8 +245,8 @@ impl Session {
     /// for silent that is not; [`Self::is_verdict_due`] tells when that matters.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.touch(now);
-        if self.control_resume.is_some_and(|at| at <= now) {
-            self.control_resume = None;
+        if self.resume_at.is_some_and(|at| at <= now) {
+            self.resume_at = None;
             for link in self.links.values_mut() {
                 link.control_ready |= std::mem::take(&mut link.control_paused);
             }
@@ -334,7 +344,7 @@ impl Session {
             Machine::Greeting(greeting) if self.lost.is_none() => Some(greeting.deadline()),
             Machine::Greeting(_) | Machine::Primary(_) | Machine::Secondary(_) => None,
         };
-        earliest(earliest(links, machine), earliest(self.control_resume, self.keep_alive_at()))
+        earliest(earliest(links, machine), earliest(self.resume_at, self.keep_alive_at()))
     }
 
     /// Returns whether nothing will ever be wanted again: the session can be dropped.
@@ -414,6 +424,7 @@ impl Session {
     pub fn stats(&self) -> SessionStats {
         let mut stats = SessionStats {
             paths: self.links.iter().map(|(&path, link)| (path, link.quic.stats())).collect(),
+            relays_refused: self.relays_refused,
             ..SessionStats::default()
         };
         match &self.machine {

@@ -7,12 +7,14 @@
 mod audit;
 #[cfg(any(test, fuzzing))]
 mod fuzzing;
+mod relay;
 
 #[cfg(any(test, fuzzing))]
 pub use fuzzing::secondary_ops;
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -23,10 +25,13 @@ use crate::{
     action::{Event, JobInfo, LeaseInfo},
     error::{ErrorCode, LeaseWriteError},
     id::{ByteRange, JobId, LeaseId, PathId, PublicKey, SessionId, StreamId},
-    lease::ticket::JobClaims,
+    lease::{
+        relay::Once,
+        ticket::{JobClaims, Signer},
+    },
     limits,
     timer::Wall,
-    wire::{Credit, Frame, JobOpen},
+    wire::{Credit, Features, Frame, JobOpen},
 };
 
 /// The secondary's machine.
@@ -47,6 +52,12 @@ pub(super) struct Secondary {
     offsets: BTreeMap<StreamId, u64>,
     /// By when the path ends, once no more work is to come.
     draining: Option<Instant>,
+    /// What the client knows.
+    features: Features,
+    /// Signs what this server has relayed, if it does.
+    signer: Option<Arc<dyn Signer>>,
+    relays_sent: u64,
+    relays_heard: Once,
     late_frames: u64,
     actions: VecDeque<Action>,
 }
@@ -95,7 +106,14 @@ pub(super) struct LeaseAllowance {
 }
 
 impl Secondary {
-    pub(super) fn new(wall: Wall, session: SessionId, path: PathId, primary: PublicKey) -> Self {
+    pub(super) fn new(
+        wall: Wall,
+        session: SessionId,
+        path: PathId,
+        primary: PublicKey,
+        features: Features,
+        signer: Option<Arc<dyn Signer>>,
+    ) -> Self {
         Self {
             wall,
             session,
@@ -108,6 +126,10 @@ impl Secondary {
             last_lease: None,
             offsets: BTreeMap::new(),
             draining: None,
+            features,
+            signer,
+            relays_sent: 0,
+            relays_heard: Once::default(),
             late_frames: 0,
             actions: VecDeque::new(),
         }

@@ -45,6 +45,7 @@ impl Session {
             self.permit_runs();
             self.drain_actions();
             self.flush_control();
+            self.flush_relays();
         }
     }
 
@@ -209,7 +210,7 @@ impl Session {
                 Err(ControlEnd::Blocked) => link.control_ready = false,
                 Err(ControlEnd::Paused(at)) => {
                     (link.control_ready, link.control_paused) = (false, true);
-                    self.control_resume = earliest(self.control_resume, Some(at));
+                    self.resume_at = earliest(self.resume_at, Some(at));
                 }
                 Err(ControlEnd::Bad(error)) => {
                     link.control_ready = false;
@@ -279,8 +280,9 @@ impl Session {
         let welcomed = greeting.on_nonce(fresh).and_then(|(secondary, answer)| {
             self.machine = Machine::Secondary(secondary);
             if let Some(home) = self.links.get_mut(&HOME) {
-                // The client sends nothing here but control.
-                home.quic.set_receive_window(limits::CONTROL_WINDOW);
+                // The client sends nothing here but control and messages of the primary.
+                home.quic.set_max_concurrent_streams(Dir::Uni, limits::RELAY_STREAMS as u64);
+                home.quic.set_receive_window(limits::CONTROL_WINDOW + limits::RELAY_WINDOW);
             }
             self.greet(Frame::ServerHello(answer))
         });

@@ -60,21 +60,13 @@ impl Session {
         if !self.serves_streams() || self.lost.is_some() {
             return None;
         }
-        let home = self.links.get_mut(&HOME)?;
-        if !home.control_open {
+        if !self.links.get(&HOME)?.control_open {
             return None; // control is the first stream of every connection
         }
-        let reserved = match &self.machine {
-            Machine::Primary(primary) if dir == Dir::Uni => {
-                // Were all slots the application's, its readers could wait for a run that has none. Spec: KWIK §4.
-                limits::run_slots(primary.splits()).saturating_sub(self.outgoing.len())
-            }
-            Machine::Greeting(_) | Machine::Client(_) | Machine::Primary(_) | Machine::Secondary(_) => 0,
-        };
-        while self.spare.len() < reserved {
-            self.spare.push_back(home.quic.open(Dir::Uni)?);
+        if dir == Dir::Uni && !self.keep_run_slots() {
+            return None;
         }
-        let stream = home.quic.open(dir)?;
+        let stream = self.links.get_mut(&HOME)?.quic.open(dir)?;
         let mut half = SendHalf::default();
         match dir {
             Dir::Bi => {
@@ -84,6 +76,22 @@ impl Session {
         }
         self.send.insert(stream, half);
         Some(stream)
+    }
+
+    /// Sets aside the slots that a primary needs for what it writes into split streams. Were all of them others', readers
+    /// could wait for a run that has none. Returns whether they are there. Spec: KWIK §4.
+    pub(super) fn keep_run_slots(&mut self) -> bool {
+        let (Machine::Primary(primary), Some(home)) = (&self.machine, self.links.get_mut(&HOME)) else {
+            return true;
+        };
+        let reserved = limits::run_slots(primary.splits()).saturating_sub(self.outgoing.len());
+        while self.spare.len() < reserved {
+            let Some(stream) = home.quic.open(Dir::Uni) else {
+                return false;
+            };
+            self.spare.push_back(stream);
+        }
+        true
     }
 
     /// Accepts a stream that the peer opened; [`Event::Opened`](crate::Event::Opened) tells when to ask. Never one of a secondary.

@@ -17,7 +17,7 @@ use proptest::{
 
 use super::frame::{
     AddPath, Attach, ClientHello, Credit, Features, Frame, JobOpen, LeaseGrant, MappingOperation, PathStatus,
-    Ranges, ServerHello, StreamHeader,
+    Ranges, RelayOpen, ServerHello, StreamHeader,
 };
 use crate::{
     error::ErrorCode,
@@ -26,7 +26,7 @@ use crate::{
     },
     limits::{
         APP_ALPN_LEN_MAX, APP_ALPN_MAX, APP_ALPN_TOTAL_MAX, JOB_PAYLOAD_MAX, LEASE_MAX, PATH_ADDRESSES_MAX,
-        PATH_PINS_MAX, REASON_MAX, REPEATED_MAX, SERVER_NAME_MAX, TICKET_MAX,
+        PATH_PINS_MAX, REASON_MAX, RELAY_MAX, REPEATED_MAX, SERVER_NAME_MAX, TICKET_MAX,
     },
 };
 
@@ -44,10 +44,8 @@ pub(crate) fn header() -> impl Strategy<Value = StreamHeader> {
         Just(StreamHeader::Public),
         (lease(), count()).prop_map(|(lease, offset)| StreamHeader::Secondary { lease, offset }),
         (stream(), count()).prop_map(|(stream, offset)| StreamHeader::Internal { stream, offset }),
-        (path(), number(), any::<u32>()).prop_map(|(path, id, length)| StreamHeader::Relay {
-            path,
-            id,
-            length
+        (path(), number(), 0..=RELAY_MAX, option::of(signature())).prop_map(|(path, id, length, seal)| {
+            StreamHeader::Relay(RelayOpen { path, id, length, seal })
         }),
     ]
 }
@@ -150,7 +148,12 @@ pub(crate) fn largest_headers() -> Vec<StreamHeader> {
             stream: StreamId::from_u64(OFFSET_MAX).expect("the largest"),
             offset: OFFSET_MAX,
         },
-        StreamHeader::Relay { path: PathId::new(u32::MAX), id: u64::MAX, length: u32::MAX },
+        StreamHeader::Relay(RelayOpen {
+            path: PathId::new(u32::MAX),
+            id: u64::MAX,
+            length: RELAY_MAX,
+            seal: Some(Signature::new([0xff; 64])),
+        }),
     ]
 }
 

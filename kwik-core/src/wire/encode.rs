@@ -2,7 +2,7 @@
 
 mod message;
 
-use bytes::BufMut;
+use bytes::{BufMut, Bytes};
 use kwik_proto::v1 as pb;
 use prost::Message;
 use smallvec::SmallVec;
@@ -10,13 +10,13 @@ use smallvec::SmallVec;
 use self::message::byte_range;
 use super::{
     decode::Decoder,
-    frame::{Frame, MappingOperation, PathStatus, StreamHeader},
+    frame::{Frame, MappingOperation, PathStatus, RelayOpen, StreamHeader},
     varint,
 };
 use crate::limits::{CONTROL_FRAME_MAX, REASON_MAX};
 
-/// Room for any header: two bytes of framing and at most 23 of body.
-const HEADER_ROOM: usize = 32;
+/// Room for any header: three bytes of framing and at most 87 of body.
+const HEADER_ROOM: usize = 96;
 
 /// Appends `frame` to `out`: length, type, body.
 ///
@@ -179,8 +179,13 @@ fn put_header(header: &StreamHeader, out: &mut impl BufMut) {
             let body = pb::InternalOpen { stream: Some(stream.into_inner()), offset: Some(offset) };
             put_body(Type::InternalOpen, &body, out);
         }
-        StreamHeader::Relay { path, id, length } => {
-            let body = pb::RelayOpen { path: Some(path.into_inner()), id: Some(id), length: Some(length) };
+        StreamHeader::Relay(RelayOpen { path, id, length, seal }) => {
+            let body = pb::RelayOpen {
+                path: Some(path.into_inner()),
+                id: Some(id),
+                length: Some(length),
+                seal: seal.map(|seal| Bytes::copy_from_slice(seal.as_bytes())),
+            };
             put_body(Type::RelayOpen, &body, out);
         }
     }

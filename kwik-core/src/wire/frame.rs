@@ -19,8 +19,7 @@ use crate::{
 pub(crate) struct Features(pub(crate) u64);
 
 impl Features {
-    /// Frames about relays.
-    #[expect(dead_code, reason = "no role offers it yet; its frames are decoded and refused")]
+    /// Relays.
     pub(crate) const RELAY: Self = Self(1);
     /// `OffsetSyncRequest`, `OffsetSyncResponse`.
     pub(crate) const OFFSET_SYNC: Self = Self(1 << 1);
@@ -37,7 +36,8 @@ impl Features {
 
     /// All that this version knows; every role lists the same.
     pub(crate) const OFFERED: Self = Self(
-        Self::OFFSET_SYNC.0
+        Self::RELAY.0
+            | Self::OFFSET_SYNC.0
             | Self::DIGEST.0
             | Self::HEDGE.0
             | Self::MAPPING_UPDATE.0
@@ -264,6 +264,19 @@ pub(crate) enum StreamHeader {
     Secondary { lease: LeaseId, offset: u64 },
     /// The primary's own out-of-order bytes, from `offset` of `stream` on.
     Internal { stream: StreamId, offset: u64 },
-    /// A relayed message of `length` bytes; `path` is whom it is for or, from the client, whom it is from.
-    Relay { path: PathId, id: u64, length: u32 },
+    /// A message from one server to another follows.
+    Relay(RelayOpen),
+}
+
+/// A message between servers, by way of the client, whose bytes follow. Spec: KWIK §9.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RelayOpen {
+    /// Whom it is for or, towards the primary, whom it is from.
+    pub(crate) path: PathId,
+    /// The sender's name for it: rises per path and direction.
+    pub(crate) id: u64,
+    /// Bytes that follow; at most `limits::RELAY_MAX`.
+    pub(crate) length: u32,
+    /// By the server that it is from.
+    pub(crate) seal: Option<Signature>,
 }

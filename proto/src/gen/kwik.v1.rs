@@ -353,17 +353,21 @@ pub struct InternalOpen {
     pub offset: ::core::option::Option<u64>,
 }
 /// A message between servers, by way of the client.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RelayOpen {
     /// Towards the client the path it is for; from the client the path it came from.
     #[prost(uint32, optional, tag = "1")]
     pub path: ::core::option::Option<u32>,
-    /// The sender's name for the message.
+    /// The sender's name for the message: rises per path and direction.
     #[prost(uint64, optional, tag = "2")]
     pub id: ::core::option::Option<u64>,
-    /// Bytes that follow.
+    /// Bytes that follow; at most 65536.
     #[prost(uint32, optional, tag = "3")]
     pub length: ::core::option::Option<u32>,
+    /// Ed25519 by the server that sent the message first, over session, path, direction, id and those bytes; 64 bytes.
+    /// Always there from a primary; from a secondary if it has a key to sign with.
+    #[prost(bytes = "bytes", optional, tag = "4")]
+    pub seal: ::core::option::Option<::prost::bytes::Bytes>,
 }
 /// What a unidirectional stream is. The bytes behind an unknown header mean nothing, so that every unknown type is
 /// an error, even or odd. The names are those of the messages.

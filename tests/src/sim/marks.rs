@@ -84,6 +84,7 @@ pub static REQUIRED: &[&str] = &[
     "lease stalled",
     "lease taken back",
     "range not taken",
+    "relay answered",
     "run done",
     "run given up",
     // What becomes of streams.

@@ -97,7 +97,7 @@ use std::fmt;
 
 pub use self::{
     app::{
-        Calls, ClientPlan, Ending, Interruption, Offer, OpenPlan, PrimaryPlan, Reading, SecondaryPlan,
+        Calls, ClientPlan, Ending, Interruption, Offer, OpenPlan, PrimaryPlan, Reading, SecondaryPlan, Talk,
         WriterEnd,
     },
     link::{Bursts, Conditions, Marking},

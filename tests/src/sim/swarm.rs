@@ -126,7 +126,8 @@ impl Options {
         let many = d.chance(5);
         let never = few.is_none() && !many && d.chance(150);
         let at_primary = many && d.chance(500);
-        let primary_plan = draw::primary(&mut d, secondaries, heal_at, never, at_primary);
+        let mut primary_plan = draw::primary(&mut d, secondaries, heal_at, never, at_primary);
+        primary_plan.talk = draw::talk(&mut Dice::new(seed, "kwik sim: talk"));
         let client_plan = draw::client(&mut d, heal_at, never, many && !at_primary);
         let secondary_plan = draw::secondary(&mut d);
         let faults = draw::faults(&mut d, clients, secondaries, &conditions, heal_at);

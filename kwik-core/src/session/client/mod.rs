@@ -12,6 +12,7 @@ mod gaps;
 mod jobs;
 mod leases;
 mod paths;
+mod relay;
 mod stall;
 mod streams;
 

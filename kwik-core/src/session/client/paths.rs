@@ -62,7 +62,7 @@ impl Client {
             held_jobs: Vec::new(),
             highest_noticed: None,
             internal: std::collections::BTreeMap::new(),
-            permitted_uni: 2 * limits::UNI_SLACK,
+            permitted_uni: limits::UNI_START,
             touched: false,
             suspected: false,
             stale: false,

@@ -158,8 +158,10 @@ impl Client {
                 // The application must never see it; the path may live, it has touched nothing. Spec: KWIK §2, I2.
                 Opened::Stop(ErrorCode::SECONDARY_STREAM_ISOLATION)
             }
-            StreamHeader::Relay { .. } => Opened::Stop(ErrorCode::RELAY_REFUSED),
-            StreamHeader::Public | StreamHeader::Secondary { .. } | StreamHeader::Internal { .. } => {
+            StreamHeader::Public
+            | StreamHeader::Secondary { .. }
+            | StreamHeader::Internal { .. }
+            | StreamHeader::Relay(_) => {
                 self.fault(path, ErrorCode::INVALID_STREAM_ROLE);
                 Opened::Stop(ErrorCode::INVALID_STREAM_ROLE)
             }

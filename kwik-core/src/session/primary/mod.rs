@@ -8,6 +8,7 @@ mod audit;
 #[cfg(any(test, fuzzing))]
 mod fuzzing;
 mod leases;
+mod relay;
 mod sync;
 mod work;
 
@@ -31,6 +32,7 @@ use crate::{
     error::{AddPathError, ErrorCode},
     id::{ByteRange, JobId, LeaseId, PathId, PublicKey, SessionId, SpkiHash, StreamId},
     lease::{
+        relay::Once,
         table::{LeaseTable, Live},
         ticket::{Signer, Ticket},
     },
@@ -47,12 +49,28 @@ pub struct NewPath {
     addresses: SmallVec<[SocketAddr; 2]>,
     server_name: String,
     identity: SpkiHash,
+    relay_key: Option<PublicKey>,
 }
 
 impl NewPath {
     /// Names a secondary. Its certificate must be valid for `server_name` and carry the key that `identity` names.
     pub fn new(address: SocketAddr, server_name: &str, identity: SpkiHash) -> Self {
-        Self { addresses: SmallVec::from_slice(&[address]), server_name: server_name.to_owned(), identity }
+        Self {
+            addresses: SmallVec::from_slice(&[address]),
+            server_name: server_name.to_owned(),
+            identity,
+            relay_key: None,
+        }
+    }
+
+    /// Believes messages of the server only if they are signed with this key (its [`SecondaryConfig::signer`]); without
+    /// one they are what the client says that the server has said. Spec: KWIK §9.
+    ///
+    /// [`SecondaryConfig::signer`]: crate::SecondaryConfig::signer
+    #[must_use]
+    pub fn relay_key(mut self, key: PublicKey) -> Self {
+        self.relay_key = Some(key);
+        self
     }
 
     /// Adds an address of the same server; the client takes the first that its dial policy allows.
@@ -185,6 +203,12 @@ struct Path {
     identity: SpkiHash,
     done: u64,
     lost: u64,
+    /// The client has said that it was attached.
+    attached: bool,
+    /// With what key its server signs what it has relayed.
+    relay_key: Option<PublicKey>,
+    relays_sent: u64,
+    relays_heard: Once,
 }
 
 #[derive(Debug)]
@@ -311,6 +335,10 @@ impl Primary {
                 identity: new.identity,
                 done: 0,
                 lost: 0,
+                attached: false,
+                relay_key: new.relay_key,
+                relays_sent: 0,
+                relays_heard: Once::default(),
             },
         );
         self.forget_dead();
@@ -426,6 +454,7 @@ impl Primary {
             self.late_frames += 1;
             return;
         }
+        path.attached |= status == PathStatus::Active;
         path.state = match status {
             // On its way when the path was removed.
             PathStatus::Active | PathStatus::Degraded if path.state == PathState::Draining => return,

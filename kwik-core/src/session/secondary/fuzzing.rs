@@ -22,7 +22,7 @@ use crate::{
     limits,
     session::action::Action,
     timer::Wall,
-    wire::{Credit, Frame, JobOpen},
+    wire::{Credit, Features, Frame, JobOpen},
 };
 
 const SESSION: SessionId = SessionId::new([9; 16]);
@@ -88,7 +88,7 @@ impl Driver {
     fn new(now: Instant) -> Self {
         let primary = SigningKey::from_seed([3; 32]);
         let wall = Wall::new(now, Duration::from_secs(1_000));
-        let secondary = Secondary::new(wall, SESSION, PATH, primary.public_key());
+        let secondary = Secondary::new(wall, SESSION, PATH, primary.public_key(), Features::OFFERED, None);
         let (jobs, leases, offsets) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         Self { secondary, now, wall, primary, jobs, leases, offsets, next_job: 0, next_lease: 0 }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::*;
-use crate::lease::ticket::{Signer as _, SigningKey};
+use crate::lease::ticket::SigningKey;
 
 const SESSION: SessionId = SessionId::new([9; 16]);
 const PATH: PathId = PathId::new(1);
@@ -18,7 +18,7 @@ fn waiting() -> (Secondary, Instant) {
     let now = Instant::now();
     let primary = SigningKey::from_seed([3; 32]);
     let wall = Wall::new(now, Duration::from_secs(1_000));
-    let mut secondary = Secondary::new(wall, SESSION, PATH, primary.public_key());
+    let mut secondary = Secondary::new(wall, SESSION, PATH, primary.public_key(), Features::OFFERED, None);
     let range = ByteRange::between(0, 100).unwrap();
     let (stream, total, expiry) = (StreamId::from_u64(1).unwrap(), 100, 2_000);
     let claims =

@@ -6,9 +6,14 @@ use smallvec::SmallVec;
 
 use super::{
     Head,
-    field::{count, path, required, stream},
+    field::{array, count, path, required, stream},
 };
-use crate::{error::FrameError, id::LeaseId, limits::STREAM_HEADER_MAX, wire::frame::StreamHeader};
+use crate::{
+    error::FrameError,
+    id::{LeaseId, Signature},
+    limits::{RELAY_MAX, STREAM_HEADER_MAX},
+    wire::frame::{RelayOpen, StreamHeader},
+};
 
 /// Reads the header at the start of one unidirectional stream and not a byte of what follows.
 ///
@@ -37,7 +42,7 @@ impl HeaderDecoder {
     ///
     /// # Errors
     /// What is wrong with the header, now and at every later call.
-    /// - [`FrameError::TooLarge`] for a length above 64, before its body is wanted.
+    /// - [`FrameError::TooLarge`] for a length above 128, before its body is wanted, or for a relay above 64 KiB.
     /// - [`FrameError::UnknownMandatory`] for an unknown type, [`FrameError::Field`] for type 0.
     /// - [`FrameError::Malformed`] if more is pushed than was wanted.
     /// - The others for a body that is not a valid header of its type.
@@ -102,11 +107,17 @@ fn decode(kind: pb::StreamHeaderType, body: &[u8]) -> Result<StreamHeader, Frame
         }
         Type::RelayOpen => {
             let open = pb::RelayOpen::decode(body).map_err(malformed)?;
-            Ok(StreamHeader::Relay {
+            let length = required(open.length)?;
+            if length > RELAY_MAX {
+                return Err(FrameError::TooLarge);
+            }
+            let seal = open.seal.map(|seal| array(&seal)).transpose()?.map(Signature::new);
+            Ok(StreamHeader::Relay(RelayOpen {
                 path: path(open.path)?,
                 id: required(open.id)?,
-                length: required(open.length)?,
-            })
+                length,
+                seal,
+            }))
         }
     }
 }

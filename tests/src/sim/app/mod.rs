@@ -9,6 +9,7 @@ mod client;
 mod primary;
 mod secondary;
 mod streams;
+mod talk;
 
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,7 @@ pub use self::{
     primary::{Ending, Offer, PrimaryApp, PrimaryPlan},
     secondary::{SecondaryApp, SecondaryPlan},
     streams::{Reader, Reading, Writer, WriterEnd},
+    talk::Talk,
 };
 use super::{NodeId, book::Book, dice::Dice, heap, oracle::Oracle, trace::Trace};
 

@@ -11,7 +11,10 @@ use std::{
 use kwik_core::{Dir, Event, NewPath, PathId, PathState, Session, SessionHandle, Side, StreamId};
 
 use self::sending::Sending;
-use super::{Cx, GIVEN_UP, Reader, Reading, Writer, WriterEnd, sooner};
+use super::{
+    Cx, GIVEN_UP, Reader, Reading, Writer, WriterEnd, sooner,
+    talk::{Speaker, Talk},
+};
 use crate::sim::{
     NodeId,
     dice::Dice,
@@ -31,6 +34,8 @@ pub struct PrimaryPlan {
     pub readings: Vec<Reading>,
     /// A secondary that hardly gets anywhere: what it is given has little time.
     pub crawler: Option<NodeId>,
+    /// What it has relayed to its secondaries.
+    pub talk: Talk,
 }
 
 /// An object to send to each client, over every path there is.
@@ -128,6 +133,7 @@ struct Serving {
     accepts: BTreeSet<Dir>,
     no_slot: BTreeSet<Dir>,
     connected: bool,
+    speaker: Speaker,
     /// The session's own choices, if it has any.
     dice: Option<Dice>,
 }
@@ -230,6 +236,7 @@ impl Serving {
             accepts: BTreeSet::new(),
             no_slot: BTreeSet::new(),
             connected: true,
+            speaker: Speaker::new(plan.talk),
             dice: None,
         }
     }
@@ -257,6 +264,7 @@ impl Serving {
     }
 
     fn event(&mut self, cx: &mut Cx<'_>, session: &mut Session, event: &Event) {
+        self.speaker.event(event);
         match event {
             Event::Opened(dir) => {
                 self.accepts.insert(*dir);
@@ -333,6 +341,7 @@ impl Serving {
         }
         self.change_paths(cx, session);
         self.begin_offers(cx, session, plan);
+        self.speaker.turn(cx, session);
         for dir in [Dir::Bi, Dir::Uni] {
             while self.accepts.contains(&dir) && !cx.is_interrupted() {
                 match session.accept(dir) {
@@ -368,6 +377,7 @@ impl Serving {
                 Ok(path) => {
                     cx.note(format_args!("adds {path} to {node}"));
                     self.paths.insert(path, (node, PathState::Connecting));
+                    self.speaker.meets(path);
                 }
                 Err(error) => cx.note(format_args!("cannot add {node}: {error}")),
             }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use kwik_core::{ByteRange, Event, JobId, LeaseId, LeaseWriteError, Session, SessionHandle};
 
-use super::{Cx, GIVEN_UP, sooner};
+use super::{Cx, GIVEN_UP, sooner, talk::Echo};
 use crate::object::Object;
 
 /// How a secondary's application behaves. The default does all it is asked, at once.
@@ -55,6 +55,7 @@ struct Work {
     jobs_waiting: bool,
     resume_at: Option<Duration>,
     allowance: u64,
+    echo: Echo,
 }
 
 #[derive(Debug)]
@@ -83,6 +84,7 @@ impl SecondaryApp {
 
     pub(super) fn event(&mut self, _cx: &mut Cx<'_>, handle: SessionHandle, event: &Event) {
         let work = self.sessions.entry(handle).or_default();
+        work.echo.event(event);
         match event {
             Event::Connected | Event::JobArrived => work.jobs_waiting = true,
             Event::LeaseArrived(job) => {
@@ -107,6 +109,7 @@ impl SecondaryApp {
             return;
         };
         work.take_jobs(cx, session, &self.plan);
+        work.echo.turn(cx, session);
         if work.resume_at.is_some_and(|at| at <= cx.at) {
             work.resume_at = None;
         }

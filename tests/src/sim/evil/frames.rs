@@ -70,23 +70,45 @@ pub(super) fn header(kind: Kind, actor: Actor, d: &mut Dice) -> Option<Vec<u8>> 
             pb::SecondaryStreamOpen { lease: Some(d.magnitude(1, 1 << 40)), offset: Some(d.below(1 << 40)) };
         wire::header(Header::SecondaryStreamOpen, &open)
     };
-    let relay = |d: &mut Dice| {
-        let open = pb::RelayOpen { path: Some(1), id: Some(d.below(100)), length: Some(100) };
+    // The secondary that attacks has path 3; no primary here names a hundredth.
+    let own = if actor == Actor::Secondary { 3 } else { 1 };
+    let other = if actor == Actor::Secondary { u32::try_from(d.below(3)).unwrap_or(0) } else { 100 };
+    let relay = |d: &mut Dice, path: u32, length: u64, sealed: bool| {
+        let seal = bytes(d, 64).filter(|_| sealed);
+        let length = u32::try_from(length).ok();
+        let open = pb::RelayOpen { path: Some(path), id: Some(d.below(100)), length, seal };
         wire::header(Header::RelayOpen, &open)
     };
+    let whole = |mut header: Vec<u8>, len: usize| {
+        header.extend(vec![0x55; len]);
+        header
+    };
     let mut bytes = match (kind, actor) {
-        (Kind::HugeHeader, _) => wire::varint(d.magnitude(65, (1 << 62) - 1)),
+        (Kind::RelayOthers, _) => return Some(relay(d, other, 100, true)),
+        (Kind::RelayOwn, _) => return Some(relay(d, own, 2000, true)),
+        (Kind::RelayLong, _) => {
+            let length = d.magnitude(64 * 1024 + 1, 1 << 31);
+            return Some(relay(d, own, length, true));
+        }
+        (Kind::RelayExcess, _) => {
+            let (length, more) = (d.below(1000), d.between(1, 1000));
+            let header = relay(d, own, length, true);
+            return Some(whole(header, usize::try_from(length + more).unwrap_or(1)));
+        }
+        (Kind::RelayUnsealed, _) => return Some(whole(relay(d, own, 100, false), 100)),
+        (Kind::HugeHeader, _) => wire::varint(d.magnitude(129, (1 << 62) - 1)),
         (Kind::UnknownHeader, _) => {
             wire::framed(if d.chance(300) { 0 } else { d.magnitude(5, 1 << 60) }, b"")
         }
         (Kind::PublicStream, _) => wire::header(Header::PublicStream, &pb::PublicStream {}),
         (Kind::InternalHeader, _) => internal(d),
-        (Kind::RelayHeader, _) => relay(d),
-        (Kind::SecondaryHeader, Actor::Client) => match d.below(3) {
-            0 => internal(d),
-            1 => relay(d),
-            _ => secondary(d),
-        },
+        (Kind::SecondaryHeader, Actor::Client) => {
+            if d.chance(500) {
+                internal(d)
+            } else {
+                secondary(d)
+            }
+        }
         (Kind::SecondaryHeader, _) => secondary(d),
         _ => return None,
     };
@@ -126,7 +148,7 @@ fn bytes(d: &mut Dice, len: usize) -> Option<Bytes> {
 }
 
 /// All feature bits that this version of the protocol has.
-pub(super) const FEATURES: u64 = 0x7e;
+pub(super) const FEATURES: u64 = 0x7f;
 
 /// A valid frame that is not this role's to send.
 fn foreign(actor: Actor, d: &mut Dice) -> Vec<u8> {

@@ -342,6 +342,15 @@ impl Secondary {
                     link.send(Type::JobAccepted, &pb::JobAccepted { job: Some(serving.last_job) });
                 }
             }
+            Kind::RelayFlood => {
+                // More at once than one sender has, none of them whole.
+                for _ in 0..=kwik_core::limits::RELAY_STREAMS {
+                    let bytes = frames::header(Kind::RelayOwn, Actor::Secondary, d).unwrap_or_default();
+                    if link.open_with(bytes).is_none() {
+                        return false;
+                    }
+                }
+            }
             Kind::HeaderlessStreams => {
                 let len = d.below(2);
                 let mut opened = Vec::new();

@@ -7,7 +7,7 @@ use kwik_core::Dir;
 use super::{MS, SECOND};
 use crate::sim::{
     Bursts, ClientPlan, Conditions, Ending, Fault, Forgery, Marking, NodeId, Offer, OpenPlan, PrimaryPlan,
-    Reading, SecondaryPlan, WriterEnd, dice::Dice,
+    Reading, SecondaryPlan, Talk, WriterEnd, dice::Dice,
 };
 
 const FORGERIES: [Forgery; 4] = [Forgery::Versions, Forgery::StrangeVersions, Forgery::Retry, Forgery::Reset];
@@ -113,7 +113,14 @@ pub(super) fn primary(
             ending,
         });
     }
-    PrimaryPlan { adds, removes, offers, readings: vec![reading(d, heal_at, never)], crawler }
+    PrimaryPlan {
+        adds,
+        removes,
+        offers,
+        readings: vec![reading(d, heal_at, never)],
+        crawler,
+        talk: Talk::default(),
+    }
 }
 
 fn reading(d: &mut Dice, heal_at: Duration, never: bool) -> Reading {
@@ -164,6 +171,16 @@ pub(super) fn secondary(d: &mut Dice) -> SecondaryPlan {
 /// Streams at once, where there are very many.
 const MANY: u64 = 1000;
 
+/// What servers say to each other, in some worlds: from dice of its own, so that it moves nothing else.
+pub(super) fn talk(d: &mut Dice) -> Talk {
+    if !d.chance(250) {
+        return Talk::default();
+    }
+    let longest = d.pick(&[16, 1200, 20_000, 64 * 1024]);
+    let messages = u32::try_from(d.magnitude(1, 200)).unwrap_or(1).min((1 << 18) / longest + 1);
+    Talk { messages, longest }
+}
+
 /// How long everything may take once all is well.
 pub(super) fn patience(
     primary: &PrimaryPlan,
@@ -174,7 +191,9 @@ pub(super) fn patience(
 ) -> Duration {
     let offered: u64 = primary.offers.iter().map(|offer| offer.size).sum();
     let opened: u64 = client.opens.iter().map(|open| open.size + 20_000).sum();
-    let bytes = (offered + opened + 100_000) * 3;
+    let paths = primary.adds.len().max(8) as u64;
+    let said = u64::from(primary.talk.messages) * u64::from(primary.talk.longest) * paths;
+    let bytes = (offered + opened + said * 2 + 100_000) * 3;
     let by_rate = |rate: u64| Duration::from_secs_f64(bytes as f64 * 8.0 / rate.max(1) as f64);
     let network = conditions.rate.map_or(Duration::ZERO, by_rate) * 2;
     let pace = |pace: Option<(u64, Duration)>| {

@@ -10,7 +10,7 @@ use quinn_proto::Dir;
 
 use super::{Client, Path, flip};
 use crate::{
-    sim::evil::{Kind, frames, link::control, machine::Stage},
+    sim::evil::{Actor, Kind, frames, link::control, machine::Stage},
     wire,
 };
 
@@ -157,7 +157,13 @@ impl Client {
                 let dir = self.dice.pick(&[Dir::Bi, Dir::Uni]);
                 let link = stage.link(key);
                 let stream = link.open(dir).expect("a server permits a few");
-                link.write(stream, vec![0; 1 + self.dice.index(1000)]);
+                let bytes = match dir {
+                    Dir::Bi => vec![0; 1 + self.dice.index(1000)],
+                    // It may have streams, but only for what the primary has relayed.
+                    Dir::Uni => frames::header(Kind::SecondaryHeader, Actor::Client, &mut self.dice)
+                        .expect("a header is all that it is"),
+                };
+                link.write(stream, bytes);
                 stage.seen.fired = true;
             }
             _ => {}

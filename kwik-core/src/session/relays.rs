@@ -1,0 +1,452 @@
+//! Messages between servers, by way of the client: each travels in a stream of its own, whole or not at all.
+//!
+//! What is on its way over one connection is in its [`Relays`]. The machine of each role says where a message may go and
+//! whether it is believed; this moves the bytes. Best effort: a message is lost with its path, and where nobody takes
+//! messages they are refused, so that they never take the place of anything else. Spec: KWIK §9.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+
+use super::{HOME, Machine, Session, streams::below_control};
+use crate::{
+    action::{Event, Relay},
+    error::{ApiMisuse, ErrorCode, RelayError},
+    id::{Dir, PathId, StreamId},
+    limits,
+    quic::{Connection, ReadEnd, WriteEnd},
+    timer::earliest,
+    wire::{RelayOpen, StreamHeader, encode_header},
+};
+
+/// What one connection has of relayed messages. Boxed by its owner: most sessions have none.
+#[derive(Debug)]
+pub(super) struct Relays {
+    /// Messages of the peer that are not whole, and how many may come.
+    incoming: BTreeMap<StreamId, Incoming>,
+    taken: ByteBudget,
+    /// Messages for the peer that have no stream yet, what they count for together, and how fast they go.
+    given: ByteBudget,
+    queue: VecDeque<Outgoing>,
+    queued: u64,
+    /// The application waits for room.
+    wanted: bool,
+    /// Streams for the peer that it has not acknowledged, with what QUIC has not taken of them.
+    open: BTreeMap<StreamId, Vec<Bytes>>,
+}
+
+/// A message that comes.
+#[derive(Debug)]
+struct Incoming {
+    head: RelayOpen,
+    bytes: Vec<u8>,
+}
+
+/// A message that goes.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    pub(super) head: RelayOpen,
+    pub(super) payload: Bytes,
+}
+
+impl Relays {
+    fn new(now: Instant) -> Self {
+        Self {
+            incoming: BTreeMap::new(),
+            // Twice what an honest peer sends, as clocks differ; and at once both its burst and what may have been under
+            // way before.
+            taken: ByteBudget::new(now, limits::RELAY_RATE * 2, limits::RELAY_BURST),
+            given: ByteBudget::new(now, limits::RELAY_RATE, limits::RELAY_BURST - limits::RELAY_WINDOW),
+            queue: VecDeque::new(),
+            queued: 0,
+            wanted: false,
+            open: BTreeMap::new(),
+        }
+    }
+
+    /// How many streams of the peer bring messages.
+    pub(super) fn incoming(&self) -> usize {
+        self.incoming.len()
+    }
+
+    /// Returns whether messages wait for a stream, or for QUIC to take them.
+    fn is_sending(&self) -> bool {
+        !self.queue.is_empty() || self.open.values().any(|left| !left.is_empty())
+    }
+
+    /// Returns whether one more message of our own may be under way.
+    fn has_room(&self) -> bool {
+        self.queue.len() + self.open.len() < limits::RELAYS_AT_ONCE && self.queued < limits::RELAY_BURST
+    }
+
+    /// Returns whether the stream brings a message; it is read then.
+    pub(super) fn reads(&self, stream: StreamId) -> bool {
+        self.incoming.contains_key(&stream)
+    }
+
+    /// Returns whether the stream was one of ours; it has ended.
+    fn forget_open(&mut self, stream: StreamId) -> bool {
+        self.open.remove(&stream).is_some()
+    }
+
+    /// Hands QUIC what it has not taken of the open streams.
+    fn flush(&mut self, quic: &mut Connection) {
+        for (&stream, left) in self.open.iter_mut().filter(|(_, left)| !left.is_empty()) {
+            match quic.write(stream, left) {
+                Ok(written) => drop(left.drain(..written.chunks)),
+                Err(WriteEnd::Blocked) => continue,
+                Err(WriteEnd::Closed | WriteEnd::Stopped(_)) => left.clear(), // its end is told apart
+            }
+            if left.is_empty() {
+                quic.finish(stream);
+            }
+        }
+    }
+}
+
+/// What a message takes of every bound: its bytes, and for the smallest what it costs to handle.
+fn cost(length: u32) -> u64 {
+    u64::from(length).max(limits::RELAY_COST_MIN)
+}
+
+/// How fast messages pass. Spec: KWIK §11.
+#[derive(Debug)]
+struct ByteBudget {
+    left: u64,
+    refilled: Instant,
+    /// Bytes per second.
+    rate: u64,
+    /// What piles up at most.
+    burst: u64,
+}
+
+impl ByteBudget {
+    fn new(now: Instant, rate: u64, burst: u64) -> Self {
+        Self { left: burst, refilled: now, rate, burst }
+    }
+
+    /// Takes `bytes`, or says when there will be as many.
+    fn take(&mut self, now: Instant, bytes: u64) -> Result<(), Instant> {
+        self.ready(now, bytes)?;
+        self.left -= bytes;
+        Ok(())
+    }
+
+    /// Says when there will be `bytes`, if there are not.
+    fn ready(&mut self, now: Instant, bytes: u64) -> Result<(), Instant> {
+        let rate = self.rate.max(1);
+        let elapsed = now.saturating_duration_since(self.refilled);
+        let earned = elapsed.as_nanos() * u128::from(rate) / NANOS;
+        let earned = u64::try_from(earned).unwrap_or(u64::MAX);
+        self.left = self.left.saturating_add(earned);
+        if self.left >= self.burst {
+            (self.left, self.refilled) = (self.burst, now);
+        } else {
+            // Not `now`: what is left of a byte's time counts for the next, or a promised time would come too early.
+            self.refilled += Duration::from_nanos(
+                u64::try_from(u128::from(earned) * NANOS / u128::from(rate)).unwrap_or(u64::MAX),
+            );
+        }
+        match bytes.checked_sub(self.left) {
+            None | Some(0) => Ok(()),
+            Some(short) => {
+                let wait = (u128::from(short) * NANOS).div_ceil(u128::from(rate));
+                Err(self.refilled + Duration::from_nanos(u64::try_from(wait).unwrap_or(u64::MAX)))
+            }
+        }
+    }
+}
+
+const NANOS: u128 = 1_000_000_000;
+
+const _: () = assert!(
+    limits::RELAY_BURST > limits::RELAY_WINDOW + limits::RELAY_MAX as u64,
+    "an honest sender has a burst of its own, and every message can be sent"
+);
+
+impl Session {
+    // Commands.
+
+    /// Sends a message to the server of a path, by way of the client: `path` is ignored on a secondary, which can only
+    /// write to its primary. Delivered once or, should the path end or its application not read, not at all; messages
+    /// do not keep their order. At most 64 KiB. A primary's are sealed, so that nobody else can have made them.
+    /// Spec: KWIK §9.
+    ///
+    /// # Errors
+    /// - [`RelayError::Blocked`] while the path is being attached ([`Event::PathChanged`] follows), or while as many
+    ///   messages as may be are on their way ([`Event::RelaysUnblocked`] follows).
+    /// - [`RelayError::Misuse`] on a client, or if the message is too long.
+    /// - [`RelayError::PathDead`] if there is no such path, or it is gone.
+    /// - [`RelayError::SessionClosed`] once the session is over.
+    /// - [`RelayError::Unsupported`] if the client carries no messages.
+    pub fn relay(&mut self, now: Instant, path: PathId, payload: Bytes) -> Result<(), RelayError> {
+        self.now = self.now.max(now); // as long as nothing is sent, nothing has to be worked off
+        if self.lost.is_some() {
+            return Err(RelayError::SessionClosed);
+        }
+        let fits = u32::try_from(payload.len()).ok().filter(|&length| length <= limits::RELAY_MAX);
+        let length = fits.ok_or(RelayError::Misuse(ApiMisuse::TooLong))?;
+        let link = self.links.get_mut(&HOME).ok_or(RelayError::SessionClosed)?;
+        if let Some(relays) = link.relays.as_mut().filter(|relays| !relays.has_room()) {
+            relays.wanted = true;
+            return Err(RelayError::Blocked);
+        }
+        let head = match &mut self.machine {
+            Machine::Primary(primary) => primary.seal_relay(path, length, &payload)?,
+            Machine::Secondary(secondary) => secondary.seal_relay(length, &payload)?,
+            Machine::Greeting(_) | Machine::Client(_) => {
+                return Err(RelayError::Misuse(ApiMisuse::WrongRole));
+            }
+        };
+        self.queue_relay(HOME, Outgoing { head, payload });
+        Ok(())
+    }
+
+    /// Takes a message of another server; [`Event::RelayArrived`] tells when to ask. Those that nobody takes are
+    /// refused once 1 MiB of them waits.
+    pub fn take_relay(&mut self) -> Option<Relay> {
+        let relay = self.relayed.pop_front()?;
+        self.relayed_bytes = self.relayed_bytes.saturating_sub(cost(relay.length()));
+        Some(relay)
+    }
+
+    // Receiving.
+
+    /// A stream of the peer's brings a message.
+    pub(super) fn on_relay_header(&mut self, path: PathId, stream: StreamId, head: RelayOpen) {
+        let allowed = match &mut self.machine {
+            Machine::Client(client) => client.check_relay(path, &head),
+            Machine::Primary(primary) => primary.check_relay(&head).map(|()| HOME),
+            Machine::Secondary(secondary) => secondary.check_relay(&head).map(|()| HOME),
+            Machine::Greeting(_) => Err(Unwelcome::Fault(ErrorCode::INVALID_STREAM_ROLE)),
+        };
+        let onward = match allowed {
+            Ok(onward) => onward,
+            Err(Unwelcome::Fault(code)) => return self.fault(path, code),
+            Err(Unwelcome::Refuse(code)) => return self.refuse_relay(path, stream, code),
+        };
+        if self.is_full_of_relays(onward, cost(head.length)) {
+            return self.refuse_relay(path, stream, ErrorCode::RELAY_REFUSED);
+        }
+        let now = self.now;
+        let Some(link) = self.links.get_mut(&path) else {
+            return;
+        };
+        let relays = link.relays.get_or_insert_with(|| Box::new(Relays::new(now)));
+        let fast = relays.taken.take(now, cost(head.length)).is_err();
+        if fast || relays.incoming.len() >= limits::RELAY_STREAMS {
+            return self.refuse_relay(path, stream, ErrorCode::RELAY_REFUSED);
+        }
+        relays.incoming.insert(stream, Incoming { head, bytes: Vec::new() });
+        link.note_readable(stream);
+        self.unsettled = true;
+    }
+
+    /// Returns whether no more messages may wait where one of this cost would go: for this application, or on a client
+    /// for the connection `onward`.
+    fn is_full_of_relays(&self, onward: PathId, cost: u64) -> bool {
+        let waiting = match &self.machine {
+            Machine::Client(_) => {
+                let link = self.links.get(&onward);
+                link.and_then(|link| link.relays.as_ref()).map_or(0, |relays| relays.queued)
+            }
+            Machine::Greeting(_) | Machine::Primary(_) | Machine::Secondary(_) => self.relayed_bytes,
+        };
+        waiting.saturating_add(cost) > limits::RELAY_BURST
+    }
+
+    fn refuse_relay(&mut self, path: PathId, stream: StreamId, code: ErrorCode) {
+        self.relays_refused += 1;
+        if let Some(link) = self.links.get_mut(&path) {
+            link.quic.stop(stream, code);
+        }
+        self.unsettled = true;
+    }
+
+    /// Reads on in a message. Returns whether the stream brings one.
+    pub(super) fn read_relay(&mut self, path: PathId, stream: StreamId) -> bool {
+        let Some(link) = self.links.get_mut(&path) else {
+            return false;
+        };
+        let Some(relays) = link.relays.as_mut().filter(|relays| relays.reads(stream)) else {
+            return false;
+        };
+        let Some(incoming) = relays.incoming.get_mut(&stream) else {
+            return false;
+        };
+        let length = incoming.head.length as usize;
+        let end = link.quic.read_all(stream, |bytes| {
+            incoming.bytes.extend_from_slice(&bytes);
+            incoming.bytes.len() <= length
+        });
+        let excess = incoming.bytes.len() > length;
+        let short = incoming.bytes.len() < length;
+        let code = match end {
+            ReadEnd::Blocked if !excess => return true,
+            ReadEnd::Finished if !excess && !short => None,
+            // The sender gave it up, or its path is closing.
+            ReadEnd::Reset(_) | ReadEnd::Closed | ReadEnd::IllegalOrder => {
+                relays.incoming.remove(&stream);
+                return true;
+            }
+            ReadEnd::Blocked | ReadEnd::Finished => Some(ErrorCode::METADATA_PROTOCOL_VIOLATION),
+        };
+        let whole = relays.incoming.remove(&stream);
+        match (code, whole) {
+            (Some(code), _) => self.fault(path, code),
+            (None, Some(Incoming { head, bytes })) => self.on_relay(path, head, bytes.into()),
+            (None, None) => {}
+        }
+        true
+    }
+
+    /// A message is here, whole.
+    fn on_relay(&mut self, from: PathId, head: RelayOpen, payload: Bytes) {
+        let relay = match &mut self.machine {
+            Machine::Client(client) => {
+                // Looked at again: the path may have ended since the header came.
+                let onward = client.check_relay(from, &head).ok();
+                match onward.filter(|&onward| !self.is_full_of_relays(onward, cost(head.length))) {
+                    Some(onward) => self.queue_relay(onward, Outgoing { head, payload }),
+                    None => self.relays_refused += 1,
+                }
+                return;
+            }
+            Machine::Primary(primary) => primary.open_relay(&head, payload),
+            Machine::Secondary(secondary) => secondary.open_relay(&head, payload),
+            Machine::Greeting(_) => None,
+        };
+        match relay.filter(|_| !self.is_full_of_relays(HOME, cost(head.length))) {
+            Some(relay) => {
+                self.relayed_bytes += cost(head.length);
+                self.relayed.push_back(relay);
+                self.notify(Event::RelayArrived);
+            }
+            None => self.relays_refused += 1,
+        }
+    }
+
+    // Sending.
+
+    fn queue_relay(&mut self, path: PathId, relay: Outgoing) {
+        let now = self.now;
+        let Some(link) = self.links.get_mut(&path) else {
+            self.relays_refused += 1;
+            return;
+        };
+        let relays = link.relays.get_or_insert_with(|| Box::new(Relays::new(now)));
+        relays.queued += cost(relay.head.length);
+        relays.queue.push_back(relay);
+        self.unsettled = true;
+    }
+
+    /// Sends what messages there are, behind control and ahead of the bytes of streams.
+    pub(super) fn flush_relays(&mut self) {
+        if self.links.values().all(|link| link.relays.as_ref().is_none_or(|relays| !relays.is_sending())) {
+            return;
+        }
+        let spared = self.keep_run_slots();
+        for (&path, link) in &mut self.links {
+            if link.is_backlogged() || !link.control_open {
+                continue;
+            }
+            let Some(relays) = &mut link.relays else {
+                continue;
+            };
+            while relays.open.len() < limits::RELAY_STREAMS {
+                let Some(next) = relays.queue.front().filter(|_| path != HOME || spared) else {
+                    break; // none, or the slots are for runs, whose readers wait for them
+                };
+                if let Err(at) = relays.given.ready(self.now, cost(next.head.length)) {
+                    self.resume_at = earliest(self.resume_at, Some(at));
+                    break;
+                }
+                let Some(stream) = link.quic.open(Dir::Uni) else {
+                    break;
+                };
+                let Some(Outgoing { head, payload }) = relays.queue.pop_front() else {
+                    break;
+                };
+                let cost = cost(head.length);
+                relays.queued = relays.queued.saturating_sub(cost);
+                relays.given.left = relays.given.left.saturating_sub(cost);
+                link.quic.set_priority(stream, below_control(i32::MAX));
+                let header = Bytes::copy_from_slice(&encode_header(&StreamHeader::Relay(head)));
+                let chunks = if payload.is_empty() { vec![header] } else { vec![header, payload] };
+                relays.open.insert(stream, chunks);
+            }
+            relays.flush(&mut link.quic);
+        }
+        self.tell_of_room();
+    }
+
+    /// Tells an application that waited for room.
+    fn tell_of_room(&mut self) {
+        let relays = self.links.get_mut(&HOME).and_then(|home| home.relays.as_mut());
+        if relays.is_some_and(|relays| relays.has_room() && std::mem::take(&mut relays.wanted)) {
+            self.notify(Event::RelaysUnblocked);
+        }
+    }
+
+    /// A stream of ours has arrived whole, or with `stopped` the peer wants no more of it. Returns whether it was a
+    /// message's.
+    pub(super) fn on_relay_end(&mut self, path: PathId, stream: StreamId, stopped: bool) -> bool {
+        let Some(link) = self.links.get_mut(&path) else {
+            return false;
+        };
+        let Some(relays) = &mut link.relays else {
+            return false;
+        };
+        if !relays.forget_open(stream) {
+            return false;
+        }
+        if stopped {
+            link.quic.reset(stream, ErrorCode::RELAY_REFUSED);
+            self.relays_refused += 1;
+        }
+        self.tell_of_room();
+        self.unsettled = true;
+        true
+    }
+}
+
+/// Why a message is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unwelcome {
+    /// The peer broke a rule.
+    Fault(ErrorCode),
+    /// It may happen to an honest one.
+    Refuse(ErrorCode),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "the tests' epoch")]
+    fn messages_are_taken_at_their_rate_and_no_faster() {
+        let start = Instant::now();
+        let mut budget = ByteBudget::new(start, limits::RELAY_RATE, limits::RELAY_BURST);
+        let largest = cost(limits::RELAY_MAX);
+        for _ in 0..limits::RELAY_BURST / largest {
+            assert_eq!(budget.take(start, largest), Ok(()));
+        }
+        let odd = Duration::from_nanos(333);
+        for asked in 1..100 {
+            assert!(budget.ready(start + odd * asked, largest).is_err(), "asking often changes nothing");
+        }
+        let at = budget.take(start + odd * 100, largest).unwrap_err();
+        let each = Duration::from_secs(1) * limits::RELAY_MAX / u32::try_from(limits::RELAY_RATE).unwrap();
+        let about = Duration::from_micros(1);
+        assert!(at + about >= start + each && at < start + each + about);
+        assert_eq!(budget.take(at, largest), Ok(()));
+        assert!(budget.take(at, 1).is_err() || budget.left == 0);
+        let later = at + Duration::from_secs(3600);
+        assert_eq!(budget.take(later, limits::RELAY_BURST), Ok(()), "no more than a burst piles up");
+        assert!(budget.take(later, 1).is_err());
+    }
+}
