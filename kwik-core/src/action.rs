@@ -137,8 +137,12 @@ pub struct PathInfo {
     pub leases: usize,
     /// Leases done since it was added.
     pub leases_done: u64,
-    /// Leases lost since it was added.
+    /// Leases lost since it was added, those taken back included.
     pub leases_lost: u64,
+    /// Leases that this primary took back or cut since it was added, and the client ended or shortened for it.
+    pub leases_stolen: u64,
+    /// Bytes of the leases that are done.
+    pub bytes_done: u64,
 }
 
 /// A live lease as the client last told of it: what `lease_status` gives. Spec: KWIK §5.

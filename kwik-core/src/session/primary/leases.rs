@@ -61,7 +61,7 @@ impl Primary {
         let id = LeaseId::new(self.next_lease);
         self.next_lease += 1;
         let verified = new.digest.is_some();
-        let lease = Lease { begun: false, stalled: None, verified, forgotten: false };
+        let lease = Lease { begun: false, stalled: None, verified, revoked: false, forgotten: false };
         let inserted = self.leases.insert(id, job.path, job.stream, range, lease);
         debug_assert!(inserted.is_ok(), "nobody has the range, or only the lease that is hedged");
         self.tell(Frame::LeaseGrant(LeaseGrant {
@@ -77,13 +77,14 @@ impl Primary {
 
     /// Asks for a lease to end: all of it, or what lies behind its first `keep` bytes.
     pub(in crate::session) fn revoke(&mut self, id: LeaseId, keep: u64) -> Result<(), LeaseError> {
-        let lease = self.leases.get(id).ok_or(LeaseError::NotLive)?;
+        let lease = self.leases.get_mut(id).ok_or(LeaseError::NotLive)?;
         if keep > 0 && lease.state.verified {
             return Err(LeaseError::Verified);
         }
         if keep > 0 && !self.features.contains(Features::MAPPING_UPDATE) {
             return Err(LeaseError::Unsupported);
         }
+        lease.state.revoked |= keep == 0;
         if keep < lease.range().len() {
             self.tell(Frame::LeaseRevoke { lease: id, keep, code: ErrorCode::LEASE_REVOKED });
         }
@@ -147,8 +148,11 @@ impl Primary {
                 if range.start() != lease.range().start() {
                     return Err(ErrorCode::METADATA_PROTOCOL_VIOLATION);
                 }
-                let forgotten = lease.state.forgotten;
+                let (forgotten, path) = (lease.state.forgotten, lease.path());
                 let gone = self.leases.cut(id, range.end());
+                if let Some(path) = self.paths.get_mut(&path).filter(|_| gone.is_some()) {
+                    path.stolen += 1;
+                }
                 let free = gone.map(|gone| self.release(stream, gone)).unwrap_or_default();
                 if !forgotten {
                     self.cuts.entry(id).or_default().extend(free);
@@ -165,9 +169,17 @@ impl Primary {
             return;
         };
         if let Some(path) = self.paths.get_mut(&lease.path()) {
-            match lost {
-                None => path.done += 1,
-                Some(_) => path.lost += 1,
+            match &lost {
+                None => {
+                    path.done += 1;
+                    path.bytes_done += lease.range().len();
+                }
+                Some((code, missing)) => {
+                    path.lost += 1;
+                    // One of which nothing is missing any more ends with the same code, whoever asked for it.
+                    let stolen = lease.state.revoked && *code == ErrorCode::LEASE_REVOKED;
+                    path.stolen += u64::from(stolen && !missing.is_empty());
+                }
             }
         }
         let outcome = match lost {

@@ -209,6 +209,8 @@ struct Path {
     relay_key: Option<PublicKey>,
     relays_sent: u64,
     relays_heard: Once,
+    stolen: u64,
+    bytes_done: u64,
 }
 
 #[derive(Debug)]
@@ -228,6 +230,8 @@ struct Lease {
     /// What was missing when the client said that nothing comes any more.
     stalled: Option<ByteRange>,
     verified: bool,
+    /// All of it was asked back.
+    revoked: bool,
     /// The application does not want to know what becomes of it.
     forgotten: bool,
 }
@@ -339,6 +343,8 @@ impl Primary {
                 relay_key: new.relay_key,
                 relays_sent: 0,
                 relays_heard: Once::default(),
+                stolen: 0,
+                bytes_done: 0,
             },
         );
         self.forget_dead();
@@ -395,6 +401,8 @@ impl Primary {
             leases: self.leases.count_of_path(id),
             leases_done: path.done,
             leases_lost: path.lost,
+            leases_stolen: path.stolen,
+            bytes_done: path.bytes_done,
         };
         self.paths.iter().map(info).collect()
     }
