@@ -68,5 +68,5 @@ pub use path::dial::{DialPolicy, NotMorePrivate};
 #[cfg(feature = "qlog")]
 pub use quic::Qlog;
 pub use session::{HandshakeData, NewJob, NewLease, NewPath, Session, Written};
-pub use stats::{PathStats, SessionStats, SourceStats};
+pub use stats::{LeaseStats, PathStats, ReassemblyStats, SessionStats, SourceStats, StreamStats};
 pub use stream::conflict::ConflictPolicy;

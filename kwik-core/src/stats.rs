@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use crate::id::PathId;
+use crate::{
+    action::PathState,
+    error::ErrorCode,
+    id::{ByteRange, LeaseId, PathId, StreamId},
+};
 
 /// Counters of one QUIC connection. Field names as in quinn.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,7 +38,7 @@ pub struct PathStats {
     pub udp_rx_ios: u64,
 }
 
-/// What one server has contributed, as the client counted it.
+/// What one server has contributed, as the client counted it, and how the client finds its path now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SourceStats {
@@ -48,14 +52,116 @@ pub struct SourceStats {
     pub late_bytes: u64,
     /// Leases filled to the last byte.
     pub leases_done: u64,
-    /// Leases that ended before.
+    /// Leases that ended before, those that the primary took back included.
     pub leases_lost: u64,
+    /// Leases that the primary took back or cut while they lived, to give them to somebody else.
+    pub leases_stolen: u64,
     /// Times nothing came of a lease for too long, so that others were free to bring it.
     pub stalls: u64,
     /// Leases whose bytes were not what the primary had promised.
     pub digests_wrong: u64,
+    /// Times the path was asked for a sign of life while bytes were due.
+    pub probes: u64,
+    /// Times it owed one for so long that it was suspected.
+    pub suspected: u64,
     /// Times the path went silent while bytes were due.
     pub degraded: u64,
+    /// The state of the path; `None` for the primary, and for a path so long dead that it is forgotten.
+    pub state: Option<PathState>,
+    /// Round-trip time, smoothed by KWIK's own estimate; zero before the first sample, and for the primary.
+    pub rtt: Duration,
+    /// Live leases on the path.
+    pub leases: usize,
+    /// How long it usually takes from when a lease is due to its first byte, once that is known.
+    pub first_byte: Option<Duration>,
+}
+
+/// What putting split streams together has cost: one stream, or all of a session (clients only).
+///
+/// Times are measured from batch to batch: what one call of `handle_event` or one poll works off happens at one
+/// instant.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ReassemblyStats {
+    /// Bytes placed, each offset once.
+    pub bytes: u64,
+    /// Bytes that were already there.
+    pub overlap_bytes: u64,
+    /// Overlaps whose bytes differed from what was held.
+    pub conflicts: u64,
+    /// Bytes held now behind a hole, where a reader in order cannot get them. None for a reader out of order.
+    pub reorder_depth: u64,
+    /// The most that this has been in any one stream.
+    pub reorder_depth_max: u64,
+    /// For how long a hole kept bytes behind it from the reader.
+    pub hole_time: Duration,
+    /// The longest that any one hole did, from when it was the first of its stream.
+    pub hole_time_max: Duration,
+    /// How much later a byte became readable than it was placed, on average over [`Self::bytes`]: the latency that
+    /// reassembly adds.
+    pub delay_mean: Duration,
+    /// Times the reader found nothing.
+    pub reader_waits: u64,
+    /// How long it then took until there was something.
+    pub reader_wait: Duration,
+    /// For how long some server had leases and no credit for any of them: it waits for the reader.
+    pub credit_wait: Duration,
+    /// Questions to the primary about holes that nobody seemed to fill.
+    pub gaps_asked: u64,
+    /// Times the reader was told of a hole that nobody fills.
+    pub gaps_told: u64,
+}
+
+/// A snapshot of a split stream, as its reader's end has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StreamStats {
+    /// Where the stream was split: the bytes before are QUIC's, and counted nowhere here.
+    pub base: u64,
+    /// Receive window in bytes; it grows by itself.
+    pub window: u64,
+    /// Bytes held for the application now.
+    pub held_bytes: u64,
+    /// Disjoint pieces that have to be remembered now.
+    pub extents: usize,
+    /// One past the highest offset placed; the base if there is none.
+    pub highest_offset: u64,
+    /// How long the stream is, once the primary has said so.
+    pub final_size: Option<u64>,
+    /// The first bytes that are not here of what somebody was given, or that the final size promises.
+    pub missing: Option<ByteRange>,
+    /// For how long the reader has waited for a byte that nobody known here is to bring, if it does.
+    pub gap_age: Option<Duration>,
+    /// Live leases on the stream.
+    pub leases: usize,
+    /// Bytes placed by each server, the primary included, each offset counted for whoever brought it first.
+    pub sources: BTreeMap<PathId, u64>,
+    /// What putting it together has cost.
+    pub reassembly: ReassemblyStats,
+}
+
+/// A snapshot of a live lease, as the client has it. What its primary knows is [`LeaseStatus`](crate::LeaseStatus).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LeaseStats {
+    /// Who fills it.
+    pub path: PathId,
+    /// The stream it is of.
+    pub stream: StreamId,
+    /// What it is for; shorter than when it was granted once it has been cut.
+    pub range: ByteRange,
+    /// Bytes that have come, from its start on.
+    pub placed: u64,
+    /// Bytes that may come, from its start on.
+    pub credit: u64,
+    /// Its server was told of it.
+    pub noticed: bool,
+    /// Its server has begun to fill it.
+    pub begun: bool,
+    /// Nothing comes though it might, and others are free to bring it.
+    pub suspended: bool,
+    /// None of it counts before all of it proves right.
+    pub verified: bool,
 }
 
 /// A snapshot of a session.
@@ -66,6 +172,10 @@ pub struct SessionStats {
     pub paths: BTreeMap<PathId, PathStats>,
     /// What each server contributed to split streams since the session began (clients only).
     pub sources: BTreeMap<PathId, SourceStats>,
+    /// What putting split streams together has cost since the session began (clients only).
+    pub reassembly: ReassemblyStats,
+    /// Split streams that are not read to their end (clients only).
+    pub streams: usize,
     /// Bytes of split streams held for the application now (clients only).
     pub held_bytes: u64,
     /// The most that [`Self::held_bytes`] has ever been.
@@ -75,4 +185,27 @@ pub struct SessionStats {
     /// Messages between servers that were not taken: their path was gone, too many of them waited, or they were not from
     /// whom they should be.
     pub relays_refused: u64,
+    /// Frames sent that give credit.
+    pub credit_frames: u64,
+    /// How often a peer broke a rule, by the code that says which; KWIK's codes only.
+    pub faults: BTreeMap<ErrorCode, u64>,
 }
+
+impl SessionStats {
+    /// Adds what another part of the session has counted.
+    pub(crate) fn add_faults(&mut self, faults: &BTreeMap<ErrorCode, u64>) {
+        for (&code, &count) in faults {
+            *self.faults.entry(code).or_default() += count;
+        }
+    }
+}
+
+/// Counts a fault. Codes that are not in KWIK's table are a peer's to choose, and would make a map without end.
+pub(crate) fn count_fault(faults: &mut BTreeMap<ErrorCode, u64>, code: ErrorCode) {
+    if code.name().is_some() {
+        *faults.entry(code).or_default() += 1;
+    }
+}
+
+/// The leases of a client, each with its snapshot.
+pub(crate) type Leases = BTreeMap<LeaseId, LeaseStats>;

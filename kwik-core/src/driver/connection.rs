@@ -1,6 +1,7 @@
 //! The handle that looks like quinn's `Connection`.
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
@@ -15,9 +16,9 @@ use super::{
 };
 use crate::{
     error::{ApiMisuse, ConnectionError, ErrorCode, SendDatagramError},
-    id::{Dir, SessionId, StreamId},
+    id::{Dir, LeaseId, SessionId, StreamId},
     session::HandshakeData,
-    stats::SessionStats,
+    stats::{LeaseStats, SessionStats},
 };
 
 /// A session as an application on either side holds it: quinn's connection, fed by one or by many servers.
@@ -189,7 +190,14 @@ impl Connection {
     /// Returns counters of the session.
     #[must_use]
     pub fn stats(&self) -> SessionStats {
-        self.0.with(|s| s.core.stats())
+        self.0.with(|s| s.core.stats_at(s.now()))
+    }
+
+    /// Returns counters of each live lease of a client, at most 2,048; none on servers. What a primary knows of its own
+    /// is [`PrimarySession::paths`](super::PrimarySession::paths) and [`Lease::status`](super::Lease::status).
+    #[must_use]
+    pub fn lease_stats(&self) -> BTreeMap<LeaseId, LeaseStats> {
+        self.0.with(|s| s.core.leases())
     }
 
     /// Returns what the handshake agreed on.

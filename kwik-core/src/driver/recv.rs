@@ -15,6 +15,7 @@ use crate::{
     action::Chunk,
     error::{ClosedStream, ErrorCode, ReadError},
     id::StreamId,
+    stats::StreamStats,
 };
 
 /// The receiving half of a stream, whichever servers feed it.
@@ -194,6 +195,13 @@ impl RecvStream {
         })?;
         self.end = Some(Err(ReadError::ClosedStream));
         Ok(())
+    }
+
+    /// Returns what is counted of the stream while it is split and not read to its end; `None` of one that is QUIC's
+    /// alone, and on servers.
+    #[must_use]
+    pub fn stats(&self) -> Option<StreamStats> {
+        self.session.with(|s| s.core.stream_stats(s.now(), self.stream))
     }
 
     /// Returns the stream's id.

@@ -14,6 +14,7 @@ mod hello;
 mod internal;
 mod link;
 mod native;
+mod observe;
 mod primary;
 mod relays;
 mod secondary;
@@ -59,7 +60,6 @@ use crate::{
     limits,
     quic::{self, native_streams},
     rng::Rng,
-    stats::SessionStats,
     timer::{Wall, earliest},
 };
 
@@ -142,6 +142,7 @@ pub struct Session {
     unsettled: bool,
     /// The path that sent last, so that all get their turn.
     sent_last: PathId,
+    observed: observe::Observed,
 }
 
 impl fmt::Debug for Session {
@@ -220,6 +221,7 @@ impl Session {
             relays_refused: 0,
             unsettled: true,
             sent_last: HOME,
+            observed: observe::Observed::default(),
         }
     }
 
@@ -418,26 +420,6 @@ impl Session {
     /// Returns the peer's certificates, its own first.
     pub fn peer_identity(&self) -> Option<Vec<CertificateDer<'static>>> {
         self.links.get(&HOME)?.quic.peer_certificates()
-    }
-
-    /// Returns a snapshot of the session's counters.
-    pub fn stats(&self) -> SessionStats {
-        let mut stats = SessionStats {
-            paths: self.links.iter().map(|(&path, link)| (path, link.quic.stats())).collect(),
-            relays_refused: self.relays_refused,
-            ..SessionStats::default()
-        };
-        match &self.machine {
-            Machine::Client(client) => {
-                stats.sources.clone_from(client.sources());
-                (stats.held_bytes, stats.held_bytes_max) = client.held();
-                stats.late_frames = client.late_frames();
-            }
-            Machine::Primary(primary) => stats.late_frames = primary.late_frames(),
-            Machine::Secondary(secondary) => stats.late_frames = secondary.late_frames(),
-            Machine::Greeting(_) => {}
-        }
-        stats
     }
 
     /// Checks the session's own books, as simulators and soak tests do after every step (feature `audit`).

@@ -321,6 +321,7 @@ impl Session {
             client.fault(path, code);
         } else {
             tracing::debug!(%code, "closing the session");
+            self.observed.on_fault(code);
             self.close_with(code, b"");
         }
         self.unsettled = true;
@@ -353,6 +354,7 @@ impl Session {
                     Frame::LeaseDone { .. } | Frame::LeaseLost { .. } | Frame::LeaseRefused { .. }
                 );
                 if let Some(link) = self.links.get_mut(&path).filter(|link| !link.quic.is_closed()) {
+                    self.observed.on_send(&frame);
                     if ends {
                         link.earn_frames(limits::CONTROL_PER_LEASE); // room for the next grants
                     }

@@ -9,6 +9,7 @@ use crate::limits;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Gap {
     from: u64,
+    since: Instant,
     stage: Stage,
     /// When something is to be done about it.
     at: Instant,
@@ -38,12 +39,17 @@ pub(crate) enum Due {
 
 impl Gap {
     pub(crate) fn new(now: Instant, from: u64) -> Self {
-        Self { from, stage: Stage::Noticed, at: now + limits::STALL_MIN, untold: false }
+        Self { from, since: now, stage: Stage::Noticed, at: now + limits::STALL_MIN, untold: false }
     }
 
     /// The offset that is missing.
     pub(crate) const fn from(&self) -> u64 {
         self.from
+    }
+
+    /// When it was first seen.
+    pub(crate) const fn since(&self) -> Instant {
+        self.since
     }
 
     pub(crate) const fn deadline(&self) -> Instant {

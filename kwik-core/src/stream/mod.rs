@@ -8,3 +8,4 @@ pub(crate) mod ranges;
 pub(crate) mod recv;
 pub(crate) mod send;
 pub(crate) mod staging;
+pub(crate) mod tally;

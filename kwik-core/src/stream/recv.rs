@@ -12,6 +12,7 @@ use bytes::Bytes;
 use super::{
     assemble::{Assembler, Inserted},
     conflict::ConflictPolicy,
+    tally::{Look, Tally},
 };
 use crate::{
     id::{ByteRange, OFFSET_MAX, PathId},
@@ -48,6 +49,8 @@ pub(crate) struct SplitRecv {
     round_consumed: u64,
     /// Bytes read since credit was last shared.
     unshared: u64,
+    /// Boxed: a map of few keeps room for eleven.
+    tally: Box<Tally>,
 }
 
 impl SplitRecv {
@@ -69,6 +72,7 @@ impl SplitRecv {
             round_start: None,
             round_consumed: 0,
             unshared: 0,
+            tally: Box::default(),
         }
     }
 
@@ -161,6 +165,7 @@ impl SplitRecv {
         }
         self.claimed_end = self.claimed_end.max(offset.saturating_add(bytes.len() as u64));
         let inserted = self.assembler.insert(source, offset, bytes);
+        self.tally.on_placed(source, inserted);
         if above > 0 {
             self.received_above = self.received_above.saturating_add(inserted.new);
         }
@@ -245,8 +250,12 @@ impl SplitRecv {
 
     /// The first hole the reader waits for; `None` if the stream is complete.
     pub(crate) fn first_missing(&self) -> Option<ByteRange> {
-        let whole = ByteRange::between(self.base, self.final_size.unwrap_or(OFFSET_MAX))?;
-        self.missing(whole, usize::MAX).next()
+        self.first_missing_before(self.final_size.unwrap_or(OFFSET_MAX))
+    }
+
+    /// The first hole below `end`.
+    pub(crate) fn first_missing_before(&self, end: u64) -> Option<ByteRange> {
+        self.missing(ByteRange::between(self.base, end)?, usize::MAX).next()
     }
 
     /// What of the window is taken: held, or promised. `leased` is what live leases may still bring at or beyond
@@ -310,6 +319,33 @@ impl SplitRecv {
             self.unshared = 0;
         }
         enough
+    }
+
+    /// What is counted of it.
+    pub(crate) fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    pub(crate) fn tally_mut(&mut self) -> &mut Tally {
+        &mut self.tally
+    }
+
+    /// A batch has settled: counts for how long bytes were held behind a hole.
+    pub(crate) fn look(&mut self, now: Instant) {
+        let received = self.assembler.received();
+        let prefix = received.end_of_prefix(self.base);
+        // What an ordered reader could get lies between its position and the first hole.
+        let readable = prefix - self.assembler.read_position();
+        let depth = if self.unordered { 0 } else { self.held().saturating_sub(readable) };
+        let behind = ByteRange::between(prefix, self.highest()).filter(|_| depth > 0);
+        let hole_end = behind.and_then(|behind| received.missing(behind).next()).map(ByteRange::end);
+        let look = Look { depth, prefix, hole_end, readable: self.is_readable() };
+        self.tally.look(now, look);
+    }
+
+    /// One past the highest offset placed.
+    pub(crate) fn highest(&self) -> u64 {
+        self.assembler.received().max_end().unwrap_or(self.base)
     }
 
     /// Widens the window.

@@ -55,6 +55,7 @@ impl Client {
     /// A reader found nothing: what it waits for is watched from now on.
     pub(super) fn on_reader_blocked(&mut self, stream: StreamId) {
         self.blocked.insert(stream);
+        self.observe_blocked(stream);
     }
 
     /// Looks again at what blocked readers wait for. Called once facts have settled.
@@ -109,6 +110,7 @@ impl Client {
             due.push((id, gap.from(), gap.due(now, patience)));
         }
         for (stream, from, due) in due {
+            self.observe_gap(stream, due);
             match due {
                 Due::Wait => {}
                 Due::Ask => self.tell_primary(Frame::OffsetSyncRequest { stream, from }),

@@ -172,7 +172,9 @@ impl Client {
             self.late_frames += 1;
             return Ok(());
         };
+        let of = lease.path();
         if keep == 0 {
+            self.source(of).leases_stolen += 1;
             self.lose_lease(id, code, true);
             return Ok(());
         }
@@ -186,6 +188,7 @@ impl Client {
         let kept = keep.max(lease.state.placed);
         let (noticed, full) = (lease.state.noticed, kept == lease.state.placed);
         if self.leases.cut(id, start.saturating_add(kept)).is_some() {
+            self.source(path).leases_stolen += 1;
             // A server that does not know of cuts writes on; what comes behind this one is late.
             let told =
                 self.paths.get(&path).is_some_and(|path| path.features.contains(Features::MAPPING_UPDATE));

@@ -11,6 +11,7 @@ mod fuzzing;
 mod gaps;
 mod jobs;
 mod leases;
+mod observe;
 mod paths;
 mod relay;
 mod stall;
@@ -28,7 +29,10 @@ use std::{
 
 use smallvec::SmallVec;
 
-use self::stall::{Front, Suspended};
+use self::{
+    observe::Observed,
+    stall::{Front, Suspended},
+};
 use super::action::Action;
 use crate::{
     action::Event,
@@ -97,6 +101,7 @@ pub(super) struct Client {
     held: u64,
     held_max: u64,
     late_frames: u64,
+    observed: Observed,
     /// Set when the primary path is gone: why nobody will send what is missing.
     lost: Option<ErrorCode>,
     actions: VecDeque<Action>,
@@ -129,6 +134,8 @@ struct Path {
     stale: bool,
     /// What it should be filling, one lease per stream.
     fronts: SmallVec<[Front; 1]>,
+    /// Streams on which it has leases and no credit for any.
+    starved: SmallVec<[StreamId; 1]>,
     /// Since when the leases were due of which the first bytes came in this batch.
     begun: SmallVec<[Instant; 1]>,
     /// How long it usually takes from when a lease is due to its first byte.
@@ -276,6 +283,7 @@ impl Client {
             held: 0,
             held_max: 0,
             late_frames: 0,
+            observed: Observed::new(now),
             lost: None,
             actions: VecDeque::new(),
         }
@@ -397,6 +405,7 @@ impl Client {
 
     /// A peer broke a rule: a secondary loses its path, the primary the session. Spec: KWIK §9, "Blame".
     pub(super) fn fault(&mut self, path: PathId, code: ErrorCode) {
+        self.observed.on_fault(code);
         if path.is_primary() {
             self.actions.push_back(Action::CloseSession { code });
         } else if self.end_path(path, code) {
@@ -410,6 +419,7 @@ impl Client {
             return;
         }
         self.lost = Some(code);
+        self.end_waits();
         for (&path, state) in &mut self.paths {
             if state.state.on_end(ErrorCode::PRIMARY_LOST).is_ok() {
                 self.actions.push_back(Action::ClosePath { path, code: ErrorCode::PRIMARY_LOST });
@@ -460,6 +470,7 @@ impl Client {
         self.replenish_noted();
         self.look_at_paths(now);
         self.watch_gaps(now);
+        self.observe(now);
     }
 
     /// Returns whether leases live, and so the primary must be known to be there. Spec: KWIK §8.
@@ -491,6 +502,12 @@ impl Client {
         self.sources.entry(path).or_default()
     }
 
+    #[cfg(test)]
+    pub(super) fn late_frames(&self) -> u64 {
+        self.late_frames
+    }
+
+    #[cfg(any(test, fuzzing))]
     pub(super) fn sources(&self) -> &BTreeMap<PathId, SourceStats> {
         &self.sources
     }
@@ -498,10 +515,6 @@ impl Client {
     /// Bytes held for the application now, and the most there ever were.
     pub(super) fn held(&self) -> (u64, u64) {
         (self.held, self.held_max)
-    }
-
-    pub(super) fn late_frames(&self) -> u64 {
-        self.late_frames
     }
 
     fn credit(&mut self, path: PathId, credit: Credit) {

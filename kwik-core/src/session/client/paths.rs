@@ -67,6 +67,7 @@ impl Client {
             suspected: false,
             stale: false,
             fronts: smallvec::SmallVec::new(),
+            starved: smallvec::SmallVec::new(),
             begun: smallvec::SmallVec::new(),
             first_byte: None,
         };
@@ -259,7 +260,10 @@ impl Client {
             }
             match path.health.verdict(now) {
                 Verdict::Wait => {}
-                Verdict::Probe => self.actions.push_back(Action::Ping { path: id }),
+                Verdict::Probe => {
+                    self.source(id).probes += 1;
+                    self.actions.push_back(Action::Ping { path: id });
+                }
                 Verdict::Suspect => self.suspect(id),
                 Verdict::Silent => self.degrade(id),
             }

@@ -86,6 +86,19 @@ impl Path {
     }
 }
 
+/// The streams that a path has leases on and may send nothing of, because their readers have not given credit.
+fn starved<'a>(leases: impl Iterator<Item = &'a Live<Lease>>, fronts: &[Front]) -> SmallVec<[StreamId; 1]> {
+    let mut starved = SmallVec::new();
+    for lease in leases.filter(|lease| lease.state.noticed && lease.state.suspended.is_none()) {
+        let stream = lease.stream();
+        let served = fronts.iter().any(|front| front.stream == stream && !front.suspended);
+        if !served && !starved.contains(&stream) {
+            starved.push(stream);
+        }
+    }
+    starved
+}
+
 impl Client {
     /// Looks again at what each path owes where something changed. Called once facts have settled, not per datagram.
     pub(super) fn look_at_paths(&mut self, now: Instant) {
@@ -121,6 +134,8 @@ impl Client {
                 }
             }
             path.fronts = fronts;
+            path.starved = starved(leases.of_path(id).map(|(_, lease)| lease), &path.fronts);
+            self.observed.on_credit();
             path.health.on_due(now, due);
         }
     }
@@ -131,7 +146,9 @@ impl Client {
             return;
         };
         path.suspected = true;
-        for front in path.fronts.clone() {
+        let fronts = path.fronts.clone();
+        self.source(id).suspected += 1;
+        for front in fronts {
             self.suspend(front.lease, Suspended::Silent);
         }
     }

@@ -358,6 +358,7 @@ impl Client {
         self.held_max = self.held_max.max(self.held);
         let unordered = stream.is_unordered();
         let readable = stream.is_readable();
+        self.observed.touch(id);
         let source = self.source(path);
         source.bytes += inserted.new;
         source.overlap_bytes += inserted.overlap;
@@ -417,12 +418,14 @@ impl Client {
         max_len: usize,
         ordered: bool,
     ) -> Result<Option<Chunk>, ReadError> {
+        self.observed.on_read(now);
         let stream = self.streams.get_mut(&id).ok_or(ReadError::ClosedStream)?;
         if ordered && stream.is_unordered() {
             return Err(ReadError::IllegalOrderedRead);
         }
         if !ordered && !stream.is_unordered() {
             stream.set_unordered();
+            stream.look(now); // what lies behind a hole is held up no more
             self.replenish(id);
         }
         let stream = self.streams.get_mut(&id).ok_or(ReadError::ClosedStream)?;
@@ -476,7 +479,9 @@ impl Client {
         self.extra_window -= stream.extra().min(self.extra_window);
         self.held -= stream.held();
         self.lose_leases_on(id, code);
-        self.streams.remove(&id);
+        if let Some(stream) = self.streams.remove(&id) {
+            self.observed.on_end(id, stream);
+        }
         self.blocked.remove(&id);
         self.gaps.remove(&id);
         let runs: Vec<StreamId> =

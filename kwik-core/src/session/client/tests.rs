@@ -13,6 +13,7 @@ use crate::{
 };
 
 mod mapping;
+mod observe;
 
 const PATH: PathId = PathId::new(1);
 const OTHER: PathId = PathId::new(2);

@@ -1,0 +1,90 @@
+//! What a session counts, and the snapshots it gives. Decides nothing. Spec: KWIK §12.
+
+use std::{collections::BTreeMap, time::Instant};
+
+use super::{Machine, Session};
+use crate::{
+    error::ErrorCode,
+    id::{LeaseId, StreamId},
+    stats::{LeaseStats, SessionStats, StreamStats, count_fault},
+    wire::Frame,
+};
+
+/// What is counted outside the machines.
+#[derive(Debug, Default)]
+pub(super) struct Observed {
+    credit_frames: u64,
+    faults: BTreeMap<ErrorCode, u64>,
+}
+
+impl Observed {
+    /// A frame goes out.
+    pub(super) fn on_send(&mut self, frame: &Frame) {
+        self.credit_frames += u64::from(matches!(frame, Frame::Credit(_)));
+    }
+
+    /// The peer broke a rule, and no machine counts it.
+    pub(super) fn on_fault(&mut self, code: ErrorCode) {
+        count_fault(&mut self.faults, code);
+    }
+}
+
+impl Session {
+    /// Returns a snapshot of the session's counters. Its cost is that of a look at each path and split stream. Times
+    /// count up to the latest instant that was passed in.
+    pub fn stats(&self) -> SessionStats {
+        self.stats_at(self.now)
+    }
+
+    /// Returns the snapshot of [`Self::stats`], with times that still run counted up to `now`.
+    pub fn stats_at(&self, now: Instant) -> SessionStats {
+        let mut stats = SessionStats {
+            paths: self.links.iter().map(|(&path, link)| (path, link.quic.stats())).collect(),
+            relays_refused: self.relays_refused,
+            credit_frames: self.observed.credit_frames,
+            faults: self.observed.faults.clone(),
+            ..SessionStats::default()
+        };
+        match &self.machine {
+            Machine::Client(client) => client.add_stats(self.now.max(now), &mut stats),
+            Machine::Primary(primary) => stats.late_frames = primary.late_frames(),
+            Machine::Secondary(secondary) => stats.late_frames = secondary.late_frames(),
+            Machine::Greeting(_) => {}
+        }
+        stats
+    }
+
+    /// Returns a snapshot of a split stream that has not been read to its end; `None` on servers, and for streams that
+    /// are QUIC's alone. Times that still run are counted up to `now`.
+    pub fn stream_stats(&self, now: Instant, stream: StreamId) -> Option<StreamStats> {
+        match &self.machine {
+            Machine::Client(client) => client.stream_stats(self.now.max(now), stream),
+            Machine::Greeting(_) | Machine::Primary(_) | Machine::Secondary(_) => None,
+        }
+    }
+
+    /// Lists the split streams that are not read to their end, of which [`Self::stream_stats`] tells; none on servers.
+    pub fn split_streams(&self) -> Vec<StreamId> {
+        match &self.machine {
+            Machine::Client(client) => client.split_streams(),
+            Machine::Greeting(_) | Machine::Primary(_) | Machine::Secondary(_) => Vec::new(),
+        }
+    }
+
+    /// Returns a snapshot of a live lease, as the client has it; `None` on servers. A primary asks
+    /// [`Self::lease_status`].
+    pub fn lease_stats(&self, lease: LeaseId) -> Option<LeaseStats> {
+        match &self.machine {
+            Machine::Client(client) => client.lease_stats(lease),
+            Machine::Greeting(_) | Machine::Primary(_) | Machine::Secondary(_) => None,
+        }
+    }
+
+    /// Returns snapshots of all live leases of a client, at most 2,048; none on servers.
+    pub fn leases(&self) -> BTreeMap<LeaseId, LeaseStats> {
+        match &self.machine {
+            Machine::Client(client) => client.lease_list(),
+            Machine::Greeting(_) | Machine::Primary(_) | Machine::Secondary(_) => BTreeMap::new(),
+        }
+    }
+}
