@@ -85,6 +85,46 @@ fn one_stream_from_three_servers() {
     });
 }
 
+/// What the handles tell of a stream that two servers fill, and of its leases. Spec: KWIK §12.
+#[test]
+fn a_half_filled_stream_has_figures() {
+    run(async {
+        let world = World::serving(1);
+        let (client, primary, paths) = world.connect_all().await;
+        let mut stream = primary.open_uni().await.unwrap();
+        stream.write_all(&OBJECT.bytes(range(0, 1000))).await.unwrap();
+        let mut recv = client.accept_uni().await.unwrap();
+        assert_eq!(recv.stats(), None, "it is not split");
+        write_run(&stream, range(5000, 6000)).await;
+        let job = stream.open_job(job(paths[0], range(1000, MIB))).unwrap();
+        let mut lease = job.lease(range(1000, 4000)).unwrap();
+        assert_eq!(lease.outcome().await, Ok(LeaseOutcome::Done));
+
+        let stats = recv.stats().expect("it is split");
+        assert_eq!((stats.base, stats.held_bytes, stats.highest_offset), (1000, 4000, 6000));
+        assert_eq!(stats.missing, Some(range(4000, 5000)));
+        assert_eq!(
+            stats.sources.into_iter().collect::<Vec<_>>(),
+            [(PathId::PRIMARY, 1000), (paths[0], 3000)]
+        );
+        assert_eq!((stats.reassembly.reorder_depth, stats.leases), (1000, 0));
+        assert!(client.lease_stats().is_empty());
+        let path = primary.paths().into_iter().next().unwrap();
+        assert_eq!((path.leases_done, path.bytes_done, path.leases_stolen), (1, 3000, 0));
+
+        write_run(&stream, range(4000, 5000)).await;
+        stream.finish().unwrap();
+        assert_eq!(recv.read_to_end(7000).await.unwrap(), OBJECT.bytes(range(0, 6000)));
+        assert_eq!(recv.stats(), None, "it is read to its end");
+        let stats = client.stats();
+        assert_eq!((stats.reassembly.bytes, stats.reassembly.reorder_depth_max), (5000, 1000));
+        assert!(
+            stats.reassembly.hole_time_max > Duration::ZERO && stats.reassembly.delay_mean > Duration::ZERO
+        );
+        assert_eq!(stats.sources[&paths[0]].state, Some(PathState::Active));
+    });
+}
+
 /// Several streams at once, in both directions of opening, each with an object of its own.
 #[test]
 fn several_streams_at_once() {
