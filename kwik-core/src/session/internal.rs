@@ -8,6 +8,7 @@ use super::{
     HOME, Machine, Session,
     action::{InternalEnd, Opened},
     streams::{below_control, flush_header},
+    subject::{internal_span, lease_span, stream_span},
 };
 use crate::{
     action::{Event, RunId},
@@ -156,11 +157,13 @@ impl Session {
         run: RunId,
         chunks: &mut [Bytes],
     ) -> Result<Written, LeaseWriteError> {
+        let _session = self.enter();
         self.touch(now);
         let Machine::Primary(primary) = &mut self.machine else {
             return Err(LeaseWriteError::Ended(ErrorCode::INVALID_STREAM_ROLE));
         };
         let allowance = primary.run_allowance(run).map_err(LeaseWriteError::Ended)?;
+        let _stream = stream_span(allowance.stream);
         let stream = allowance.stream;
         let owner = Owner::Run { run, stream };
         let header = StreamHeader::Internal { stream, offset: allowance.offset };
@@ -184,6 +187,7 @@ impl Session {
         lease: LeaseId,
         chunks: &mut [Bytes],
     ) -> Result<Written, LeaseWriteError> {
+        let (_session, _lease) = (self.enter(), lease_span(&self.machine, lease));
         self.touch(now);
         if let Some(cause) = &self.lost {
             return Err(LeaseWriteError::Ended(super::path_code(cause)));
@@ -340,6 +344,7 @@ impl Session {
             if self.read_relay(path, internal) {
                 continue;
             }
+            let _internal = internal_span(&self.machine, path, internal);
             let (Some(link), Machine::Client(client)) = (self.links.get_mut(&path), &mut self.machine) else {
                 return;
             };
@@ -347,6 +352,7 @@ impl Session {
                 continue;
             }
             let end = link.quic.read_all(internal, |bytes| client.on_bytes(path, internal, bytes));
+            tracing::trace!(?end, "read");
             let end = match end {
                 ReadEnd::Finished => InternalEnd::Fin,
                 ReadEnd::Reset(code) => InternalEnd::Reset(code),

@@ -21,6 +21,7 @@ mod secondary;
 mod servers;
 mod settle;
 mod streams;
+mod subject;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -44,6 +45,7 @@ use self::{
     primary::Primary,
     secondary::Secondary,
     streams::{Deferred, SendHalf},
+    subject::path_span,
 };
 #[cfg(any(test, fuzzing))]
 pub use self::{
@@ -143,6 +145,7 @@ pub struct Session {
     /// The path that sent last, so that all get their turn.
     sent_last: PathId,
     observed: observe::Observed,
+    span: tracing::Span,
 }
 
 impl fmt::Debug for Session {
@@ -189,8 +192,9 @@ impl Session {
         permitted: u64,
         connection: quic::Connection,
     ) -> Self {
+        let remote = connection.remote_address();
         Self {
-            remote: connection.remote_address(),
+            remote,
             links: BTreeMap::from([(HOME, Box::new(Link::new(now, connection)))]),
             machine,
             client,
@@ -222,6 +226,7 @@ impl Session {
             unsettled: true,
             sent_last: HOME,
             observed: observe::Observed::default(),
+            span: subject::session_span(remote),
         }
     }
 
@@ -229,9 +234,11 @@ impl Session {
 
     /// Takes a datagram, or an answer of the endpoint.
     pub fn handle_event(&mut self, now: Instant, event: SessionEvent) {
+        let _session = self.enter();
         self.touch(now);
         match event.0 {
             SessionEventInner::Quic(path, event) => {
+                let _path = path_span(&self.machine, path);
                 if let Some(link) = self.links.get_mut(&path) {
                     link.quic.handle_event(event);
                 }
@@ -246,6 +253,7 @@ impl Session {
     /// Whoever has been away for a while must hand over the datagrams that came meanwhile first, or a peer may be taken
     /// for silent that is not; [`Self::is_verdict_due`] tells when that matters.
     pub fn handle_timeout(&mut self, now: Instant) {
+        let _session = self.enter();
         self.touch(now);
         if self.resume_at.is_some_and(|at| at <= now) {
             self.resume_at = None;
@@ -255,8 +263,9 @@ impl Session {
         }
         // What arrived goes first: a path heard in this very batch is not silent.
         self.settle();
-        for link in self.links.values_mut() {
+        for (&path, link) in &mut self.links {
             let due = link.quic.poll_timeout().is_some_and(|at| at <= now);
+            let _path = path_span(&self.machine, path);
             if due && !std::mem::take(&mut link.reprieved) {
                 link.quic.handle_timeout(now);
             }
@@ -306,6 +315,7 @@ impl Session {
         max_datagrams: usize,
         buf: &mut Vec<u8>,
     ) -> Option<Transmit> {
+        let _session = self.enter();
         self.now = self.now.max(now);
         self.settle();
         let after = (Bound::Excluded(self.sent_last), Bound::Unbounded);
@@ -319,6 +329,7 @@ impl Session {
             let Some(link) = self.links.get_mut(&path) else {
                 continue;
             };
+            let _path = path_span(&self.machine, path);
             if let Some(transmit) = link.quic.poll_transmit(now, max_datagrams, buf) {
                 self.sent_last = path;
                 self.unsettled = true; // sending may make room that somebody waits for
@@ -444,6 +455,7 @@ impl Session {
     /// - [`ApiMisuse::ReservedCode`] if `code` is one of KWIK's.
     pub fn close(&mut self, now: Instant, code: ErrorCode, reason: &[u8]) -> Result<(), ApiMisuse> {
         code.check_own()?;
+        let _session = self.enter();
         self.touch(now);
         self.close_with(code, reason);
         Ok(())

@@ -139,6 +139,11 @@ impl Secondary {
         self.session
     }
 
+    /// What the primary calls its path.
+    pub(super) fn path(&self) -> PathId {
+        self.path
+    }
+
     pub(super) fn draining(&self) -> Option<Instant> {
         self.draining
     }

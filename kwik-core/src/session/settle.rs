@@ -12,6 +12,7 @@ use super::{
     hello::Welcome,
     link::{ControlEnd, Link},
     path_code,
+    subject::{action_span, frame_span, path_span},
 };
 use crate::{
     action::Event,
@@ -34,6 +35,10 @@ impl Session {
 
     /// Works off everything that was noted, once.
     pub(super) fn settle(&mut self) {
+        if !self.unsettled {
+            return;
+        }
+        let _session = self.enter();
         while std::mem::take(&mut self.unsettled) {
             let paths: smallvec::SmallVec<[PathId; 10]> = self.links.keys().copied().collect();
             for path in paths {
@@ -51,6 +56,7 @@ impl Session {
 
     /// Hands what one connection reports to the machine.
     pub(super) fn drain_link(&mut self, path: PathId) {
+        let _path = path_span(&self.machine, path);
         loop {
             let Some(link) = self.links.get_mut(&path) else {
                 return;
@@ -225,6 +231,8 @@ impl Session {
     }
 
     pub(super) fn on_frame(&mut self, path: PathId, frame: Frame) {
+        let _frame = frame_span(&self.machine, path, &frame);
+        tracing::trace!(?frame, "received");
         if matches!(frame, Frame::LeaseDone { .. } | Frame::LeaseLost { .. } | Frame::LeaseNotice { .. }) {
             // These answer or are answered: the primary asked for them. Spec: KWIK §11, control rate.
             if let Some(link) = self.links.get_mut(&path) {
@@ -236,7 +244,11 @@ impl Session {
                 if let (HOME, Frame::ServerHello(hello)) = (path, &frame) {
                     self.app_protocol.clone_from(&hello.app_protocol);
                 }
+                let unnamed = client.session().is_none();
                 client.handle_frame(self.now, path, frame);
+                if unnamed {
+                    self.on_named();
+                }
                 Ok(())
             }
             Machine::Primary(primary) => primary.handle_frame(frame),
@@ -297,6 +309,7 @@ impl Session {
         home.quic.set_priority(StreamId::CONTROL, i32::MAX);
         home.control_open = true;
         home.send(&answer)?;
+        self.on_named();
         self.events.push_back(Event::Connected);
         self.on_opened(HOME, Dir::Bi);
         self.on_opened(HOME, Dir::Uni);
@@ -320,7 +333,7 @@ impl Session {
         if let (Machine::Client(client), false) = (&mut self.machine, path == HOME) {
             client.fault(path, code);
         } else {
-            tracing::debug!(%code, "closing the session");
+            tracing::debug!(%path, %code, "closing the session");
             self.observed.on_fault(code);
             self.close_with(code, b"");
         }
@@ -338,9 +351,12 @@ impl Session {
             let Some(action) = action else {
                 return;
             };
-            if !matches!(action, Action::Notify(_)) {
-                tracing::trace!(?action);
+            if let Action::Notify(event) = action {
+                self.notify(event);
+                continue;
             }
+            let _action = action_span(&self.machine, &action);
+            tracing::trace!(?action);
             self.perform(action);
         }
     }

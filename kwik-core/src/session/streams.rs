@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{HOME, Machine, Session, internal::Owner, native::RecvHalf};
+use super::{HOME, Machine, Session, internal::Owner, native::RecvHalf, subject::stream_span};
 use crate::{
     action::Chunk,
     error::{
@@ -116,6 +116,7 @@ impl Session {
         stream: StreamId,
         chunks: &mut [Bytes],
     ) -> Result<Written, WriteError> {
+        let (_session, _stream) = (self.enter(), stream_span(stream));
         self.touch(now);
         if let Some(cause) = &self.lost {
             return Err(WriteError::ConnectionLost(cause.clone()));
@@ -267,6 +268,7 @@ impl Session {
         max_len: usize,
         ordered: bool,
     ) -> Result<Option<Chunk>, ReadError> {
+        let (_session, _stream) = (self.enter(), stream_span(stream));
         self.touch(now);
         let half = self.recv.get_mut(&stream).ok_or(ReadError::ClosedStream)?;
         if let Some(code) = half.reset {

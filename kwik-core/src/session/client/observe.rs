@@ -11,7 +11,7 @@ use super::{Client, Lease};
 use crate::{
     action::PathState,
     error::ErrorCode,
-    id::{LeaseId, StreamId},
+    id::{LeaseId, PathId, StreamId},
     lease::table::Live,
     path::state::State,
     stats::{LeaseStats, Leases, SessionStats, SourceStats, StreamStats, count_fault},
@@ -180,6 +180,19 @@ impl Client {
     /// The streams of which there are snapshots.
     pub(in crate::session) fn split_streams(&self) -> Vec<StreamId> {
         self.streams.keys().copied().collect()
+    }
+
+    /// Returns what the bytes of an internal stream are for: the stream, and of a secondary's the lease.
+    pub(in crate::session) fn mapped(
+        &self,
+        path: PathId,
+        internal: StreamId,
+    ) -> (Option<StreamId>, Option<LeaseId>) {
+        if path.is_primary() {
+            return (self.runs.get(&internal).map(|run| run.stream), None);
+        }
+        let filling = self.paths.get(&path).and_then(|path| path.internal.get(&internal));
+        (None, filling.map(|filling| filling.lease))
     }
 
     /// Returns a snapshot of a live lease.
