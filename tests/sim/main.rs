@@ -16,3 +16,5 @@ mod protocol;
 mod regressions;
 #[cfg(not(feature = "canary"))]
 mod scenarios;
+#[cfg(not(feature = "canary"))]
+mod spans;
