@@ -206,7 +206,8 @@ impl TransportConfig {
         usize::try_from(windows.saturating_add(windows / 2)).unwrap_or(usize::MAX)
     }
 
-    /// Writes what happens on every connection made with this configuration from now on (feature `qlog`).
+    /// Writes what happens on every connection made with this configuration from now on, and in its session if
+    /// [`Qlog::sessions`](crate::Qlog::sessions) says where (feature `qlog`).
     #[cfg(feature = "qlog")]
     #[must_use]
     pub fn qlog(mut self, value: crate::Qlog) -> Self {

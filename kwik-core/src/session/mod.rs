@@ -13,6 +13,8 @@ mod fuzzing;
 mod hello;
 mod internal;
 mod link;
+#[cfg(feature = "qlog")]
+mod log;
 mod native;
 mod observe;
 mod primary;
@@ -146,6 +148,10 @@ pub struct Session {
     sent_last: PathId,
     observed: observe::Observed,
     span: tracing::Span,
+    #[cfg(feature = "qlog")]
+    started: Instant,
+    #[cfg(feature = "qlog")]
+    log: Option<Box<log::Log>>,
 }
 
 impl fmt::Debug for Session {
@@ -227,6 +233,10 @@ impl Session {
             sent_last: HOME,
             observed: observe::Observed::default(),
             span: subject::session_span(remote),
+            #[cfg(feature = "qlog")]
+            started: now,
+            #[cfg(feature = "qlog")]
+            log: None,
         }
     }
 
@@ -486,6 +496,8 @@ impl Session {
         if self.lost.is_some() {
             return;
         }
+        #[cfg(feature = "qlog")]
+        self.log(|log, now| log.on_lost(now, &cause));
         self.lost = Some(cause.clone());
         if let Machine::Client(client) = &mut self.machine {
             client.on_primary_lost(ErrorCode::PRIMARY_LOST);

@@ -233,6 +233,8 @@ impl Session {
     pub(super) fn on_frame(&mut self, path: PathId, frame: Frame) {
         let _frame = frame_span(&self.machine, path, &frame);
         tracing::trace!(?frame, "received");
+        #[cfg(feature = "qlog")]
+        self.log(|log, now| log.on_frame(now, path, &frame));
         if matches!(frame, Frame::LeaseDone { .. } | Frame::LeaseLost { .. } | Frame::LeaseNotice { .. }) {
             // These answer or are answered: the primary asked for them. Spec: KWIK §11, control rate.
             if let Some(link) = self.links.get_mut(&path) {
@@ -248,6 +250,8 @@ impl Session {
                 client.handle_frame(self.now, path, frame);
                 if unnamed {
                     self.on_named();
+                    #[cfg(feature = "qlog")]
+                    self.begin_log();
                 }
                 Ok(())
             }
@@ -310,6 +314,8 @@ impl Session {
         home.control_open = true;
         home.send(&answer)?;
         self.on_named();
+        #[cfg(feature = "qlog")]
+        self.begin_log();
         self.events.push_back(Event::Connected);
         self.on_opened(HOME, Dir::Bi);
         self.on_opened(HOME, Dir::Uni);
@@ -335,6 +341,8 @@ impl Session {
         } else {
             tracing::debug!(%path, %code, "closing the session");
             self.observed.on_fault(code);
+            #[cfg(feature = "qlog")]
+            self.log(|log, now| log.on_fault(now, path, code));
             self.close_with(code, b"");
         }
         self.unsettled = true;
@@ -357,6 +365,8 @@ impl Session {
             }
             let _action = action_span(&self.machine, &action);
             tracing::trace!(?action);
+            #[cfg(feature = "qlog")]
+            self.log(|log, now| log.on_action(now, &action));
             self.perform(action);
         }
     }

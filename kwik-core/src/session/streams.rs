@@ -329,6 +329,10 @@ impl Session {
         }
         let read = client.read(self.now, stream, max_len, ordered);
         self.drain_actions();
+        #[cfg(feature = "qlog")]
+        if let Err(ReadError::Incomplete { missing, code: ErrorCode::AGGREGATION_TIMEOUT, .. }) = &read {
+            self.log(|log, now| log.on_gap_told(now, stream, *missing));
+        }
         match (read, &self.lost) {
             (Ok(Some(chunk)), _) => Ok(Some(chunk)),
             (Ok(None), _) => {

@@ -15,11 +15,11 @@ use crate::{
 
 /// The ids that something names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Subject {
-    path: Option<PathId>,
-    stream: Option<StreamId>,
-    job: Option<JobId>,
-    lease: Option<LeaseId>,
+pub(super) struct Subject {
+    pub(super) path: Option<PathId>,
+    pub(super) stream: Option<StreamId>,
+    pub(super) job: Option<JobId>,
+    pub(super) lease: Option<LeaseId>,
 }
 
 impl Subject {
@@ -41,7 +41,7 @@ impl Subject {
 
     /// What a frame from or to `path` is about. A path that the frame itself names, or its lease, goes
     /// before the one it takes.
-    fn of_frame(path: PathId, frame: &Frame) -> Self {
+    pub(super) fn of_frame(path: PathId, frame: &Frame) -> Self {
         let about = match frame {
             Frame::AddPath(add) => Self::path(add.path),
             Frame::PathReport { path, .. } | Frame::RemovePath { path, .. } => Self::path(*path),
@@ -186,6 +186,12 @@ impl Machine {
 }
 
 impl Session {
+    /// What the primary calls the path that this end of the session is at: its own for a secondary.
+    #[cfg(feature = "qlog")]
+    pub(super) fn own_path(&self) -> PathId {
+        self.machine.path_name(PathId::PRIMARY)
+    }
+
     /// Enters the session's span.
     pub(super) fn enter(&self) -> EnteredSpan {
         self.span.clone().entered()
