@@ -8,6 +8,8 @@ mod every_call;
 #[cfg(not(feature = "canary"))]
 mod evil;
 #[cfg(not(feature = "canary"))]
+mod log;
+#[cfg(not(feature = "canary"))]
 mod observe;
 #[cfg(not(feature = "canary"))]
 mod operations;

@@ -123,7 +123,15 @@ impl World {
         let name = format!("{}-{incarnation}.sqlog", node.to_string().replace(' ', "-"));
         let file = fs::File::create(folder.join(&name)).expect("the folder can be written to");
         let qlog = Qlog::new(Box::new(io::BufWriter::new(file)), self.epoch, &name);
-        transport.qlog(qlog.expect("the file can be written to"))
+        let sessions = folder.clone();
+        let qlog = qlog.expect("the file can be written to").sessions(move |session, role, path| {
+            heap::uncounted(|| {
+                let name = format!("session-{session}-{role:?}-{}.sqlog", path.into_inner());
+                let file = fs::File::create(sessions.join(name)).expect("the folder can be written to");
+                Some(Box::new(file) as Box<dyn io::Write + Send + Sync>)
+            })
+        });
+        transport.qlog(qlog)
     }
 
     /// Starts a machine that a script runs, if this is one.

@@ -137,7 +137,8 @@ impl Setup {
         self
     }
 
-    /// Has every machine write what QUIC does there into a file of its own in `folder`, which exists.
+    /// Has every machine write what QUIC does there into a file of its own in `folder`, which exists, and each end of a
+    /// session what KWIK does.
     pub fn qlog(mut self, folder: PathBuf) -> Self {
         self.qlog = Some(folder);
         self
