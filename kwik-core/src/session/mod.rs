@@ -275,8 +275,8 @@ impl Session {
         self.settle();
         for (&path, link) in &mut self.links {
             let due = link.quic.poll_timeout().is_some_and(|at| at <= now);
-            let _path = path_span(&self.machine, path);
             if due && !std::mem::take(&mut link.reprieved) {
+                let _path = path_span(&self.machine, path);
                 link.quic.handle_timeout(now);
             }
         }

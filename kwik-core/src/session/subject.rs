@@ -5,7 +5,12 @@
 
 use std::net::SocketAddr;
 
-use tracing::{Level, Span, debug_span, field, span::EnteredSpan, trace_span};
+use tracing::{
+    Level, Span, debug_span, field,
+    level_filters::{LevelFilter, STATIC_MAX_LEVEL},
+    span::EnteredSpan,
+    trace_span,
+};
 
 use super::{Machine, Session, action::Action};
 use crate::{
@@ -100,11 +105,20 @@ impl Subject {
     }
 }
 
-/// Makes a span with the ids of a subject, which is only worked out if somebody listens.
+/// A span that is left when this is dropped; nothing while nobody listens.
+pub(super) type Entered = Option<EnteredSpan>;
+
+/// Returns whether anybody may listen: looked at for every datagram, so it is no more than a static.
+#[inline(always)]
+fn listening() -> bool {
+    Level::TRACE <= STATIC_MAX_LEVEL && Level::TRACE <= LevelFilter::current()
+}
+
+/// Enters a span with the ids of a subject, which is only worked out if somebody listens.
 macro_rules! subject_span {
-    ($name:literal, $subject:expr) => {
-        if tracing::enabled!(Level::TRACE) {
-            let Subject { path, stream, job, lease } = $subject;
+    ($name:literal, $subject:expr) => {{
+        #[cold]
+        fn make(Subject { path, stream, job, lease }: Subject) -> EnteredSpan {
             trace_span!(
                 $name,
                 path = path.map(PathId::into_inner),
@@ -113,10 +127,9 @@ macro_rules! subject_span {
                 lease = lease.map(LeaseId::into_inner)
             )
             .entered()
-        } else {
-            Span::none().entered()
         }
-    };
+        if listening() { Some(make($subject)) } else { None }
+    }};
 }
 
 /// The span of a session: it lives as long, and learns its name with the hello.
@@ -125,32 +138,38 @@ pub(super) fn session_span(remote: SocketAddr) -> Span {
 }
 
 /// Enters the span of work on one path.
-pub(super) fn path_span(machine: &Machine, path: PathId) -> EnteredSpan {
+#[inline]
+pub(super) fn path_span(machine: &Machine, path: PathId) -> Entered {
     subject_span!("path", Subject::path(machine.path_name(path)))
 }
 
 /// Enters the span of taking in a frame.
-pub(super) fn frame_span(machine: &Machine, path: PathId, frame: &Frame) -> EnteredSpan {
+#[inline]
+pub(super) fn frame_span(machine: &Machine, path: PathId, frame: &Frame) -> Entered {
     subject_span!("frame", machine.complete(Subject::of_frame(machine.path_name(path), frame)))
 }
 
 /// Enters the span of carrying out a decision.
-pub(super) fn action_span(machine: &Machine, action: &Action) -> EnteredSpan {
+#[inline]
+pub(super) fn action_span(machine: &Machine, action: &Action) -> Entered {
     subject_span!("action", machine.complete(Subject::of_action(machine, action)))
 }
 
 /// Enters the span of placing what came in an internal stream.
-pub(super) fn internal_span(machine: &Machine, path: PathId, internal: StreamId) -> EnteredSpan {
+#[inline]
+pub(super) fn internal_span(machine: &Machine, path: PathId, internal: StreamId) -> Entered {
     subject_span!("internal", machine.complete(machine.internal_subject(path, internal)))
 }
 
 /// Enters the span of what the application does with a stream.
-pub(super) fn stream_span(stream: StreamId) -> EnteredSpan {
+#[inline]
+pub(super) fn stream_span(stream: StreamId) -> Entered {
     subject_span!("stream", Subject::stream(stream))
 }
 
 /// Enters the span of what the application does with a lease.
-pub(super) fn lease_span(machine: &Machine, lease: LeaseId) -> EnteredSpan {
+#[inline]
+pub(super) fn lease_span(machine: &Machine, lease: LeaseId) -> Entered {
     subject_span!("lease", machine.complete(Subject::lease(lease)))
 }
 
@@ -193,8 +212,9 @@ impl Session {
     }
 
     /// Enters the session's span.
-    pub(super) fn enter(&self) -> EnteredSpan {
-        self.span.clone().entered()
+    #[inline]
+    pub(super) fn enter(&self) -> Entered {
+        (!self.span.is_none()).then(|| self.span.clone().entered())
     }
 
     /// The hello is accepted: the session has a name, and this end a role.
