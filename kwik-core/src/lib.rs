@@ -25,6 +25,9 @@
 mod action;
 #[cfg(any(test, fuzzing, feature = "audit"))]
 mod audit;
+#[cfg(any(test, feature = "__bench"))]
+#[doc(hidden)]
+pub mod bench;
 mod config;
 #[cfg(feature = "driver")]
 pub mod driver;
