@@ -29,6 +29,8 @@
 
 use std::time::Duration;
 
+use crate::limits::COPY_BELOW;
+
 mod connection;
 mod endpoint;
 mod error;
@@ -94,6 +96,8 @@ const MESSAGE_MAX: usize = 64 * 1024;
 const RECV_ERRORS_MAX: usize = 64;
 /// Bytes of a piece of memory that received datagrams share: what a reader that keeps one of them pins at most.
 const SLAB: usize = 16 * 1024;
+/// Pieces shorter than `COPY_BELOW` are copied, so that none pins more than 32 times its length. Spec: KWIK §6.
+const _: () = assert!(SLAB <= 32 * COPY_BELOW);
 /// Pieces of memory kept for reuse by an endpoint.
 const SLABS_KEPT: usize = 64;
 /// Send buffers kept for reuse by an endpoint.

@@ -555,6 +555,38 @@ mod tests {
         }
     }
 
+    /// Heap that stays taken after `pieces` slices of `len` bytes were inserted, `step` apart, each out of a buffer of
+    /// its own that nobody else holds any more; per byte held.
+    fn heap_per_byte(pieces: u64, len: usize, step: u64) -> f64 {
+        const BATCH: usize = 64 * 1024;
+        let mut assembler = Assembler::new(0, ConflictPolicy::FirstWins);
+        let heap = allocation_counter::measure(|| {
+            for n in 0..pieces {
+                let batch = Bytes::from(vec![7; BATCH]);
+                let at = usize::try_from(n).unwrap() * 97 % (BATCH - len);
+                assembler.insert(A, n * step, batch.slice(at..at + len));
+            }
+        });
+        assert_eq!(assembler.held(), pieces * len as u64);
+        heap.bytes_current as f64 / assembler.held() as f64
+    }
+
+    /// Spec: KWIK §6, memory amplification.
+    #[test]
+    fn slivers_do_not_pin_the_buffers_they_came_in() {
+        // One after the other they share buffers, whatever their length.
+        for len in [1, 2, 100, COPY_BELOW - 1] {
+            let heap = heap_per_byte(10_000, len, len as u64);
+            assert!(heap < 2.5, "{heap} bytes of heap for each byte of slices of {len}");
+        }
+        // Apart, each is a run of its own, which costs what it costs to remember one; their number is capped.
+        for len in [1, 2, 100, COPY_BELOW - 1] {
+            let heap = heap_per_byte(1000, len, 2 * len as u64);
+            let each = heap * len as f64 - len as f64;
+            assert!(each < 300.0, "{each} bytes of heap for each run of {len} beside its bytes");
+        }
+    }
+
     #[test]
     fn small_reads_of_slivers_do_not_leave_small_chunks() {
         let mut assembler = Assembler::new(0, ConflictPolicy::FirstWins);
