@@ -135,6 +135,9 @@ pub struct PathInfo {
     pub identity: SpkiHash,
     /// Live leases on it.
     pub leases: usize,
+    /// Leases it takes at once: half as many as it had whenever it has been silent, twice as many with each that is done.
+    /// Spec: KWIK §8.
+    pub leases_max: usize,
     /// Leases done since it was added.
     pub leases_done: u64,
     /// Leases lost since it was added, those taken back included.

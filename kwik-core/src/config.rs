@@ -7,6 +7,7 @@ use rustls_pki_types::CertificateDer;
 
 use crate::{
     error::ConfigError,
+    faults::{AggregationFaults, MappingFaults, MetadataFaults},
     id::{PublicKey, SpkiHash},
     lease::ticket::{self, Signer},
     limits,
@@ -24,6 +25,10 @@ pub struct TransportConfig {
     pub(crate) attach_timeout: Duration,
     pub(crate) gap_timeout: Duration,
     pub(crate) conflict_policy: ConflictPolicy,
+    pub(crate) mapping_faults: MappingFaults,
+    pub(crate) aggregation_faults: AggregationFaults,
+    pub(crate) metadata_faults: MetadataFaults,
+    pub(crate) fault_score_max: u32,
     pub(crate) keep_alive_interval: Option<Duration>,
     pub(crate) initial_rtt: Option<Duration>,
     pub(crate) mtu_max: u16,
@@ -53,6 +58,10 @@ impl Default for TransportConfig {
             attach_timeout: limits::ATTACH_TIMEOUT,
             gap_timeout: limits::GAP_TIMEOUT,
             conflict_policy: ConflictPolicy::default(),
+            mapping_faults: MappingFaults::default(),
+            aggregation_faults: AggregationFaults::default(),
+            metadata_faults: MetadataFaults::default(),
+            fault_score_max: limits::FAULT_SCORE_MAX,
             keep_alive_interval: None,
             initial_rtt: None,
             mtu_max: MTU_MAX,
@@ -104,6 +113,36 @@ impl TransportConfig {
     #[must_use]
     pub fn conflict_policy(mut self, value: ConflictPolicy) -> Self {
         self.conflict_policy = value;
+        self
+    }
+
+    /// What a client does when a secondary opens a stream for what it may not fill.
+    #[must_use]
+    pub fn mapping_faults(mut self, value: MappingFaults) -> Self {
+        self.mapping_faults = value;
+        self
+    }
+
+    /// What a client does when a secondary's bytes are wrong, or nobody brings what a reader waits for.
+    #[must_use]
+    pub fn aggregation_faults(mut self, value: AggregationFaults) -> Self {
+        self.aggregation_faults = value;
+        self
+    }
+
+    /// What a client does when a secondary's stream does not begin with a header that makes sense.
+    #[must_use]
+    pub fn metadata_faults(mut self, value: MetadataFaults) -> Self {
+        self.metadata_faults = value;
+        self
+    }
+
+    /// Closes a secondary's path once it has so much against it: 4 for bytes that the primary's own or its digest have
+    /// shown to be wrong, 1 for any other fault that was let pass; each lease that is done takes 1 off. At least 1.
+    /// Spec: KWIK §10.
+    #[must_use]
+    pub fn fault_score_max(mut self, value: u32) -> Self {
+        self.fault_score_max = value.max(1);
         self
     }
 

@@ -5,7 +5,7 @@ use std::{fmt, net::SocketAddr};
 use bytes::Bytes;
 use thiserror::Error;
 
-use crate::id::{ByteRange, OFFSET_MAX, StreamId};
+use crate::id::{ByteRange, OFFSET_MAX, PathId, StreamId};
 
 /// First code of the block that KWIK reserves among QUIC application error codes.
 const BLOCK: u64 = 0x4b57_0000;
@@ -286,6 +286,17 @@ pub enum ReadError {
     /// The stream was read to its end, stopped or reset before, or never existed.
     #[error("closed stream")]
     ClosedStream,
+    /// Two servers have brought different bytes for one place, which is not to be: the stream was given up.
+    #[error("{stream}: {} and {} disagree about bytes {range}", source_name(.sources[0]), source_name(.sources[1]))]
+    Conflict {
+        /// Which stream.
+        stream: StreamId,
+        /// From the first byte that differs on.
+        range: ByteRange,
+        /// Whose bytes were there first, and whose came second; the primary's own are under [`PathId::PRIMARY`]. `None`
+        /// where slivers of several servers were gathered into one piece.
+        sources: [Option<PathId>; 2],
+    },
     /// The session is over, and the stream had no bytes of other servers.
     #[error("connection lost: {0}")]
     ConnectionLost(#[source] ConnectionError),
@@ -306,6 +317,15 @@ pub enum ReadError {
     /// The peer gave the stream up.
     #[error("reset by peer: {0}")]
     Reset(ErrorCode),
+}
+
+/// Whose bytes they are, for humans.
+fn source_name(source: Option<PathId>) -> String {
+    match source {
+        Some(PathId::PRIMARY) => "the primary".to_owned(),
+        Some(path) => path.to_string(),
+        None => "several paths".to_owned(),
+    }
 }
 
 /// Errors of sending a message to another server, by way of the client.

@@ -33,6 +33,7 @@ mod config;
 pub mod driver;
 mod endpoint;
 mod error;
+mod faults;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod id;
@@ -62,6 +63,7 @@ pub use error::{
     ErrorCode, GiveUpError, LeaseError, LeaseWriteError, PathDead, ReadError, RelayError, SendDatagramError,
     WriteError,
 };
+pub use faults::{AggregationFaults, MappingFaults, MetadataFaults};
 pub use id::{
     ByteRange, Dir, JobId, LeaseId, OFFSET_MAX, PathId, PublicKey, Role, SessionId, Side, Signature,
     SpkiHash, StreamId,

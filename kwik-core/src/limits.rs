@@ -40,6 +40,8 @@ pub const PATH_PINS_MAX: usize = 4;
 pub const DIALS_AT_ONCE: usize = 4;
 /// Dials per minute in a session.
 pub const DIALS_PER_MINUTE: u32 = 16;
+/// Addresses that could not be attached and are remembered for it.
+pub const FAILED_DIALS_MAX: usize = 64;
 /// Bytes of a ticket.
 pub const TICKET_MAX: usize = 512;
 /// How long a ticket is valid.
@@ -106,6 +108,9 @@ pub const RELAYS_AT_ONCE: usize = 64;
 pub const RELAY_STREAMS: usize = 8;
 /// QUIC connection window that goes with those slots, so that messages left unread block nobody else, in bytes.
 pub const RELAY_WINDOW: u64 = RELAY_STREAMS as u64 * RELAY_MAX as u64;
+
+/// What may be held against a path before it is closed; half of it for bytes that were shown to be wrong.
+pub const FAULT_SCORE_MAX: u32 = 8;
 
 /// Disjoint runs held by one stream's reassembly.
 pub const EXTENTS_PER_STREAM: usize = 1024;

@@ -160,6 +160,7 @@ impl From<ReadError> for io::Error {
             ReadError::Reset(_) => io::ErrorKind::ConnectionReset,
             ReadError::ClosedStream | ReadError::ConnectionLost(_) => io::ErrorKind::NotConnected,
             ReadError::IllegalOrderedRead => io::ErrorKind::InvalidInput,
+            ReadError::Conflict { .. } => io::ErrorKind::InvalidData,
             ReadError::Incomplete { .. } => io::ErrorKind::UnexpectedEof,
         };
         Self::new(kind, error)

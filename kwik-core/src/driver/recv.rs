@@ -16,6 +16,7 @@ use crate::{
     error::{ClosedStream, ErrorCode, ReadError},
     id::StreamId,
     stats::StreamStats,
+    stream::conflict::ConflictPolicy,
 };
 
 /// The receiving half of a stream, whichever servers feed it.
@@ -195,6 +196,15 @@ impl RecvStream {
         })?;
         self.end = Some(Err(ReadError::ClosedStream));
         Ok(())
+    }
+
+    /// Says what becomes of bytes of this stream that two servers bring for one place, from now on; the rest of the session
+    /// keeps [`TransportConfig::conflict_policy`](crate::TransportConfig::conflict_policy). Spec: KWIK §6.
+    ///
+    /// # Errors
+    /// - [`ClosedStream`] if the stream was stopped, or read to its end.
+    pub fn set_conflict_policy(&mut self, policy: ConflictPolicy) -> Result<(), ClosedStream> {
+        self.session.with(|s| s.core.set_conflict_policy(self.stream, policy))
     }
 
     /// Returns what is counted of the stream while it is split and not read to its end; `None` of one that is QUIC's

@@ -3,9 +3,15 @@
 //! A server must not turn clients into scanners of networks that only the client can reach.
 
 use std::{
+    collections::BTreeMap,
     fmt::Debug,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::{Duration, Instant},
 };
+
+use smallvec::SmallVec;
+
+use crate::limits;
 
 /// Decides whether a client dials an address that its primary named.
 pub trait DialPolicy: Debug + Send + Sync {
@@ -13,15 +19,101 @@ pub trait DialPolicy: Debug + Send + Sync {
     fn allows(&self, primary: SocketAddr, address: SocketAddr) -> bool;
 }
 
-/// The default: never an address class more private than the primary's own.
+/// The default: never an address class more private than the primary's own, and no port that belongs to a well-known
+/// service of another kind: none below 1024 but 443, and none of those above at which a UDP service answers strangers.
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct NotMorePrivate;
 
 impl DialPolicy for NotMorePrivate {
     fn allows(&self, primary: SocketAddr, address: SocketAddr) -> bool {
-        address.port() != 0
+        is_for_quic(address.port())
             && class(address.ip()).is_some_and(|c| class(primary.ip()).is_some_and(|p| c <= p))
+    }
+}
+
+/// Ports above 1023 at which UDP services answer datagrams of strangers: what a client sends there could be taken for a
+/// question of its own (RFC 9000 §21.5).
+const SERVICES: &[u16] = &[
+    1194,  // OpenVPN
+    1434,  // Microsoft SQL
+    1604,  // Citrix
+    1701,  // L2TP
+    1812,  // RADIUS
+    1900,  // SSDP
+    2049,  // NFS
+    2123,  // GTP
+    2152,  // GTP
+    3283,  // Apple Remote Desktop
+    3389,  // Remote Desktop
+    3478,  // STUN, TURN
+    3544,  // Teredo
+    3702,  // WS-Discovery
+    4500,  // IPsec
+    5060,  // SIP
+    5061,  // SIP
+    5093,  // Sentinel
+    5351,  // NAT-PMP
+    5353,  // mDNS
+    5355,  // LLMNR
+    5683,  // CoAP
+    6881,  // BitTorrent
+    10001, // Ubiquiti
+    11211, // memcached
+    17185, // VxWorks
+    27015, // Steam
+    27960, // Quake
+    32414, // Plex
+    37810, // DVR
+    47808, // BACnet
+];
+
+/// Returns whether a KWIK server may listen at a port.
+fn is_for_quic(port: u16) -> bool {
+    port == 443 || (port >= 1024 && SERVICES.binary_search(&port).is_err())
+}
+
+/// Addresses that could not be attached lately: they are left alone for a while, the longer the more often it happened.
+/// Spec: KWIK §9.
+#[derive(Debug, Default)]
+pub(crate) struct FailedDials {
+    /// Not yet worked off: whoever noticed has no clock.
+    fresh: SmallVec<[SocketAddr; 1]>,
+    until: BTreeMap<SocketAddr, (Instant, u32)>,
+}
+
+/// How long an address is left alone after its first failure; twice as long after each further one.
+const BACKOFF_FIRST: Duration = Duration::from_secs(1);
+/// And how often it is doubled at most: 64 s.
+const BACKOFF_DOUBLINGS: u32 = 6;
+
+impl FailedDials {
+    /// An attach has failed.
+    pub(crate) fn note(&mut self, address: SocketAddr) {
+        self.fresh.push(address);
+    }
+
+    /// Begins the time of what was noted.
+    pub(crate) fn settle(&mut self, now: Instant) {
+        for address in std::mem::take(&mut self.fresh) {
+            let times = self.until.get(&address).map_or(0, |(_, times)| *times).saturating_add(1);
+            let wait = BACKOFF_FIRST * 2_u32.pow((times - 1).min(BACKOFF_DOUBLINGS));
+            self.until.insert(address, (now + wait, times));
+        }
+        while self.until.len() > limits::FAILED_DIALS_MAX {
+            let first = self.until.iter().min_by_key(|(_, (until, _))| *until).map(|(&address, _)| address);
+            first.map(|first| self.until.remove(&first));
+        }
+    }
+
+    /// Returns whether an address may be dialled again.
+    pub(crate) fn allows(&self, now: Instant, address: SocketAddr) -> bool {
+        !self.fresh.contains(&address) && self.until.get(&address).is_none_or(|(until, _)| *until <= now)
+    }
+
+    /// An attach has succeeded.
+    pub(crate) fn forget(&mut self, address: SocketAddr) {
+        self.until.remove(&address);
     }
 }
 
@@ -151,6 +243,40 @@ mod tests {
             assert!(!allows("8.8.8.8", private), "{private}");
             assert!(allows("10.0.0.1", private), "{private}");
         }
+    }
+
+    #[test]
+    fn ports_of_other_services_are_left_alone() {
+        assert!(SERVICES.is_sorted());
+        let at = |port| NotMorePrivate.allows("8.8.8.8:443".parse().unwrap(), ([9, 9, 9, 9], port).into());
+        assert!([443, 1024, 4433, 8443, 65_535].into_iter().all(at));
+        assert!(![0, 1, 53, 123, 161, 442, 444, 1023, 1900, 5353, 11_211].into_iter().any(at));
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "the tests' epoch")]
+    fn an_address_that_fails_is_left_alone_for_longer_and_longer() {
+        let (mut failed, mut now) = (FailedDials::default(), Instant::now());
+        let address: SocketAddr = "9.9.9.9:443".parse().unwrap();
+        for wait in [1, 2, 4, 8, 16, 32, 64, 64].map(Duration::from_secs) {
+            assert!(failed.allows(now, address));
+            failed.note(address);
+            assert!(!failed.allows(now, address), "before it was worked off");
+            failed.settle(now);
+            assert!(!failed.allows(now + wait - Duration::from_nanos(1), address));
+            now += wait;
+        }
+        failed.forget(address);
+        assert!(failed.allows(now - Duration::from_secs(1), address));
+        for host in 0..=255 {
+            failed.note(([9, 9, 9, host], 443).into());
+            failed.settle(now + Duration::from_millis(host.into()));
+        }
+        assert_eq!(failed.until.len(), limits::FAILED_DIALS_MAX);
+        assert!(
+            failed.allows(now, ([9, 9, 9, 0], 443).into())
+                && !failed.allows(now, ([9, 9, 9, 255], 443).into())
+        );
     }
 
     #[test]

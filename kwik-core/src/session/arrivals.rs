@@ -117,7 +117,7 @@ impl Session {
                     client.on_native_reset(stream);
                 }
             }
-            HeaderEnd::Bad(error) => self.fault(path, error.code()),
+            HeaderEnd::Bad(error) => self.on_bad_header(path, stream, error.code()),
             HeaderEnd::Header(StreamHeader::Relay(head)) => self.on_relay_header(path, stream, head),
             HeaderEnd::Header(StreamHeader::Public) if path == HOME && self.serves_streams() => {
                 let header = encode_header(&StreamHeader::Public).len() as u64;
@@ -130,6 +130,20 @@ impl Session {
             }
             HeaderEnd::Header(header) => self.on_internal_header(path, stream, header),
         }
+    }
+
+    /// What begins a stream is no header. Spec: KWIK §10.
+    fn on_bad_header(&mut self, path: PathId, stream: StreamId, code: ErrorCode) {
+        match &mut self.machine {
+            Machine::Client(client) if path != HOME => client.on_metadata_fault(path, code),
+            Machine::Greeting(_) | Machine::Client(_) | Machine::Primary(_) | Machine::Secondary(_) => {
+                return self.fault(path, code);
+            }
+        }
+        if let Some(link) = self.links.get_mut(&path) {
+            link.quic.stop(stream, code);
+        }
+        self.unsettled = true;
     }
 
     pub(super) fn on_readable(&mut self, path: PathId, stream: StreamId) {
@@ -160,6 +174,9 @@ impl Session {
         };
         let base = client.split_base(stream).unwrap_or_default();
         if let Some(half) = self.recv.get(&stream) {
+            if let Some(policy) = half.conflict_policy {
+                client.set_conflict_policy(stream, policy);
+            }
             if half.read > base {
                 self.fault(HOME, ErrorCode::METADATA_PROTOCOL_VIOLATION);
             } else {

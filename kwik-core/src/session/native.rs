@@ -8,7 +8,7 @@ use crate::{
     error::{ConnectionError, ErrorCode, ReadError},
     id::{ByteRange, StreamId},
     quic::{Connection, ReadEnd},
-    stream::ranges::RangeSet,
+    stream::{conflict::ConflictPolicy, ranges::RangeSet},
 };
 
 /// The receiving half of an application stream.
@@ -20,6 +20,8 @@ pub(super) struct RecvHalf {
     pub(super) read: u64,
     /// The peer gave the stream up, as seen while the application was not reading.
     pub(super) reset: Option<ErrorCode>,
+    /// What becomes of bytes that two sources bring, if it is another matter here than in the rest of the session.
+    pub(super) conflict_policy: Option<ConflictPolicy>,
     /// Native bytes are read out of order; there is no way back.
     unordered: bool,
     /// What the application has read since, and before.

@@ -11,7 +11,7 @@ use crate::{
     id::{Dir, StreamId},
     limits,
     quic::{DatagramEnd, WriteEnd, Written},
-    stream::send::SplitSend,
+    stream::{conflict::ConflictPolicy, send::SplitSend},
     wire::{StreamHeader, encode_header},
 };
 
@@ -257,6 +257,7 @@ impl Session {
     /// # Errors
     /// - [`ReadError::Blocked`] if nothing is here; [`Event::Readable`](crate::Event::Readable) follows.
     /// - [`ReadError::ClosedStream`] after the end, `stop` or a reset that was read.
+    /// - [`ReadError::Conflict`] if two servers disagree, and the stream's policy is to reject that.
     /// - [`ReadError::ConnectionLost`] once the session is over and nothing is left to read.
     /// - [`ReadError::IllegalOrderedRead`] if `ordered` comes after an unordered read.
     /// - [`ReadError::Incomplete`] if the stream is split and nobody is left to send what is missing.
@@ -271,6 +272,11 @@ impl Session {
         let (_session, _stream) = (self.enter(), stream_span(stream));
         self.touch(now);
         let half = self.recv.get_mut(&stream).ok_or(ReadError::ClosedStream)?;
+        if let Machine::Client(client) = &mut self.machine {
+            if let Some(error) = client.take_failure(stream) {
+                return Err(self.give_up_reading(stream, error));
+            }
+        }
         if let Some(code) = half.reset {
             self.recv.remove(&stream);
             return Err(ReadError::Reset(code));
@@ -328,6 +334,7 @@ impl Session {
             });
         }
         let read = client.read(self.now, stream, max_len, ordered);
+        let failed = read.is_err() && !client.is_split(stream);
         self.drain_actions();
         #[cfg(feature = "qlog")]
         if let Err(ReadError::Incomplete { missing, code: ErrorCode::AGGREGATION_TIMEOUT, .. }) = &read {
@@ -344,8 +351,38 @@ impl Session {
             (Err(ReadError::Incomplete { .. }), Some(cause)) if local => {
                 Err(ReadError::ConnectionLost(cause.clone()))
             }
+            (Err(error), _) if failed => Err(self.give_up_reading(stream, error)),
             (Err(error), _) => Err(error),
         }
+    }
+
+    /// The machine has given a stream up, and told the primary: its native part goes with it.
+    fn give_up_reading(&mut self, stream: StreamId, error: ReadError) -> ReadError {
+        self.recv.remove(&stream);
+        let code = ErrorCode::STREAM_CLOSED;
+        if let Some(deferred) = self.early.get_mut(&stream) {
+            deferred.stop = Some(code);
+        } else if let Some(home) = self.links.get_mut(&HOME) {
+            home.quic.stop(stream, code);
+        }
+        error
+    }
+
+    /// Says what becomes of bytes of this stream that two servers bring for one place, from now on; on clients, and where
+    /// the stream is never split it changes nothing. Spec: KWIK §6, "Conflicts".
+    ///
+    /// # Errors
+    /// - [`ClosedStream`] if the stream was stopped, or read to its end.
+    pub fn set_conflict_policy(
+        &mut self,
+        stream: StreamId,
+        policy: ConflictPolicy,
+    ) -> Result<(), ClosedStream> {
+        self.recv.get_mut(&stream).ok_or(ClosedStream)?.conflict_policy = Some(policy);
+        if let Machine::Client(client) = &mut self.machine {
+            client.set_conflict_policy(stream, policy);
+        }
+        Ok(())
     }
 
     /// Tells the peer to send no more, and drops what is here. On a split stream all leases end.

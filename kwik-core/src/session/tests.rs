@@ -585,7 +585,8 @@ fn the_wrong_server_is_refused_before_it_sees_the_ticket() {
     let path = world.session(PRIMARY).add_path(now, new).unwrap();
     world.run(|w| matches!(w.session(PRIMARY).path_state(path), Some(PathState::Dead(_))));
     assert_eq!(world.session(PRIMARY).path_state(path), Some(PathState::Dead(ErrorCode::AUTH_FAILED)));
-    // A name that the certificate is not valid for.
+    // A name that the certificate is not valid for. The address has failed, and is left alone for a second.
+    world.run_for(Duration::from_secs(1));
     let new = NewPath::new(world.nodes[2].address, "node3.test", world.identities[2]);
     let now = world.now;
     let path = world.session(PRIMARY).add_path(now, new).unwrap();

@@ -14,7 +14,10 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 
-use super::{conflict::ConflictPolicy, ranges::RangeSet};
+use super::{
+    conflict::{ConflictPolicy, Difference},
+    ranges::RangeSet,
+};
 use crate::{
     id::{ByteRange, PathId},
     limits::COPY_BELOW,
@@ -63,6 +66,8 @@ pub(crate) struct Assembler {
     runs: BTreeMap<u64, Run>,
     held: u64,
     consumed: u64,
+    /// Where the last insert found a byte that differs from the one held, until it is taken.
+    difference: Option<Difference>,
     /// The queue of a run that was read empty, for the next run.
     spare: VecDeque<Chunk>,
 }
@@ -83,10 +88,25 @@ impl Assembler {
         };
         if offset >= self.base && self.received.insert_apart(range) {
             self.held += range.len();
-            self.place(range, bytes);
+            self.place(range, bytes, source);
             return Inserted { new: range.len(), ..Inserted::default() };
         }
         self.insert_around(source, range, &bytes)
+    }
+
+    /// What becomes of differing bytes from now on.
+    pub(crate) fn set_policy(&mut self, policy: ConflictPolicy) {
+        self.policy = policy;
+    }
+
+    /// Returns what becomes of differing bytes.
+    pub(crate) const fn policy(&self) -> ConflictPolicy {
+        self.policy
+    }
+
+    /// Takes where the last insert that differed did so.
+    pub(crate) fn take_difference(&mut self) -> Option<Difference> {
+        self.difference.take()
     }
 
     /// Takes held bytes, at most `max_len` and not copied if they need not be, with the offset of the first.
@@ -175,37 +195,39 @@ impl Assembler {
         let new = self.received.insert(wanted);
         let overlap = range.len() - new;
         // Compared before anything is placed: a byte does not overlap itself.
-        let differed = overlap > 0 && self.differs(range, bytes);
-        if differed {
-            tracing::debug!(%source, %range, "overlapping bytes differ");
+        let difference = if overlap > 0 { self.first_difference(range, bytes) } else { None };
+        let differed = difference.is_some();
+        if let Some(Difference { range: at, held }) = difference {
+            tracing::debug!(%source, ?held, %at, "overlapping bytes differ");
+            self.difference = difference;
             if self.policy.replaces(source) {
-                self.replace(range, bytes);
+                self.replace(range, bytes, source);
             }
         }
         self.held += new;
         for hole in holes {
             let from = index(hole.start() - range.start());
             let to = index(hole.end() - range.start());
-            self.place(hole, bytes.slice(from..to));
+            self.place(hole, bytes.slice(from..to), source);
         }
         Inserted { new, overlap, differed }
     }
 
     /// Puts `bytes` in the place of what is held of `range`.
-    fn replace(&mut self, range: ByteRange, bytes: &[u8]) {
+    fn replace(&mut self, range: ByteRange, bytes: &[u8], source: PathId) {
         let first =
             self.runs.range(..range.start()).next_back().map_or_else(|| range.start(), |(&key, _)| key);
         for run in self.runs.range_mut(first..range.end()).map(|(_, run)| run) {
-            run.replace(range, bytes);
+            run.replace(range, bytes, source);
         }
     }
 
     /// Holds `bytes` at `range`, all of which is new, and merges with the runs it touches.
-    fn place(&mut self, range: ByteRange, bytes: Bytes) {
+    fn place(&mut self, range: ByteRange, bytes: Bytes, source: PathId) {
         let (start, end) = (range.start(), range.end());
         if let Some((_, run)) = self.runs.range_mut(..=end).next_back() {
             if run.end == start {
-                run.append(bytes);
+                run.append(bytes, Some(source));
                 return;
             }
         }
@@ -216,7 +238,7 @@ impl Assembler {
         };
         let key = self.run_ending_at(start).unwrap_or(start);
         let run = self.runs.entry(key).or_insert_with(|| Run::new(start, mem::take(&mut self.spare)));
-        run.append(bytes);
+        run.append(bytes, Some(source));
         if let Some(right) = right {
             run.join(right);
         }
@@ -228,11 +250,11 @@ impl Assembler {
         (run.end == offset).then_some(key)
     }
 
-    /// Returns whether `bytes` at `range` disagree with a held byte.
-    fn differs(&self, range: ByteRange, bytes: &[u8]) -> bool {
+    /// Returns where `bytes` at `range` first disagree with a held byte, if they do.
+    fn first_difference(&self, range: ByteRange, bytes: &[u8]) -> Option<Difference> {
         let before = self.runs.range(..range.start()).next_back();
         let within = self.runs.range(range.start()..range.end());
-        before.into_iter().chain(within).any(|(_, run)| run.differs(range, bytes))
+        before.into_iter().chain(within).find_map(|(_, run)| run.first_difference(range, bytes))
     }
 }
 
@@ -255,16 +277,18 @@ struct Run {
     chunks: VecDeque<Chunk>,
     /// The last bytes, copied, while more slivers may follow them; at most [`GATHER_MAX`].
     tail: BytesMut,
+    /// Whose they are; `None` if several sources'.
+    tail_source: Option<PathId>,
 }
 
 impl Run {
     /// Returns an empty run at `start` that uses the empty queue `chunks`.
     fn new(start: u64, chunks: VecDeque<Chunk>) -> Self {
-        Self { start, end: start, chunks, tail: BytesMut::new() }
+        Self { start, end: start, chunks, tail: BytesMut::new(), tail_source: None }
     }
 
     /// Adds `bytes` at the end; a sliver is copied.
-    fn append(&mut self, bytes: Bytes) {
+    fn append(&mut self, bytes: Bytes, source: Option<PathId>) {
         let sliver = bytes.len() < COPY_BELOW;
         if !sliver || self.tail.len() + bytes.len() > GATHER_MAX {
             self.close_tail();
@@ -272,16 +296,17 @@ impl Run {
         let at = self.end;
         self.end += length(&bytes);
         if sliver {
+            self.tail_source = source.filter(|_| self.tail.is_empty() || self.tail_source == source);
             self.tail.extend_from_slice(&bytes);
         } else {
-            self.chunks.push_back(Chunk { at, bytes });
+            self.chunks.push_back(Chunk { at, bytes, source });
         }
     }
 
     /// Adds `right`, which starts where this run ends. The cost is the shorter of the two queues.
     fn join(&mut self, mut right: Self) {
         if right.chunks.is_empty() {
-            self.append(right.tail.freeze());
+            self.append(right.tail.freeze(), right.tail_source);
             return;
         }
         self.close_tail();
@@ -294,7 +319,7 @@ impl Run {
             }
             self.chunks = right.chunks;
         }
-        self.tail = right.tail;
+        (self.tail, self.tail_source) = (right.tail, right.tail_source);
         self.end = right.end;
     }
 
@@ -310,6 +335,7 @@ impl Run {
             gathered.extend_from_slice(&last.bytes);
             gathered.extend_from_slice(&first.bytes);
             last.bytes = gathered.freeze();
+            last.source = last.source.filter(|_| last.source == first.source);
             right.chunks.pop_front();
         }
     }
@@ -335,32 +361,43 @@ impl Run {
     fn close_tail(&mut self) {
         if !self.tail.is_empty() {
             let bytes = mem::take(&mut self.tail).freeze();
-            self.chunks.push_back(Chunk { at: self.end - length(&bytes), bytes });
+            let (at, source) = (self.end - length(&bytes), self.tail_source);
+            self.chunks.push_back(Chunk { at, bytes, source });
         }
     }
 
     /// Puts `bytes` in the place of what this run holds of `range`. The pieces stay as they are, so that however often it
     /// is done, there are not more of them.
-    fn replace(&mut self, range: ByteRange, bytes: &[u8]) {
+    fn replace(&mut self, range: ByteRange, bytes: &[u8], source: PathId) {
+        let mixed = |at: u64, len: u64, held: Option<PathId>| {
+            let whole = range.start() <= at && at + len <= range.end();
+            if whole { Some(source) } else { held.filter(|held| *held == source) }
+        };
         let first = self.chunks.partition_point(|chunk| chunk.end() <= range.start());
         for chunk in self.chunks.range_mut(first..).take_while(|chunk| chunk.at < range.end()) {
             let mut copy = BytesMut::from(&*chunk.bytes);
             overwrite((chunk.at, &mut copy), (range.start(), bytes));
             chunk.bytes = copy.freeze();
+            chunk.source = mixed(chunk.at, length(&chunk.bytes), chunk.source);
         }
         let tail = self.end - length(&self.tail);
-        overwrite((tail, &mut self.tail), (range.start(), bytes));
+        if tail < range.end() && range.start() < self.end {
+            overwrite((tail, &mut self.tail), (range.start(), bytes));
+            self.tail_source = mixed(tail, length(&self.tail), self.tail_source);
+        }
     }
 
-    /// Returns whether `bytes` at `range` disagree with a byte of this run.
-    fn differs(&self, range: ByteRange, bytes: &[u8]) -> bool {
+    /// Returns where `bytes` at `range` first disagree with a byte of this run, if they do.
+    fn first_difference(&self, range: ByteRange, bytes: &[u8]) -> Option<Difference> {
         let first = self.chunks.partition_point(|chunk| chunk.end() <= range.start());
-        let chunks = self.chunks.range(first..).map(|chunk| (chunk.at, &*chunk.bytes));
-        let tail = (self.end - length(&self.tail), &*self.tail);
-        chunks
-            .chain(iter::once(tail))
-            .take_while(|&(at, _)| at < range.end())
-            .any(|(at, held)| disagree((at, held), (range.start(), bytes)))
+        let chunks = self.chunks.range(first..).map(|chunk| (chunk.at, &*chunk.bytes, chunk.source));
+        let tail = (self.end - length(&self.tail), &*self.tail, self.tail_source);
+        chunks.chain(iter::once(tail)).take_while(|&(at, ..)| at < range.end()).find_map(
+            |(at, held, source)| {
+                let range = disagreement((at, held), (range.start(), bytes))?;
+                Some(Difference { range, held: source })
+            },
+        )
     }
 }
 
@@ -368,6 +405,8 @@ impl Run {
 struct Chunk {
     at: u64,
     bytes: Bytes,
+    /// Who brought them; `None` if they were gathered from several sources.
+    source: Option<PathId>,
 }
 
 impl Chunk {
@@ -377,12 +416,17 @@ impl Chunk {
     }
 }
 
-/// Returns whether two pieces of a stream, each with its offset, differ where they overlap.
-fn disagree(a: (u64, &[u8]), b: (u64, &[u8])) -> bool {
+/// Returns from where to where two pieces of a stream, each with its offset, differ: from the first byte that does to the
+/// end of what they share.
+fn disagreement(a: (u64, &[u8]), b: (u64, &[u8])) -> Option<ByteRange> {
     let start = a.0.max(b.0);
     let [a, b] = [a, b].map(|(at, bytes)| bytes.get(index(start - at)..).unwrap_or_default());
     let common = a.len().min(b.len());
-    a.get(..common) != b.get(..common)
+    if a.get(..common) == b.get(..common) {
+        return None;
+    }
+    let same = a.iter().zip(b).take_while(|(a, b)| a == b).count();
+    ByteRange::between(start + same as u64, start + common as u64)
 }
 
 /// Copies a piece of a stream onto another, each with its offset, where they overlap.
@@ -488,6 +532,34 @@ mod tests {
             assert_eq!(read.len(), 1200);
             assert!(one.iter().all(|byte| *byte == 1), "somebody else's buffer is not touched");
         }
+    }
+
+    /// Who brought the held byte is known whatever was merged around it, but for slivers of several that were gathered.
+    #[test]
+    fn a_difference_names_its_place_and_whose_bytes_were_there() {
+        let c = PathId::new(2);
+        let mut assembler = Assembler::new(0, ConflictPolicy::FirstWins);
+        assembler.insert(A, 0, vec![1; 1000].into());
+        assembler.insert(B, 2000, vec![2; 1000].into());
+        assembler.insert(B, 1000, vec![2; 1000].into());
+        let mut other = vec![2; 600];
+        other[100] = 9;
+        assert!(assembler.insert(c, 1500, other.clone().into()).differed);
+        let difference = assembler.take_difference().unwrap();
+        assert_eq!(difference, Difference { range: ByteRange::between(1600, 2000).unwrap(), held: Some(B) });
+        assert_eq!(assembler.take_difference(), None, "taken");
+        other[100] = 1;
+        assert!(assembler.insert(c, 900, other.into()).differed);
+        assert_eq!(assembler.take_difference().unwrap().held, Some(A));
+
+        let mut slivers = Assembler::new(0, ConflictPolicy::FirstWins);
+        slivers.insert(A, 0, Bytes::from_static(b"aa"));
+        slivers.insert(A, 2, Bytes::from_static(b"aa"));
+        slivers.insert(c, 1, Bytes::from_static(b"x"));
+        assert_eq!(slivers.take_difference().unwrap().held, Some(A));
+        slivers.insert(B, 4, Bytes::from_static(b"bb"));
+        slivers.insert(c, 5, Bytes::from_static(b"x"));
+        assert_eq!(slivers.take_difference().unwrap().held, None, "gathered from both");
     }
 
     #[test]

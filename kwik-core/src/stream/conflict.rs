@@ -1,6 +1,6 @@
 //! What becomes of bytes that two sources bring for one offset. Spec: KWIK §6, "Conflicts".
 
-use crate::id::PathId;
+use crate::id::{ByteRange, PathId};
 
 /// Whose bytes a reader gets where two sources brought different ones for the same place.
 ///
@@ -16,13 +16,24 @@ pub enum ConflictPolicy {
     LastWins,
     /// The primary's own; among others those that came first.
     PrimaryWins,
+    /// Nobody's: the stream fails with [`ReadError::Conflict`](crate::ReadError::Conflict), which names both sources.
+    Reject,
+}
+
+/// Where two sources first disagree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Difference {
+    /// From the first byte that differs to the end of what overlaps there.
+    pub(crate) range: ByteRange,
+    /// Whose bytes are held there; `None` if slivers of several were gathered into one piece.
+    pub(crate) held: Option<PathId>,
 }
 
 impl ConflictPolicy {
     /// Returns whether what `source` brings takes the place of what is held.
     pub(crate) fn replaces(self, source: PathId) -> bool {
         match self {
-            Self::FirstWins => false,
+            Self::FirstWins | Self::Reject => false,
             Self::LastWins => true,
             Self::PrimaryWins => source.is_primary(),
         }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::{
     assemble::{Assembler, Inserted},
-    conflict::ConflictPolicy,
+    conflict::{ConflictPolicy, Difference},
     tally::{Look, Tally},
 };
 use crate::{
@@ -74,6 +74,21 @@ impl SplitRecv {
             unshared: 0,
             tally: Box::default(),
         }
+    }
+
+    /// What becomes of differing bytes from now on.
+    pub(crate) fn set_policy(&mut self, policy: ConflictPolicy) {
+        self.assembler.set_policy(policy);
+    }
+
+    /// Returns whether differing bytes fail the stream.
+    pub(crate) fn rejects_conflicts(&self) -> bool {
+        self.assembler.policy() == ConflictPolicy::Reject
+    }
+
+    /// Takes where the last bytes that differed from what is held did so.
+    pub(crate) fn take_difference(&mut self) -> Option<Difference> {
+        self.assembler.take_difference()
     }
 
     pub(crate) fn base(&self) -> u64 {

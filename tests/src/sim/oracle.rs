@@ -265,6 +265,7 @@ impl Oracle {
             ReadError::Blocked | ReadError::ClosedStream | ReadError::IllegalOrderedRead => {
                 panic!("10: {flow} failed with {error:?}")
             }
+            ReadError::Conflict { .. } => panic!("10: honest servers disagree: {error}"),
             _ => panic!("{flow} failed with an error that the oracle does not know: {error:?}"),
         }
         model.ended = true;

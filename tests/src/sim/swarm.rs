@@ -111,6 +111,7 @@ impl Options {
         // Without keep-alives a deadlock would pass for a session that nobody needed any more.
         let keep_alive = d.chance(700);
         let transport = transport.keep_alive_interval(keep_alive.then(|| idle / 4));
+        let transport = draw::strategies(&mut Dice::new(seed, "kwik sim: strategies"), transport);
         let server = TransportConfig::default().idle_timeout(idle);
         let clocks = Clocks {
             drift_ppm: if d.chance(300) { 500 } else { 0 },

@@ -231,6 +231,7 @@ impl Client {
             return;
         };
         self.source(lease.path()).leases_done += 1;
+        self.forgive(lease.path());
         if lease.range().end() < lease.state.noticed_end {
             // It was cut, and its server may not have heard of it: what comes behind the cut is late.
             self.unmap(&lease, ErrorCode::LEASE_REVOKED);

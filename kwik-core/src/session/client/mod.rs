@@ -6,6 +6,7 @@
 #[cfg(any(test, fuzzing, feature = "audit"))]
 mod audit;
 mod credit;
+mod faults;
 #[cfg(any(test, fuzzing))]
 mod fuzzing;
 mod gaps;
@@ -37,14 +38,18 @@ use super::action::Action;
 use crate::{
     action::Event,
     config::{ClientConfig, TransportConfig},
-    error::ErrorCode,
+    error::{ErrorCode, ReadError},
     id::{ByteRange, JobId, LeaseId, PathId, SessionId, SpkiHash, StreamId},
     lease::{
         table::{LeaseTable, Live},
         ticket::SigningKey,
     },
     limits,
-    path::{dial::DialPolicy, health::Health, state::State},
+    path::{
+        dial::{DialPolicy, FailedDials},
+        health::Health,
+        state::State,
+    },
     rng::Rng,
     stats::SourceStats,
     stream::{gap::Gap, recv::SplitRecv, staging::Staging},
@@ -73,6 +78,7 @@ pub(super) struct Client {
     /// Paths waiting for one of the dials at once.
     undialled: VecDeque<PathId>,
     dials: DialBudget,
+    failed_dials: FailedDials,
     /// Jobs of paths that are not gone.
     jobs: BTreeMap<JobId, Job>,
     last_job: Option<JobId>,
@@ -81,6 +87,8 @@ pub(super) struct Client {
     /// When leases that have to be done by a time are lost.
     lease_deadlines: BTreeSet<(Instant, LeaseId)>,
     streams: BTreeMap<StreamId, SplitRecv>,
+    /// Why streams were given up that their readers have not heard of.
+    failed: BTreeMap<StreamId, ReadError>,
     /// Split streams that have ended: frames that name them are late, not wrong.
     ended: VecDeque<StreamId>,
     /// The primary's runs that arrived before the split of their stream.
@@ -130,6 +138,8 @@ struct Path {
     touched: bool,
     /// Its silence is being held against it.
     suspected: bool,
+    /// What it did that was let pass, and has not been made up for.
+    score: u32,
     /// Leases or credit changed: what it owes has to be worked out anew.
     stale: bool,
     /// What it should be filling, one lease per stream.
@@ -265,12 +275,14 @@ impl Client {
             last_path: PathId::PRIMARY,
             undialled: VecDeque::new(),
             dials: DialBudget::new(now),
+            failed_dials: FailedDials::default(),
             jobs: BTreeMap::new(),
             last_job: None,
             leases: LeaseTable::default(),
             last_lease: None,
             lease_deadlines: BTreeSet::new(),
             streams: BTreeMap::new(),
+            failed: BTreeMap::new(),
             ended: VecDeque::new(),
             waiting: BTreeMap::new(),
             runs: BTreeMap::new(),
@@ -466,6 +478,7 @@ impl Client {
 
     /// Gives credit, and looks again at which paths owe bytes. Called once facts have settled, not per datagram.
     pub(super) fn settle(&mut self, now: Instant) {
+        self.failed_dials.settle(now);
         self.end_drained();
         self.replenish_noted();
         self.look_at_paths(now);

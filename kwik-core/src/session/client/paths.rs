@@ -33,11 +33,15 @@ impl Client {
         // Sockets tell canonical addresses only; a mapped one would never be recognised as the peer's.
         let canonical = |address: &SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
         let mut addresses = add.addresses.iter().map(canonical);
-        let allowed = addresses.find(|&address| self.policy.allows(self.primary, address));
+        let permitted = |&address: &SocketAddr| self.policy.allows(self.primary, address);
+        let mut permitted = addresses.by_ref().filter(permitted).peekable();
+        let all_fail = permitted.peek().is_some();
+        let allowed = permitted.find(|&address| self.failed_dials.allows(now, address));
         let expired = add.ticket_expiry.saturating_add(limits::CLOCK_SKEW.as_secs()) < self.wall.secs(now);
         let refusal = match allowed {
             _ if live >= self.config.secondary_paths_max => Err(ErrorCode::LIMIT_EXCEEDED),
             _ if expired => Err(ErrorCode::TICKET_EXPIRED),
+            None if all_fail => Err(ErrorCode::EXCESSIVE_LOAD), // one that has just failed, and is asked for again
             None => Err(ErrorCode::DIAL_REFUSED),
             Some(_) if !self.dials.take(now) => Err(ErrorCode::EXCESSIVE_LOAD),
             Some(remote) => Ok(remote),
@@ -65,6 +69,7 @@ impl Client {
             permitted_uni: limits::UNI_START,
             touched: false,
             suspected: false,
+            score: 0,
             stale: false,
             fronts: smallvec::SmallVec::new(),
             starved: smallvec::SmallVec::new(),
@@ -140,6 +145,7 @@ impl Client {
         path.state.on_hello().map_err(|_| ErrorCode::FRAME_UNEXPECTED)?;
         path.deadline = None;
         path.features = hello.features;
+        self.failed_dials.forget(path.remote);
         let jobs = std::mem::take(&mut path.held_jobs);
         self.report(id, PathStatus::Active);
         for job in jobs {
@@ -206,8 +212,13 @@ impl Client {
         let Some(path) = self.paths.get_mut(&id) else {
             return false;
         };
+        let attaching = path.state.is_attaching() && path.dialled;
         if path.state.on_end(code).is_err() {
             return false;
+        }
+        // Neither a primary that has changed its mind nor a ticket that was too old says anything about the server.
+        if attaching && code != ErrorCode::NO_ERROR && code != ErrorCode::TICKET_EXPIRED {
+            self.failed_dials.note(path.remote);
         }
         path.deadline = None;
         path.held_jobs = Vec::new();

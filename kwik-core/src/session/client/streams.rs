@@ -12,7 +12,7 @@ use crate::{
     id::{ByteRange, LeaseId, OFFSET_MAX, PathId, StreamId},
     limits,
     session::action::{Action, InternalEnd, Opened},
-    stream::{gap::Gap, recv::SplitRecv},
+    stream::{conflict::ConflictPolicy, gap::Gap, recv::SplitRecv},
     wire::{Frame, MappingOperation, StreamHeader},
 };
 
@@ -162,8 +162,13 @@ impl Client {
             | StreamHeader::Secondary { .. }
             | StreamHeader::Internal { .. }
             | StreamHeader::Relay(_) => {
-                self.fault(path, ErrorCode::INVALID_STREAM_ROLE);
-                Opened::Stop(ErrorCode::INVALID_STREAM_ROLE)
+                let code = ErrorCode::INVALID_STREAM_ROLE;
+                if path.is_primary() {
+                    self.fault(path, code);
+                } else {
+                    self.on_metadata_fault(path, code);
+                }
+                Opened::Stop(code)
             }
         }
     }
@@ -188,8 +193,7 @@ impl Client {
             None if retired => return Opened::Stop(ErrorCode::LEASE_REVOKED),
             None => ErrorCode::LEASE_VIOLATION,
         };
-        self.fault(path, violation);
-        Opened::Stop(violation)
+        self.on_mapping_fault(path, Some(id), violation)
     }
 
     fn on_run(&mut self, internal: StreamId, stream: StreamId, offset: u64) -> Opened {
@@ -293,12 +297,13 @@ impl Client {
             self.finish_lease(id);
             return Ok(());
         };
-        let (path, stream, reserved) = (lease.path(), lease.stream(), lease.range().len());
+        let (path, stream, lease_range) = (lease.path(), lease.stream(), lease.range());
         // What was set aside for it goes with it into the stream, as far as it is new there.
-        self.extra_window -= reserved.min(self.extra_window);
+        self.extra_window -= lease_range.len().min(self.extra_window);
         let Some(chunks) = staging.verify() else {
             self.source(path).digests_wrong += 1;
             self.lose_lease(id, ErrorCode::DIGEST_MISMATCH, true);
+            self.on_wrong_digest(path, stream, lease_range);
             return Ok(());
         };
         for (offset, bytes) in chunks {
@@ -363,6 +368,7 @@ impl Client {
         source.bytes += inserted.new;
         source.overlap_bytes += inserted.overlap;
         source.conflicts += u64::from(inserted.differed);
+        let difference = self.streams.get_mut(&id).and_then(SplitRecv::take_difference);
         if readable {
             self.actions.push_back(Action::Notify(Event::Readable(id)));
         }
@@ -370,6 +376,9 @@ impl Client {
         // is promised more.
         if inserted.overlap > 0 || (run && unordered) {
             self.recredit.insert(id);
+        }
+        if let Some(difference) = difference {
+            self.on_difference(path, id, difference);
         }
         Ok(())
     }
@@ -448,18 +457,27 @@ impl Client {
                 self.on_reader_blocked(id);
                 let told = self.gaps.get_mut(&id).is_some_and(Gap::take_untold);
                 match missing.filter(|_| told) {
-                    Some(missing) => {
+                    Some(missing) if self.outlives_gap(id, missing) => {
                         let code = ErrorCode::AGGREGATION_TIMEOUT;
                         Err(ReadError::Incomplete { stream: id, missing, code })
                     }
+                    Some(_) => Err(self.take_failure(id).unwrap_or(ReadError::ClosedStream)),
                     None => Err(ReadError::Blocked),
                 }
             }
         }
     }
 
+    /// Says what becomes of differing bytes of one stream from now on.
+    pub(in crate::session) fn set_conflict_policy(&mut self, stream: StreamId, policy: ConflictPolicy) {
+        if let Some(split) = self.streams.get_mut(&stream) {
+            split.set_policy(policy);
+        }
+    }
+
     /// The application wants no more of a split stream.
     pub(in crate::session) fn stop(&mut self, stream: StreamId, code: ErrorCode) {
+        self.failed.remove(&stream);
         if self.streams.contains_key(&stream) {
             self.end_stream(stream, ErrorCode::STREAM_CLOSED);
             self.tell_primary(Frame::StreamStopped { stream, code });
@@ -472,7 +490,7 @@ impl Client {
     }
 
     /// Forgets a split stream: its leases end, its window is free again.
-    fn end_stream(&mut self, id: StreamId, code: ErrorCode) {
+    pub(super) fn end_stream(&mut self, id: StreamId, code: ErrorCode) {
         let Some(stream) = self.streams.get(&id) else {
             return;
         };

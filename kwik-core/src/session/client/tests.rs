@@ -12,6 +12,7 @@ use crate::{
     wire::{AddPath, LeaseGrant, MappingOperation, PathStatus, ServerHello, StreamHeader},
 };
 
+mod faults;
 mod mapping;
 mod observe;
 
@@ -59,7 +60,7 @@ impl Machine {
         for path in [PATH, OTHER] {
             machine.primary(Frame::AddPath(AddPath {
                 path,
-                addresses: smallvec!["127.0.0.1:2".parse().unwrap()],
+                addresses: smallvec!["127.0.0.1:4430".parse().unwrap()],
                 server_name: "secondary.test".to_owned(),
                 pins: smallvec![],
                 ticket: Bytes::from_static(b"ticket"),
@@ -350,7 +351,7 @@ fn attaching_needs_the_pinned_key() {
     let path = PathId::new(3);
     machine.primary(Frame::AddPath(AddPath {
         path,
-        addresses: smallvec!["127.0.0.1:2".parse().unwrap()],
+        addresses: smallvec!["127.0.0.1:4430".parse().unwrap()],
         server_name: "secondary.test".to_owned(),
         pins: smallvec![pin],
         ticket: Bytes::from_static(b"ticket"),

@@ -39,7 +39,7 @@ impl Primary {
             return Err(LeaseError::PathDead);
         }
         let full = self.leases.count_of_stream(job.stream) >= limits::LEASES_PER_STREAM
-            || self.leases.count_of_path(job.path) >= limits::LEASES_PER_PATH
+            || self.leases.count_of_path(job.path) >= path.quota
             || self.leases.len() >= limits::LEASES_PER_SESSION;
         if full {
             return Err(LeaseError::LimitExceeded);
@@ -173,6 +173,7 @@ impl Primary {
                 None => {
                     path.done += 1;
                     path.bytes_done += lease.range().len();
+                    path.quota = (path.quota * 2).min(limits::LEASES_PER_PATH);
                 }
                 Some((code, missing)) => {
                     path.lost += 1;

@@ -203,6 +203,8 @@ struct Path {
     identity: SpkiHash,
     done: u64,
     lost: u64,
+    /// Leases it takes at once: fewer after it was silent. Spec: KWIK §8.
+    quota: usize,
     /// The client has said that it was attached.
     attached: bool,
     /// With what key its server signs what it has relayed.
@@ -339,6 +341,7 @@ impl Primary {
                 identity: new.identity,
                 done: 0,
                 lost: 0,
+                quota: limits::LEASES_PER_PATH,
                 attached: false,
                 relay_key: new.relay_key,
                 relays_sent: 0,
@@ -399,6 +402,7 @@ impl Primary {
             server_name: path.server_name.clone(),
             identity: path.identity,
             leases: self.leases.count_of_path(id),
+            leases_max: path.quota,
             leases_done: path.done,
             leases_lost: path.lost,
             leases_stolen: path.stolen,
@@ -463,6 +467,11 @@ impl Primary {
             return;
         }
         path.attached |= status == PathStatus::Active;
+        if status == PathStatus::Degraded {
+            // Half of what it had; its leases are lost, and their answers follow.
+            let live = self.leases.count_of_path(id);
+            path.quota = (path.quota.min(live) / 2).max(1);
+        }
         path.state = match status {
             // On its way when the path was removed.
             PathStatus::Active | PathStatus::Degraded if path.state == PathState::Draining => return,

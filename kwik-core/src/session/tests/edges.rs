@@ -47,6 +47,43 @@ fn a_fault_in_the_native_part_is_told_to_the_reader() {
     }
 }
 
+/// Half of what it had, and twice as much with each lease that is done. Spec: KWIK §8.
+#[test]
+fn a_path_that_was_silent_is_given_less_until_it_has_shown_itself() {
+    let mut world = World::new(1);
+    world.connect();
+    let path = world.attach(2);
+    let now = world.now;
+    let primary = world.session(PRIMARY);
+    let stream = primary.open(Dir::Uni).unwrap();
+    let job = primary.open_job(now, stream, NewJob::new(path, range(0, 1 << 20), "")).unwrap();
+    let mut at = 0;
+    let mut give = |world: &mut World, count: u64| {
+        let now = world.now;
+        let mut given = Vec::new();
+        for _ in 0..count {
+            given.push(world.session(PRIMARY).lease(now, &NewLease::new(job, range(at, at + 1000))));
+            at += 1000;
+        }
+        given
+    };
+    let leases_max = |world: &mut World| world.session(PRIMARY).paths()[0].leases_max;
+    assert_eq!(leases_max(&mut world), limits::LEASES_PER_PATH);
+    assert!(give(&mut world, 8).iter().all(Result::is_ok));
+    world.stall(2, Duration::from_millis(400));
+    world.run(|w| w.session(PRIMARY).path_state(path) == Some(PathState::Active));
+    assert_eq!(leases_max(&mut world), 4);
+    let given = give(&mut world, 5);
+    assert!(given[..4].iter().all(Result::is_ok));
+    assert_eq!(given[4], Err(LeaseError::LimitExceeded));
+    let mut filler = Filler::default();
+    world.run(|w| {
+        let now = w.now;
+        filler.turn(now, w.session(2));
+        leases_max(w) == limits::LEASES_PER_PATH.min(4 << 4)
+    });
+}
+
 /// Control stays ahead of it all the same.
 #[test]
 fn a_priority_reads_back_as_it_was_set() {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kwik_core::Dir;
+use kwik_core::{Dir, TransportConfig};
 
 use super::{MS, SECOND};
 use crate::sim::{
@@ -170,6 +170,24 @@ pub(super) fn secondary(d: &mut Dice) -> SecondaryPlan {
 
 /// Streams at once, where there are very many.
 const MANY: u64 = 1000;
+
+/// What a client does about conflicts and faults, from dice of its own. Among honest machines it never comes to that.
+pub(super) fn strategies(d: &mut Dice, transport: TransportConfig) -> TransportConfig {
+    use kwik_core::{AggregationFaults, ConflictPolicy, MappingFaults, MetadataFaults};
+    let policies = [
+        ConflictPolicy::FirstWins,
+        ConflictPolicy::LastWins,
+        ConflictPolicy::PrimaryWins,
+        ConflictPolicy::Reject,
+    ];
+    let wrong_bytes = [AggregationFaults::ReLease, AggregationFaults::Ignore, AggregationFaults::Isolate];
+    transport
+        .conflict_policy(d.pick(&policies))
+        .mapping_faults(d.pick(&[MappingFaults::Isolate, MappingFaults::Refuse, MappingFaults::Retry]))
+        .aggregation_faults(d.pick(&wrong_bytes))
+        .metadata_faults(d.pick(&[MetadataFaults::Isolate, MetadataFaults::StopStream]))
+        .fault_score_max(u32::try_from(d.between(1, 20)).unwrap_or(1))
+}
 
 /// What servers say to each other, in some worlds: from dice of its own, so that it moves nothing else.
 pub(super) fn talk(d: &mut Dice) -> Talk {

@@ -1,0 +1,125 @@
+//! What is done about a secondary that breaks a rule, as far as the application has a say in it. Spec: KWIK §10.
+
+use super::Client;
+use crate::{
+    error::{ErrorCode, ReadError},
+    faults::{AggregationFaults, MappingFaults, MetadataFaults},
+    id::{ByteRange, LeaseId, PathId, StreamId},
+    session::action::{Action, Opened},
+    stream::conflict::Difference,
+};
+
+/// What one breach that was let pass counts for.
+const BREACH: u32 = 1;
+/// What bytes that were not what they should be count for: somebody has relied on them.
+const LIE: u32 = 4;
+
+impl Client {
+    /// An internal stream was opened for what its path may not fill, or fills already.
+    pub(super) fn on_mapping_fault(
+        &mut self,
+        path: PathId,
+        lease: Option<LeaseId>,
+        code: ErrorCode,
+    ) -> Opened {
+        match self.config.mapping_faults {
+            MappingFaults::Isolate => self.fault(path, code),
+            MappingFaults::Refuse => self.hold_against(path, BREACH, code),
+            MappingFaults::Retry => {
+                let own = lease.filter(|&id| self.leases.get(id).is_some_and(|lease| lease.path() == path));
+                if let Some(lease) = own {
+                    self.lose_lease(lease, code, true);
+                }
+                self.hold_against(path, BREACH, code);
+            }
+        }
+        Opened::Stop(code)
+    }
+
+    /// The header of an internal stream is no header, or one that its sender may not use. The stream is to be stopped.
+    pub(in crate::session) fn on_metadata_fault(&mut self, path: PathId, code: ErrorCode) {
+        match self.config.metadata_faults {
+            MetadataFaults::Isolate => self.fault(path, code),
+            MetadataFaults::StopStream => self.hold_against(path, BREACH, code),
+        }
+    }
+
+    /// The bytes of a verified lease, which has ended, were not what the primary had promised.
+    pub(super) fn on_wrong_digest(&mut self, path: PathId, stream: StreamId, range: ByteRange) {
+        let code = ErrorCode::DIGEST_MISMATCH;
+        match self.config.aggregation_faults {
+            AggregationFaults::ReLease => self.hold_against(path, LIE, code),
+            AggregationFaults::Ignore => {}
+            AggregationFaults::CloseStream => {
+                self.fail_stream(stream, code, ReadError::Incomplete { stream, missing: range, code });
+            }
+            AggregationFaults::Isolate => self.fault(path, code),
+        }
+    }
+
+    /// Two sources have brought different bytes. That is evidence and not guilt, unless the primary is one of them.
+    pub(super) fn on_difference(&mut self, source: PathId, stream: StreamId, difference: Difference) {
+        let Difference { range, held } = difference;
+        let code = ErrorCode::DATA_CONFLICT;
+        let failure = ReadError::Conflict { stream, range, sources: [held, Some(source)] };
+        if self.streams.get(&stream).is_some_and(|stream| stream.rejects_conflicts()) {
+            return self.fail_stream(stream, code, failure);
+        }
+        let liar = match (source.is_primary(), held) {
+            (true, Some(held)) if !held.is_primary() => held,
+            (false, Some(held)) if held.is_primary() => source,
+            (true | false, _) => return,
+        };
+        match self.config.aggregation_faults {
+            AggregationFaults::ReLease => self.hold_against(liar, LIE, code),
+            AggregationFaults::Ignore => {}
+            AggregationFaults::CloseStream => self.fail_stream(stream, code, failure),
+            AggregationFaults::Isolate => self.fault(liar, code),
+        }
+    }
+
+    /// The reader of a stream has waited long enough for what nobody is to bring. Returns whether the stream goes on.
+    pub(super) fn outlives_gap(&mut self, stream: StreamId, missing: ByteRange) -> bool {
+        let code = ErrorCode::AGGREGATION_TIMEOUT;
+        let goes_on = self.config.aggregation_faults != AggregationFaults::CloseStream;
+        if !goes_on {
+            self.fail_stream(stream, code, ReadError::Incomplete { stream, missing, code });
+        }
+        goes_on
+    }
+
+    /// Counts a fault that is let pass. Past the threshold the path is closed, with the last one for a reason.
+    fn hold_against(&mut self, path: PathId, weight: u32, code: ErrorCode) {
+        let Some(state) = self.paths.get_mut(&path).filter(|path| path.state.is_live()) else {
+            return;
+        };
+        state.score = state.score.saturating_add(weight);
+        if state.score >= self.config.fault_score_max {
+            self.fault(path, code);
+        } else {
+            self.observed.on_fault(code);
+        }
+    }
+
+    /// A path has done what it should.
+    pub(super) fn forgive(&mut self, path: PathId) {
+        if let Some(path) = self.paths.get_mut(&path) {
+            path.score = path.score.saturating_sub(BREACH);
+        }
+    }
+
+    /// Gives a stream up on this end: its reader gets `error`, its leases end, the primary is told `code`.
+    fn fail_stream(&mut self, stream: StreamId, code: ErrorCode, error: ReadError) {
+        if self.streams.contains_key(&stream) {
+            self.end_stream(stream, code);
+            self.tell_primary(crate::wire::Frame::StreamStopped { stream, code });
+            self.failed.insert(stream, error);
+            self.actions.push_back(Action::Notify(crate::action::Event::Readable(stream)));
+        }
+    }
+
+    /// Takes why a stream was given up, for its reader.
+    pub(in crate::session) fn take_failure(&mut self, stream: StreamId) -> Option<ReadError> {
+        self.failed.remove(&stream)
+    }
+}

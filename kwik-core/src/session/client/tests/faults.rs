@@ -1,0 +1,204 @@
+//! What is done about faults, by each strategy. Spec: KWIK §6, §10.
+
+use super::*;
+use crate::{
+    faults::{AggregationFaults, MappingFaults, MetadataFaults},
+    stream::conflict::ConflictPolicy,
+};
+
+fn with(change: impl FnOnce(TransportConfig) -> TransportConfig) -> Machine {
+    let mut machine = Machine::new();
+    let config = TransportConfig::clone(&machine.client.config);
+    machine.client.config = Arc::new(change(config));
+    machine
+}
+
+fn closed(actions: &[Action]) -> Option<ErrorCode> {
+    actions.iter().find_map(|action| {
+        if let Action::ClosePath { path: PATH, code } = action { Some(*code) } else { None }
+    })
+}
+
+fn stopped(actions: &[Action]) -> Option<ErrorCode> {
+    actions.iter().find_map(|action| {
+        let Action::Send { frame: Frame::StreamStopped { stream: STREAM, code }, .. } = action else {
+            return None;
+        };
+        Some(*code)
+    })
+}
+
+/// A lease that is mapped twice, by each strategy.
+#[test]
+fn a_second_mapping_is_refused_retried_or_ends_the_path() {
+    let conflict = ErrorCode::STREAM_MAPPING_CONFLICT;
+    for strategy in [MappingFaults::Isolate, MappingFaults::Refuse, MappingFaults::Retry] {
+        let mut machine = with(|config| config.mapping_faults(strategy));
+        machine.grant(0, range(100, 200));
+        assert_eq!(machine.open(PATH, 0, 100), Opened::Read);
+        machine.actions();
+        let header = StreamHeader::Secondary { lease: LeaseId::new(0), offset: 100 };
+        let second = machine.client.on_internal(PATH, stream(11), header);
+        assert_eq!(second, Opened::Stop(conflict), "{strategy:?}");
+        let actions = machine.actions();
+        match strategy {
+            MappingFaults::Isolate => assert_eq!(closed(&actions), Some(conflict)),
+            MappingFaults::Refuse => {
+                assert_eq!(actions, []);
+                assert!(machine.bytes(100), "the first one goes on");
+                assert!(machine.actions().contains(&told(Frame::LeaseDone { lease: LeaseId::new(0) })));
+            }
+            MappingFaults::Retry => {
+                assert_eq!(closed(&actions), None);
+                assert!(actions.contains(&lost(0, conflict, &[range(100, 200)])), "{actions:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_let_pass_adds_up_and_good_work_takes_it_off() {
+    let mut machine = with(|config| config.metadata_faults(MetadataFaults::StopStream).fault_score_max(3));
+    let code = ErrorCode::INVALID_FRAME;
+    for lease in 0..4 {
+        machine.client.on_metadata_fault(PATH, code);
+        let at = 100 + lease * 10;
+        machine.grant(lease, range(at, at + 10));
+        assert_eq!(machine.open(PATH, lease, at), Opened::Read);
+        assert!(machine.bytes(10));
+        machine.client.on_internal_end(PATH, FILL, InternalEnd::Fin);
+        assert_eq!(closed(&machine.actions()), None, "each is made up for");
+    }
+    machine.client.on_metadata_fault(PATH, code);
+    machine.client.on_metadata_fault(PATH, code);
+    assert_eq!(closed(&machine.actions()), None);
+    machine.client.on_metadata_fault(PATH, code);
+    assert_eq!(closed(&machine.actions()), Some(code));
+
+    let mut strict = with(|config| config);
+    strict.client.on_metadata_fault(PATH, code);
+    assert_eq!(closed(&strict.actions()), Some(code));
+}
+
+fn lie(machine: &mut Machine, lease: u64, at: u64) -> Vec<Action> {
+    machine.primary(Frame::LeaseGrant(LeaseGrant {
+        lease: LeaseId::new(lease),
+        job: JOB,
+        range: range(at, at + 10),
+        digest: Some(blake3::hash(b"something").into()),
+        deadline_ms: None,
+        hedge_of: None,
+    }));
+    assert_eq!(machine.open(PATH, lease, at), Opened::Read);
+    machine.bytes(10);
+    machine.actions()
+}
+
+/// Bytes that are not what the primary had promised, by each strategy.
+#[test]
+fn a_liar_is_named_and_in_the_end_cut_off() {
+    let code = ErrorCode::DIGEST_MISMATCH;
+    let lost_lease = |lease, at| lost(lease, code, &[range(at, at + 10)]);
+    let mut machine = with(|config| config);
+    let actions = lie(&mut machine, 0, 100);
+    assert!(actions.contains(&lost_lease(0, 100)) && closed(&actions).is_none(), "{actions:?}");
+    let actions = lie(&mut machine, 1, 110);
+    assert!(actions.contains(&lost_lease(1, 110)), "{actions:?}");
+    assert_eq!(closed(&actions), Some(code), "twice is enough");
+
+    let mut machine = with(|config| config.aggregation_faults(AggregationFaults::Ignore));
+    for lease in 0..20 {
+        assert_eq!(closed(&lie(&mut machine, lease, 100 + lease * 10)), None);
+    }
+
+    let mut machine = with(|config| config.aggregation_faults(AggregationFaults::Isolate));
+    assert_eq!(closed(&lie(&mut machine, 0, 100)), Some(code));
+
+    let mut machine = with(|config| config.aggregation_faults(AggregationFaults::CloseStream));
+    let actions = lie(&mut machine, 0, 100);
+    assert_eq!((stopped(&actions), closed(&actions)), (Some(code), None));
+    let missing = range(100, 110);
+    let error = ReadError::Incomplete { stream: STREAM, missing, code };
+    assert_eq!(machine.client.take_failure(STREAM), Some(error));
+}
+
+/// A lease has brought 50 bytes of 7; a hedging run of the primary brings the same range with `bytes`.
+fn contradict(machine: &mut Machine, bytes: u8) -> Vec<Action> {
+    machine.grant(0, range(100, 200));
+    assert_eq!(machine.open(PATH, 0, 100), Opened::Read);
+    assert!(machine.bytes(50));
+    let header = StreamHeader::Internal { stream: STREAM, offset: 100 };
+    assert_eq!(machine.client.on_internal(PathId::PRIMARY, RUN, header), Opened::Read);
+    machine.client.on_bytes(PathId::PRIMARY, RUN, Bytes::from(vec![bytes; 80]));
+    machine.actions()
+}
+
+#[test]
+fn the_primarys_own_bytes_decide_who_was_wrong() {
+    let code = ErrorCode::DATA_CONFLICT;
+    let mut machine = with(|config| config);
+    assert_eq!(closed(&contradict(&mut machine, 7)), None);
+    assert_eq!(machine.client.paths[&PATH].score, 0, "they agree");
+
+    let mut machine = with(|config| config);
+    assert_eq!(closed(&contradict(&mut machine, 8)), None);
+    assert_eq!(machine.client.paths[&PATH].score, 4);
+
+    let mut machine = with(|config| config.aggregation_faults(AggregationFaults::Isolate));
+    assert_eq!(closed(&contradict(&mut machine, 8)), Some(code));
+
+    let mut machine = with(|config| config.aggregation_faults(AggregationFaults::CloseStream));
+    assert_eq!(stopped(&contradict(&mut machine, 8)), Some(code));
+}
+
+#[test]
+fn a_stream_that_rejects_conflicts_names_both_sources() {
+    let mut machine = with(|config| config.aggregation_faults(AggregationFaults::Ignore));
+    machine.client.set_conflict_policy(STREAM, ConflictPolicy::Reject);
+    let actions = contradict(&mut machine, 8);
+    assert_eq!(stopped(&actions), Some(ErrorCode::DATA_CONFLICT));
+    assert!(actions.contains(&Action::Notify(Event::Readable(STREAM))));
+    let error = machine.client.take_failure(STREAM).unwrap();
+    let sources = [Some(PATH), Some(PathId::PRIMARY)];
+    assert_eq!(error, ReadError::Conflict { stream: STREAM, range: range(100, 150), sources });
+    assert_eq!(error.to_string(), "stream 1: path 1 and the primary disagree about bytes 100..150");
+    assert_eq!(machine.client.take_failure(STREAM), None);
+    machine.client.audit().unwrap();
+
+    let mut machine = with(|config| config);
+    machine.client.set_conflict_policy(STREAM, ConflictPolicy::Reject);
+    assert_eq!(stopped(&contradict(&mut machine, 7)), None, "the same bytes twice are no conflict");
+}
+
+/// A server that could not be reached is left alone for a while, and another address of its taken.
+#[test]
+fn an_address_that_failed_is_not_dialled_again_at_once() {
+    let mut machine = Machine::new();
+    let add = |path: u32, ports: &[u16]| {
+        Frame::AddPath(AddPath {
+            path: PathId::new(path),
+            addresses: ports.iter().map(|&port| ([127, 0, 0, 1], port).into()).collect(),
+            server_name: "secondary.test".to_owned(),
+            pins: smallvec![],
+            ticket: Bytes::from_static(b"ticket"),
+            ticket_expiry: 1060,
+        })
+    };
+    let dialled = |actions: &[Action]| {
+        actions.iter().find_map(|action| {
+            if let Action::Dial { remote, .. } = action { Some(remote.port()) } else { None }
+        })
+    };
+    machine.primary(add(3, &[4433, 4434]));
+    assert_eq!(dialled(&machine.actions()), Some(4433));
+    machine.client.on_path_lost(PathId::new(3), ErrorCode::PATH_DEAD);
+    machine.primary(add(4, &[4433, 4434]));
+    assert_eq!(dialled(&machine.actions()), Some(4434), "the other address");
+    machine.primary(add(5, &[4433]));
+    let refused = PathStatus::Dead(ErrorCode::EXCESSIVE_LOAD);
+    assert!(machine.actions().contains(&told(Frame::PathReport { path: PathId::new(5), status: refused })));
+    machine.settled();
+    machine.now += Duration::from_secs(2);
+    machine.primary(add(6, &[4433]));
+    assert_eq!(dialled(&machine.actions()), Some(4433));
+}
