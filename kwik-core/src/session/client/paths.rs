@@ -41,7 +41,7 @@ impl Client {
         let refusal = match allowed {
             _ if live >= self.config.secondary_paths_max => Err(ErrorCode::LIMIT_EXCEEDED),
             _ if expired => Err(ErrorCode::TICKET_EXPIRED),
-            None if all_fail => Err(ErrorCode::EXCESSIVE_LOAD), // one that has just failed, and is asked for again
+            None if all_fail => Err(ErrorCode::PATH_DEAD), // it has just failed, and nothing else is known of it
             None => Err(ErrorCode::DIAL_REFUSED),
             Some(_) if !self.dials.take(now) => Err(ErrorCode::EXCESSIVE_LOAD),
             Some(remote) => Ok(remote),

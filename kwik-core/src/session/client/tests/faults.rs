@@ -195,7 +195,7 @@ fn an_address_that_failed_is_not_dialled_again_at_once() {
     machine.primary(add(4, &[4433, 4434]));
     assert_eq!(dialled(&machine.actions()), Some(4434), "the other address");
     machine.primary(add(5, &[4433]));
-    let refused = PathStatus::Dead(ErrorCode::EXCESSIVE_LOAD);
+    let refused = PathStatus::Dead(ErrorCode::PATH_DEAD);
     assert!(machine.actions().contains(&told(Frame::PathReport { path: PathId::new(5), status: refused })));
     machine.settled();
     machine.now += Duration::from_secs(2);
