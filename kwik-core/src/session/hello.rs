@@ -82,15 +82,16 @@ impl Greeting {
         }
         let checked = match hello.attach {
             Some(attach) => self.check_attach(now, &hello.client_key, hello.features, &attach, exporter),
-            None => self.welcome_primary(&hello),
+            None => self.welcome_primary(now, &hello),
         };
         checked.unwrap_or_else(Welcome::Refuse)
     }
 
-    fn welcome_primary(&mut self, hello: &ClientHello) -> Result<Welcome, ErrorCode> {
+    fn welcome_primary(&mut self, now: Instant, hello: &ClientHello) -> Result<Welcome, ErrorCode> {
         let signer = self.config.primary.clone().ok_or(ErrorCode::INVALID_STREAM_ROLE)?;
         let app_protocol = self.choose_protocol(&hello.app_protocols)?;
         let primary = Primary::new(
+            now,
             signer,
             self.wall,
             self.rng.fork("primary"),

@@ -287,6 +287,7 @@ impl Session {
             Machine::Greeting(greeting) if greeting.deadline() <= now && self.lost.is_none() => {
                 self.close_with(ErrorCode::AUTH_TIMEOUT, b"no hello in time");
             }
+            Machine::Primary(primary) if self.lost.is_none() => primary.handle_timeout(now),
             Machine::Greeting(_) | Machine::Primary(_) | Machine::Secondary(_) => {}
         }
         if self.keep_alive_at().is_some_and(|at| at <= now) {
@@ -365,7 +366,8 @@ impl Session {
         let machine = match &self.machine {
             Machine::Client(client) => client.deadline(),
             Machine::Greeting(greeting) if self.lost.is_none() => Some(greeting.deadline()),
-            Machine::Greeting(_) | Machine::Primary(_) | Machine::Secondary(_) => None,
+            Machine::Primary(primary) => primary.deadline().filter(|_| self.lost.is_none()),
+            Machine::Greeting(_) | Machine::Secondary(_) => None,
         };
         earliest(earliest(links, machine), earliest(self.resume_at, self.keep_alive_at()))
     }

@@ -255,7 +255,7 @@ impl Session {
                 }
                 Ok(())
             }
-            Machine::Primary(primary) => primary.handle_frame(frame),
+            Machine::Primary(primary) => primary.handle_frame(self.now, frame),
             Machine::Secondary(secondary) => secondary.handle_frame(self.now, frame),
             Machine::Greeting(_) => self.on_hello(frame),
         };

@@ -2,6 +2,7 @@
 
 mod edges;
 mod relay;
+mod retry;
 
 use std::{collections::VecDeque, sync::Arc};
 

@@ -141,6 +141,7 @@ fn offers() -> impl Strategy<Value = Offer> {
             verified: own / 4,
             meddle: own / 2,
             hedge: own > 0,
+            retries: u32::from(own % 3),
             tail: tail.min(size - head.min(size)),
             ending: match ending {
                 // It must come to that.

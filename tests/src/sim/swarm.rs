@@ -129,6 +129,8 @@ impl Options {
         let at_primary = many && d.chance(500);
         let mut primary_plan = draw::primary(&mut d, secondaries, heal_at, never, at_primary);
         primary_plan.talk = draw::talk(&mut Dice::new(seed, "kwik sim: talk"));
+        let mut r = Dice::new(seed, "kwik sim: retries");
+        primary_plan.offers.iter_mut().for_each(|offer| offer.retries = r.pick(&[0, 0, 0, 1, 5]));
         let client_plan = draw::client(&mut d, heal_at, never, many && !at_primary);
         let secondary_plan = draw::secondary(&mut d);
         let faults = draw::faults(&mut d, clients, secondaries, &conditions, heal_at);

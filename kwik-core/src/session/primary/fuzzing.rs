@@ -91,6 +91,7 @@ impl Driver {
         let client_key = PublicKey::new([4; 32]);
         let rng = Rng::from_seed([5; 32]);
         let primary = Primary::new(
+            now,
             signer.clone(),
             wall,
             rng,
@@ -158,13 +159,13 @@ impl Driver {
             }
             _ => false,
         };
-        if accounted { Ok(()) } else { self.primary.handle_frame(frame) }
+        if accounted { Ok(()) } else { self.primary.handle_frame(self.now, frame) }
     }
 
     /// A frame that an honest client might send now.
     fn honest(&mut self, frame: Frame) {
         let told = format!("{frame:?}");
-        assert_eq!(self.primary.handle_frame(frame), Ok(()), "{told}");
+        assert_eq!(self.primary.handle_frame(self.now, frame), Ok(()), "{told}");
         self.take_actions();
     }
 

@@ -23,6 +23,11 @@ impl Primary {
         if needed.iter().any(|&(needed, feature)| needed && !self.features.contains(feature)) {
             return Err(LeaseError::Unsupported);
         }
+        let hedge_of = match new.hedge_of.map(|name| self.retries.current(name)) {
+            Some(None) => return Err(LeaseError::NotLive),
+            Some(current) => current,
+            None => None,
+        };
         let job = self.jobs.get_mut(&new.job).ok_or(LeaseError::JobClosed)?;
         // The end of a path refuses its jobs as well: what it names is the path. Spec: KWIK §8.
         let path = self.paths.get_mut(&job.path).ok_or(LeaseError::PathDead)?;
@@ -46,7 +51,7 @@ impl Primary {
         }
         let stream = self.streams.get_mut(&job.stream).filter(|stream| stream.is_open());
         let stream = stream.ok_or(LeaseError::ClosedStream)?;
-        match new.hedge_of {
+        match hedge_of {
             None => stream.claim(range).map_err(|_| LeaseError::Overlap)?,
             Some(hedged) => {
                 let hedged = self.leases.get(hedged).ok_or(LeaseError::NotLive)?;
@@ -62,7 +67,8 @@ impl Primary {
         self.next_lease += 1;
         let verified = new.digest.is_some();
         let lease = Lease { begun: false, stalled: None, verified, revoked: false, forgotten: false };
-        let inserted = self.leases.insert(id, job.path, job.stream, range, lease);
+        let job_stream = job.stream;
+        let inserted = self.leases.insert(id, job.path, job_stream, range, lease);
         debug_assert!(inserted.is_ok(), "nobody has the range, or only the lease that is hedged");
         self.tell(Frame::LeaseGrant(LeaseGrant {
             lease: id,
@@ -70,13 +76,18 @@ impl Primary {
             range,
             digest: new.digest,
             deadline_ms: new.deadline.map(|deadline| u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX)),
-            hedge_of: new.hedge_of,
+            hedge_of,
         }));
+        self.retries.insert(id, new, job_stream);
         Ok(id)
     }
 
     /// Asks for a lease to end: all of it, or what lies behind its first `keep` bytes.
-    pub(in crate::session) fn revoke(&mut self, id: LeaseId, keep: u64) -> Result<(), LeaseError> {
+    pub(in crate::session) fn revoke(&mut self, name: LeaseId, keep: u64) -> Result<(), LeaseError> {
+        let Some(id) = self.retries.current(name) else {
+            let ended = keep == 0 && self.end_pause(name, ErrorCode::LEASE_REVOKED);
+            return if ended { Ok(()) } else { Err(LeaseError::NotLive) };
+        };
         let lease = self.leases.get_mut(id).ok_or(LeaseError::NotLive)?;
         if keep > 0 && lease.state.verified {
             return Err(LeaseError::Verified);
@@ -91,7 +102,10 @@ impl Primary {
         Ok(())
     }
 
-    pub(in crate::session) fn lease_status(&self, id: LeaseId) -> Option<LeaseStatus> {
+    pub(in crate::session) fn lease_status(&self, name: LeaseId) -> Option<LeaseStatus> {
+        let Some(id) = self.retries.current(name) else {
+            return self.pausing_status(name);
+        };
         self.leases.get(id).map(|lease| LeaseStatus {
             path: lease.path(),
             stream: lease.stream(),
@@ -114,12 +128,14 @@ impl Primary {
     }
 
     /// The application does not want to know what becomes of a lease.
-    pub(in crate::session) fn forget_lease(&mut self, id: LeaseId) {
-        self.outcomes.remove(&id);
-        self.cuts.remove(&id);
-        if let Some(lease) = self.leases.get_mut(id) {
+    pub(in crate::session) fn forget_lease(&mut self, name: LeaseId) {
+        self.outcomes.remove(&name);
+        self.cuts.remove(&name);
+        let current = self.retries.current(name);
+        if let Some(lease) = current.and_then(|id| self.leases.get_mut(id)) {
             lease.state.forgotten = true;
         }
+        self.retries.forget(name);
     }
 
     /// The client tells what became of a mapping.
@@ -155,11 +171,12 @@ impl Primary {
                 }
                 let free = gone.map(|gone| self.release(stream, gone)).unwrap_or_default();
                 if !forgotten {
-                    self.cuts.entry(id).or_default().extend(free);
+                    self.cuts.entry(self.retries.name(id)).or_default().extend(free);
                 }
             }
         }
-        self.actions.push_back(Action::Notify(Event::LeaseChanged(id)));
+        let name = self.retries.name(id);
+        self.actions.push_back(Action::Notify(Event::LeaseChanged(name)));
         Ok(())
     }
 
@@ -183,19 +200,27 @@ impl Primary {
                 }
             }
         }
+        let name = self.retries.name(id);
         let outcome = match lost {
             None => {
                 self.end_hedges(id, lease.range());
                 LeaseOutcome::Done
             }
             Some((code, missing)) => {
-                let missing = missing.iter().flat_map(|range| self.release(lease.stream(), *range)).collect();
+                let missing: Vec<ByteRange> =
+                    missing.iter().flat_map(|range| self.release(lease.stream(), *range)).collect();
+                let wanted = !lease.state.forgotten && !lease.state.revoked;
+                if wanted && self.retries.on_lost(self.now, id, code, &missing) {
+                    self.actions.push_back(Action::Notify(Event::LeaseChanged(name)));
+                    return;
+                }
                 LeaseOutcome::Lost { code, missing }
             }
         };
+        self.retries.forget(name);
         if !lease.state.forgotten {
-            self.outcomes.insert(id, outcome);
-            self.actions.push_back(Action::Notify(Event::LeaseEnded(id)));
+            self.outcomes.insert(name, outcome);
+            self.actions.push_back(Action::Notify(Event::LeaseEnded(name)));
         }
     }
 

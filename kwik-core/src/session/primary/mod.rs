@@ -9,6 +9,7 @@ mod audit;
 mod fuzzing;
 mod leases;
 mod relay;
+mod retry;
 mod sync;
 mod work;
 
@@ -25,7 +26,7 @@ use std::{
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use self::sync::Sync;
+use self::{retry::Retries, sync::Sync};
 use super::action::Action;
 use crate::{
     action::{Event, LeaseOutcome, PathInfo, PathState, RunId},
@@ -120,12 +121,13 @@ pub struct NewLease {
     digest: Option<[u8; 32]>,
     deadline: Option<Duration>,
     hedge_of: Option<LeaseId>,
+    retries: u32,
 }
 
 impl NewLease {
     /// Lets the path of `job` fill `range`, which nobody has written or been given yet.
     pub fn new(job: JobId, range: ByteRange) -> Self {
-        Self { job, range, digest: None, deadline: None, hedge_of: None }
+        Self { job, range, digest: None, deadline: None, hedge_of: None, retries: 0 }
     }
 
     /// The job it is of.
@@ -150,6 +152,16 @@ impl NewLease {
     #[must_use]
     pub fn deadline(mut self, value: Duration) -> Self {
         self.deadline = Some(value);
+        self
+    }
+
+    /// Has what is missing of it given to the same path again, at most `value` times, if it is lost for a reason that may
+    /// pass: after 50 ms, then twice as long each time, up to 2 s. Its outcome is known only then; while it waits,
+    /// `lease_status` calls it stalled, and its range, of which the rest is missing, is nobody's: who writes or leases
+    /// that ends it. Bytes that are given again count against the job's total again. Spec: KWIK §10.
+    #[must_use]
+    pub fn retries(mut self, value: u32) -> Self {
+        self.retries = value;
         self
     }
 
@@ -180,6 +192,7 @@ pub(super) struct Primary {
     jobs: BTreeMap<JobId, Job>,
     next_job: u64,
     leases: LeaseTable<Lease>,
+    retries: Retries,
     next_lease: u64,
     outcomes: BTreeMap<LeaseId, LeaseOutcome>,
     /// What cuts of a lease gave back, until the application takes it.
@@ -193,6 +206,8 @@ pub(super) struct Primary {
     splits: usize,
     next_run: u64,
     late_frames: u64,
+    /// The latest instant that a frame came with.
+    now: Instant,
     actions: VecDeque<Action>,
 }
 
@@ -256,6 +271,7 @@ const RETRIES: u64 = 4;
 
 impl Primary {
     pub(super) fn new(
+        now: Instant,
         signer: Arc<dyn Signer>,
         wall: Wall,
         mut rng: Rng,
@@ -279,6 +295,7 @@ impl Primary {
             jobs: BTreeMap::new(),
             next_job: 0,
             leases: LeaseTable::default(),
+            retries: Retries::default(),
             next_lease: 0,
             outcomes: BTreeMap::new(),
             cuts: BTreeMap::new(),
@@ -289,6 +306,7 @@ impl Primary {
             splits: 0,
             next_run: 0,
             late_frames: 0,
+            now,
             actions: VecDeque::new(),
         }
     }
@@ -414,7 +432,8 @@ impl Primary {
     // Control frames.
 
     /// A control frame of the client arrived. An error is the client's fault and ends the session.
-    pub(super) fn handle_frame(&mut self, frame: Frame) -> Result<(), ErrorCode> {
+    pub(super) fn handle_frame(&mut self, now: Instant, frame: Frame) -> Result<(), ErrorCode> {
+        self.now = self.now.max(now);
         match frame {
             Frame::PathReport { path, status } => self.on_path_report(path, status),
             Frame::JobAccepted { job } => self.on_job_answer(job, Ok(())),

@@ -128,6 +128,7 @@ impl Primary {
         if self.runs.len() >= limits::RUNS_MAX {
             return Err(LeaseError::LimitExceeded);
         }
+        let lease = self.retries.current(lease).ok_or(LeaseError::NotLive)?;
         let hedged = self.leases.get(lease).ok_or(LeaseError::NotLive)?;
         let stream = hedged.stream();
         let live = |run: &&Run| run.stream == stream && run.outcome.is_none();
@@ -270,6 +271,7 @@ impl Primary {
         for (lease, range) in leases {
             self.end_lease(lease, Some((code, SmallVec::from_slice(&[range]))));
         }
+        self.end_pauses_of(stream, code);
         let runs: Vec<RunId> =
             self.runs.iter().filter(|(_, run)| run.stream == stream).map(|(&id, _)| id).collect();
         for run in runs {

@@ -63,6 +63,8 @@ pub struct Offer {
     pub meddle: u16,
     /// What stalls is brought by the primary itself, or by another path.
     pub hedge: bool,
+    /// How often what is lost goes to the same path again by itself.
+    pub retries: u32,
     /// Write a tail sequentially: this many bytes at the end are given to nobody.
     pub tail: u64,
     /// How it ends.
@@ -95,6 +97,7 @@ impl Default for Offer {
             verified: 0,
             meddle: 0,
             hedge: false,
+            retries: 0,
             tail: 0,
             ending: Ending::Finish,
         }

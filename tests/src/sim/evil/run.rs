@@ -145,6 +145,7 @@ pub fn world(seed: u64, attack: &'static Attack, armed: bool, record: Record) ->
         verified: if attack.kind == Kind::Lie { 1000 } else { 0 },
         meddle: 0,
         hedge: attack.kind == Kind::Trickle,
+        retries: 0,
         waver: 0,
         own: d.pick(&[0, 0, 200]),
         tail: d.pick(&[0, 0, 5000]),

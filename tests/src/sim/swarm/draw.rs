@@ -109,6 +109,7 @@ pub(super) fn primary(
             verified: u16::try_from(d.pick(&[0, 0, 0, 100, 500])).unwrap_or(0),
             meddle: u16::try_from(d.pick(&[0, 0, 100, 400])).unwrap_or(0),
             hedge: d.chance(600),
+            retries: 0,
             tail: if d.chance(300) { d.below(size.saturating_sub(head).min(50_000) + 1) } else { 0 },
             ending,
         });

@@ -252,7 +252,7 @@ impl Sending {
                 job
             }
         };
-        let mut new = NewLease::new(job, range);
+        let mut new = NewLease::new(job, range).retries(self.offer.retries);
         let verified = cx.dice.chance(self.offer.verified);
         if verified {
             new = new.digest(blake3::hash(&self.flow.bytes(range)).into());
