@@ -125,6 +125,8 @@ pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 pub const ATTACH_TIMEOUT: Duration = Duration::from_millis(2_500);
 /// What a lease may at least take to bring something, on a path that answers, before others may bring it.
 pub const STALL_MIN: Duration = Duration::from_millis(250);
+/// And what it may at most take, however long this path usually does.
+pub const STALL_MAX: Duration = Duration::from_secs(2);
 /// How long after one question about a hole the next follows.
 pub const GAP_ASK_AGAIN: Duration = Duration::from_secs(2);
 /// A hole that nobody owns, before the reader is told.

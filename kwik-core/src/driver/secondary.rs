@@ -43,7 +43,7 @@ impl SecondarySession {
 
     /// Sends a message to the primary's application, by way of the client: at most 64 KiB. With a key to sign with
     /// ([`SecondaryConfig::signer`](crate::SecondaryConfig::signer)) the primary can tell that it is from this server.
-    /// It arrives once; or not at all, should the path end, or the application not read. Waits while 64 messages are on
+    /// It arrives, once if it is signed; or not at all, should the path end, or the application not read. Waits while 64 messages are on
     /// their way. Dropping the future before it is ready sends nothing. Spec: KWIK §9.
     ///
     /// # Errors

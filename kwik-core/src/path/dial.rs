@@ -100,6 +100,8 @@ impl FailedDials {
             let wait = BACKOFF_FIRST * 2_u32.pow((times - 1).min(BACKOFF_DOUBLINGS));
             self.until.insert(address, (now + wait, times));
         }
+        let forgotten = BACKOFF_FIRST * 2_u32.pow(BACKOFF_DOUBLINGS + 1);
+        self.until.retain(|_, (until, _)| *until + forgotten > now);
         while self.until.len() > limits::FAILED_DIALS_MAX {
             let first = self.until.iter().min_by_key(|(_, (until, _))| *until).map(|(&address, _)| address);
             first.map(|first| self.until.remove(&first));

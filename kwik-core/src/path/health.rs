@@ -1,6 +1,6 @@
 //! When a path that owes bytes has gone silent. Spec: KWIK §8.
 //!
-//! Life is counted in decrypted frames, not in datagrams, and a path is asked twice before anything is held against it:
+//! Life is counted in decrypted frames, not in datagrams, and a path is asked three times before anything is held against it:
 //! first it is suspected, so that somebody else may begin to bring what the reader waits for, then it is called silent.
 //! Probes are timed from the moment they were sent, and a verdict that comes late is put off once for another, so a
 //! client that was itself asleep never blames its servers.
@@ -49,8 +49,9 @@ pub(crate) struct Health {
     last_heard: Instant,
     /// Since when bytes are due, if they are.
     due_since: Option<Instant>,
-    /// When the probes of this silence went out.
+    /// When the probes of this silence went out, and whether the one between the two did.
     first_probe: Option<Instant>,
+    between: bool,
     second_probe: Option<Instant>,
     /// A third probe went out in place of a verdict.
     put_off: bool,
@@ -66,6 +67,7 @@ impl Health {
             last_heard: now,
             due_since: None,
             first_probe: None,
+            between: false,
             second_probe: None,
             put_off: false,
             suspected: None,
@@ -106,6 +108,7 @@ impl Health {
 
     fn forget_probes(&mut self) {
         self.first_probe = None;
+        self.between = false;
         self.second_probe = None;
         self.put_off = false;
         self.suspected = None;
@@ -129,9 +132,10 @@ impl Health {
         let pto = self.pto();
         Some(match (self.first_probe, self.second_probe) {
             (None, _) => self.last_heard.max(due_since) + pto / 2,
-            // Soon after the first: one lost packet must not make a path suspect, and a second that asks for an
-            // answer makes the peer answer at once (RFC 9000 §13.2.2).
-            (Some(first), None) => first + pto / 4,
+            // Soon after the first: one lost packet must not make a path suspect, nor must two where a hundredth of them
+            // is lost each way and a slow disk is asked about ten times a second; and a second that asks for an answer
+            // makes the peer answer at once (RFC 9000 §13.2.2).
+            (Some(first), None) => first + if self.between { pto / 4 } else { pto / 8 },
             (Some(_), Some(second)) => {
                 let patience = (pto * 3 / 4).max(SUSPECT_MIN);
                 self.suspected.map_or(second + patience, |since| {
@@ -154,7 +158,10 @@ impl Health {
             return Verdict::Probe;
         }
         if self.second_probe.is_none() {
-            self.second_probe = Some(now);
+            // Late, one will do for both.
+            let second = self.between || self.first_probe.is_some_and(|first| first + self.pto() / 4 <= now);
+            self.between = true;
+            self.second_probe = second.then_some(now);
             return Verdict::Probe;
         }
         // Whoever did not get its own turn in time cannot say that the server has had one. Once, or nobody would ever be
@@ -270,8 +277,8 @@ mod tests {
                 }
             };
             let pto = health.pto();
-            assert_eq!(probes, [pto / 2, pto / 2 + pto / 4]);
-            assert!(suspect >= probes[1] + SUSPECT_MIN && suspect < silent);
+            assert_eq!(probes, [pto / 2, pto / 2 + pto / 8, pto / 2 + pto / 4]);
+            assert!(suspect >= probes[2] + SUSPECT_MIN && suspect < silent);
             // Filled by the primary: one trip to tell it, one for its bytes.
             let first_byte = suspect + rtt;
             assert!(rtt < Duration::from_millis(8) || first_byte <= pto + rtt * 2 + MAX_ACK_DELAY);

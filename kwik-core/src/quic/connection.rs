@@ -243,6 +243,7 @@ impl Connection {
 
     /// Returns whether the stream was there to stop.
     pub(crate) fn stop(&mut self, stream: StreamId, code: ErrorCode) -> bool {
+        self.read_wants_transmit = true;
         self.inner.recv_stream(to_id(stream)).stop(varint(code.into_inner())).is_ok()
     }
 

@@ -34,8 +34,17 @@ pub(super) struct Relays {
     queued: u64,
     /// The application waits for room.
     wanted: bool,
-    /// Streams for the peer that it has not acknowledged, with what QUIC has not taken of them.
-    open: BTreeMap<StreamId, Vec<Bytes>>,
+    /// Streams for the peer that it has not acknowledged.
+    open: BTreeMap<StreamId, Sending>,
+}
+
+/// A message on its way to the peer.
+#[derive(Debug)]
+struct Sending {
+    path: PathId,
+    id: u64,
+    /// What QUIC has not taken of it.
+    left: Vec<Bytes>,
 }
 
 /// A message that comes.
@@ -74,12 +83,26 @@ impl Relays {
 
     /// Returns whether messages wait for a stream, or for QUIC to take them.
     fn is_sending(&self) -> bool {
-        !self.queue.is_empty() || self.open.values().any(|left| !left.is_empty())
+        !self.queue.is_empty() || self.open.values().any(|sending| !sending.left.is_empty())
     }
 
     /// Returns whether one more message of our own may be under way.
     fn has_room(&self) -> bool {
         self.queue.len() + self.open.len() < limits::RELAYS_AT_ONCE && self.queued < limits::RELAY_BURST
+    }
+
+    /// What the messages of one path that wait for a stream count for.
+    fn queued_of(&self, path: PathId) -> u64 {
+        let of = self.queue.iter().filter(|message| message.head.path == path);
+        of.map(|message| cost(message.head.length)).sum()
+    }
+
+    /// Returns whether a message may go although earlier ones of its path are not acknowledged. Were it too far ahead, its
+    /// receiver would take those for old ones that are said again.
+    fn is_near(&self, head: &RelayOpen, client: bool) -> bool {
+        let ahead = if client { AHEAD_MAX / 2 } else { AHEAD_MAX };
+        let mut earlier = self.open.values().filter(|sending| sending.path == head.path);
+        earlier.all(|sending| head.id < sending.id.saturating_add(ahead))
     }
 
     /// Returns whether the stream brings a message; it is read then.
@@ -94,7 +117,10 @@ impl Relays {
 
     /// Hands QUIC what it has not taken of the open streams.
     fn flush(&mut self, quic: &mut Connection) {
-        for (&stream, left) in self.open.iter_mut().filter(|(_, left)| !left.is_empty()) {
+        for (&stream, Sending { left, .. }) in &mut self.open {
+            if left.is_empty() {
+                continue;
+            }
             match quic.write(stream, left) {
                 Ok(written) => drop(left.drain(..written.chunks)),
                 Err(WriteEnd::Blocked) => continue,
@@ -106,6 +132,11 @@ impl Relays {
         }
     }
 }
+
+/// How far a server's messages may be ahead of one that is not acknowledged; half as far on the client's way on.
+const AHEAD_MAX: u64 = 64;
+const _: () =
+    assert!(AHEAD_MAX + AHEAD_MAX / 2 < crate::lease::relay::WINDOW, "none is taken for a repetition");
 
 /// What a message takes of every bound: its bytes, and for the smallest what it costs to handle.
 fn cost(length: u32) -> u64 {
@@ -189,6 +220,9 @@ impl Session {
         }
         let fits = u32::try_from(payload.len()).ok().filter(|&length| length <= limits::RELAY_MAX);
         let length = fits.ok_or(RelayError::Misuse(ApiMisuse::TooLong))?;
+        if !matches!(self.machine, Machine::Primary(_) | Machine::Secondary(_)) {
+            return Err(RelayError::Misuse(ApiMisuse::WrongRole));
+        }
         let link = self.links.get_mut(&HOME).ok_or(RelayError::SessionClosed)?;
         if let Some(relays) = link.relays.as_mut().filter(|relays| !relays.has_room()) {
             relays.wanted = true;
@@ -228,7 +262,7 @@ impl Session {
             Err(Unwelcome::Fault(code)) => return self.fault(path, code),
             Err(Unwelcome::Refuse(code)) => return self.refuse_relay(path, stream, code),
         };
-        if self.is_full_of_relays(onward, cost(head.length)) {
+        if self.is_full_of_relays(onward, &head) {
             return self.refuse_relay(path, stream, ErrorCode::RELAY_REFUSED);
         }
         let now = self.now;
@@ -245,17 +279,22 @@ impl Session {
         self.unsettled = true;
     }
 
-    /// Returns whether no more messages may wait where one of this cost would go: for this application, or on a client
-    /// for the connection `onward`.
-    fn is_full_of_relays(&self, onward: PathId, cost: u64) -> bool {
-        let waiting = match &self.machine {
+    /// Returns whether no more messages may wait where this one would go: for this application, or on a client for the
+    /// connection `onward`. There each server has a part of its own, so that none takes it from the others.
+    fn is_full_of_relays(&self, onward: PathId, head: &RelayOpen) -> bool {
+        let (waiting, most) = match &self.machine {
             Machine::Client(_) => {
                 let link = self.links.get(&onward);
-                link.and_then(|link| link.relays.as_ref()).map_or(0, |relays| relays.queued)
+                let relays = link.and_then(|link| link.relays.as_ref());
+                // What one sends at once, while what others have sent goes on at its rate.
+                let most = if onward == HOME { limits::RELAY_BURST / 2 } else { limits::RELAY_BURST };
+                (relays.map_or(0, |relays| relays.queued_of(head.path)), most)
             }
-            Machine::Greeting(_) | Machine::Primary(_) | Machine::Secondary(_) => self.relayed_bytes,
+            Machine::Greeting(_) | Machine::Primary(_) | Machine::Secondary(_) => {
+                (self.relayed_bytes, limits::RELAY_BURST)
+            }
         };
-        waiting.saturating_add(cost) > limits::RELAY_BURST
+        waiting.saturating_add(cost(head.length)) > most
     }
 
     fn refuse_relay(&mut self, path: PathId, stream: StreamId, code: ErrorCode) {
@@ -309,7 +348,7 @@ impl Session {
             Machine::Client(client) => {
                 // Looked at again: the path may have ended since the header came.
                 let onward = client.check_relay(from, &head).ok();
-                match onward.filter(|&onward| !self.is_full_of_relays(onward, cost(head.length))) {
+                match onward.filter(|&onward| !self.is_full_of_relays(onward, &head)) {
                     Some(onward) => self.queue_relay(onward, Outgoing { head, payload }),
                     None => self.relays_refused += 1,
                 }
@@ -319,7 +358,7 @@ impl Session {
             Machine::Secondary(secondary) => secondary.open_relay(&head, payload),
             Machine::Greeting(_) => None,
         };
-        match relay.filter(|_| !self.is_full_of_relays(HOME, cost(head.length))) {
+        match relay.filter(|_| !self.is_full_of_relays(HOME, &head)) {
             Some(relay) => {
                 self.relayed_bytes += cost(head.length);
                 self.relayed.push_back(relay);
@@ -331,7 +370,7 @@ impl Session {
 
     // Sending.
 
-    fn queue_relay(&mut self, path: PathId, relay: Outgoing) {
+    pub(super) fn queue_relay(&mut self, path: PathId, relay: Outgoing) {
         let now = self.now;
         let Some(link) = self.links.get_mut(&path) else {
             self.relays_refused += 1;
@@ -349,6 +388,7 @@ impl Session {
             return;
         }
         let spared = self.keep_run_slots();
+        let client = matches!(self.machine, Machine::Client(_));
         for (&path, link) in &mut self.links {
             if link.is_backlogged() || !link.control_open {
                 continue;
@@ -360,6 +400,9 @@ impl Session {
                 let Some(next) = relays.queue.front().filter(|_| path != HOME || spared) else {
                     break; // none, or the slots are for runs, whose readers wait for them
                 };
+                if !relays.is_near(&next.head, client) {
+                    break; // acknowledgements let it go
+                }
                 if let Err(at) = relays.given.ready(self.now, cost(next.head.length)) {
                     self.resume_at = earliest(self.resume_at, Some(at));
                     break;
@@ -373,10 +416,12 @@ impl Session {
                 let cost = cost(head.length);
                 relays.queued = relays.queued.saturating_sub(cost);
                 relays.given.left = relays.given.left.saturating_sub(cost);
-                link.quic.set_priority(stream, below_control(i32::MAX));
+                // A client's own streams are not to wait for what others say.
+                let priority = if client && path == HOME { 0 } else { below_control(i32::MAX) };
+                link.quic.set_priority(stream, priority);
                 let header = Bytes::copy_from_slice(&encode_header(&StreamHeader::Relay(head)));
-                let chunks = if payload.is_empty() { vec![header] } else { vec![header, payload] };
-                relays.open.insert(stream, chunks);
+                let left = if payload.is_empty() { vec![header] } else { vec![header, payload] };
+                relays.open.insert(stream, Sending { path: head.path, id: head.id, left });
             }
             relays.flush(&mut link.quic);
         }

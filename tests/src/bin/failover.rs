@@ -119,8 +119,9 @@ fn healthy(seed: u64, one_way: Duration) -> Alarms {
     };
     let disk = SecondaryPlan { pace: Some((64 * KIB, MS * 300)), ..SecondaryPlan::default() };
     let mut world = World::seeded(seed).secondaries(2).conditions(conditions).secondary_plan(disk).build();
-    world.offer(Offer { size: 16 * MIB, range: 64 * KIB, depth: 3, hedge: true, ..Offer::default() });
-    world.run_until(LIMIT, |w| w.is_done());
+    let size = 16 * MIB;
+    world.offer(Offer { size, range: 64 * KIB, depth: 3, hedge: true, ..Offer::default() });
+    world.run_until(LIMIT, |w| w.delivered() == size && w.is_done());
     let seen =
         |name: &str| world.trace().marks().find(|(mark, _)| *mark == name).map_or(0, |(_, count)| count);
     let (degraded, stalled, hedged) =

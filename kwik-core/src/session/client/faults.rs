@@ -49,7 +49,7 @@ impl Client {
         let code = ErrorCode::DIGEST_MISMATCH;
         match self.config.aggregation_faults {
             AggregationFaults::ReLease => self.hold_against(path, LIE, code),
-            AggregationFaults::Ignore => {}
+            AggregationFaults::Ignore => self.observed.on_fault(code),
             AggregationFaults::CloseStream => {
                 self.fail_stream(stream, code, ReadError::Incomplete { stream, missing: range, code });
             }
@@ -57,8 +57,15 @@ impl Client {
         }
     }
 
-    /// Two sources have brought different bytes. That is evidence and not guilt, unless the primary is one of them.
-    pub(super) fn on_difference(&mut self, source: PathId, stream: StreamId, difference: Difference) {
+    /// Two sources have brought different bytes. That is evidence and not guilt, unless the primary is one of them; nor is it
+    /// where a digest has shown what `source` brought to be right.
+    pub(super) fn on_difference(
+        &mut self,
+        source: PathId,
+        stream: StreamId,
+        difference: Difference,
+        verified: bool,
+    ) {
         let Difference { range, held } = difference;
         let code = ErrorCode::DATA_CONFLICT;
         let failure = ReadError::Conflict { stream, range, sources: [held, Some(source)] };
@@ -67,12 +74,20 @@ impl Client {
         }
         let liar = match (source.is_primary(), held) {
             (true, Some(held)) if !held.is_primary() => held,
-            (false, Some(held)) if held.is_primary() => source,
+            (false, Some(held)) if held.is_primary() && !verified => source,
             (true | false, _) => return,
         };
         match self.config.aggregation_faults {
-            AggregationFaults::ReLease => self.hold_against(liar, LIE, code),
-            AggregationFaults::Ignore => {}
+            AggregationFaults::ReLease => {
+                // Once for each lease, however many pieces its bytes come in.
+                let there = self.leases.overlapping(stream, range).find(|(_, lease)| lease.path() == liar);
+                let lease = there.map(|(id, _)| id);
+                if let Some(lease) = lease {
+                    self.lose_lease(lease, code, true);
+                    self.hold_against(liar, LIE, code);
+                }
+            }
+            AggregationFaults::Ignore => self.observed.on_fault(code),
             AggregationFaults::CloseStream => self.fail_stream(stream, code, failure),
             AggregationFaults::Isolate => self.fault(liar, code),
         }
@@ -97,6 +112,7 @@ impl Client {
         if state.score >= self.config.fault_score_max {
             self.fault(path, code);
         } else {
+            tracing::debug!(%path, %code, score = state.score, "let pass");
             self.observed.on_fault(code);
         }
     }
@@ -111,7 +127,9 @@ impl Client {
     /// Gives a stream up on this end: its reader gets `error`, its leases end, the primary is told `code`.
     fn fail_stream(&mut self, stream: StreamId, code: ErrorCode, error: ReadError) {
         if self.streams.contains_key(&stream) {
-            self.end_stream(stream, code);
+            self.observed.on_fault(code);
+            // The other servers' leases end for no fault of theirs.
+            self.end_stream(stream, ErrorCode::STREAM_CLOSED);
             self.tell_primary(crate::wire::Frame::StreamStopped { stream, code });
             self.failed.insert(stream, error);
             self.actions.push_back(Action::Notify(crate::action::Event::Readable(stream)));

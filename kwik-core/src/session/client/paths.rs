@@ -216,8 +216,9 @@ impl Client {
         if path.state.on_end(code).is_err() {
             return false;
         }
-        // Neither a primary that has changed its mind nor a ticket that was too old says anything about the server.
-        if attaching && code != ErrorCode::NO_ERROR && code != ErrorCode::TICKET_EXPIRED {
+        // Only what says that nobody is there who could answer: not a primary that has changed its mind, nor a ticket, name
+        // or pin of its that was wrong.
+        if attaching && [ErrorCode::PATH_DEAD, ErrorCode::AUTH_TIMEOUT].contains(&code) {
             self.failed_dials.note(path.remote);
         }
         path.deadline = None;
@@ -233,7 +234,10 @@ impl Client {
         // Dead paths stay known, so that late frames are told from wrong ones; but not without end.
         while self.paths.values().filter(|path| !path.state.is_live()).count() > limits::DEAD_PATHS_LISTED {
             let oldest = self.paths.iter().find(|(_, path)| !path.state.is_live()).map(|(&id, _)| id);
-            oldest.map(|oldest| self.paths.remove(&oldest));
+            if let Some(oldest) = oldest {
+                self.paths.remove(&oldest);
+                self.sources.remove(&oldest);
+            }
         }
         true
     }
@@ -275,7 +279,11 @@ impl Client {
                     self.source(id).probes += 1;
                     self.actions.push_back(Action::Ping { path: id });
                 }
-                Verdict::Suspect => self.suspect(id),
+                Verdict::Suspect => {
+                    // What it may still be asked before it is called silent.
+                    self.actions.push_back(Action::Ping { path: id });
+                    self.suspect(id);
+                }
                 Verdict::Silent => self.degrade(id),
             }
             self.expire_fronts(now, id);

@@ -34,10 +34,9 @@ impl Client {
             return Err(Unwelcome::Fault(ErrorCode::RELAY_REFUSED)); // in somebody else's name
         }
         match self.paths.get(&from).map(|path| path.state) {
-            Some(State::Connecting | State::Authenticating) => {
-                Err(Unwelcome::Fault(ErrorCode::FRAME_UNEXPECTED))
-            }
-            Some(State::Active | State::Degraded | State::Draining(_))
+            Some(State::Connecting) => Err(Unwelcome::Fault(ErrorCode::FRAME_UNEXPECTED)),
+            // Its message may come before its hello is read: they travel in streams of their own.
+            Some(State::Authenticating | State::Active | State::Degraded | State::Draining(_))
                 if self.features.contains(Features::RELAY) && self.lost.is_none() =>
             {
                 Ok(PathId::PRIMARY)

@@ -42,7 +42,9 @@ pub(super) enum Suspended {
 impl Path {
     /// How long nothing may come of a lease on a path that answers. A slow disk is not a dead path.
     fn grace(&self) -> Duration {
-        (self.health.pto() * 3).max(limits::STALL_MIN).max(self.first_byte.unwrap_or_default() * 2)
+        // What it has shown counts, but not without end: one that comes later each time is not to be waited for.
+        let shown = (self.first_byte.unwrap_or_default() * 2).min(limits::STALL_MAX);
+        (self.health.pto() * 3).max(limits::STALL_MIN).max(shown)
     }
 
     /// A lease is over, of which `placed` bytes came.
@@ -56,9 +58,15 @@ impl Path {
         }
     }
 
-    /// Learns how long it takes until something comes.
+    /// Learns how long it takes until something comes of a lease: the longest there was, which fades. A mean would be held
+    /// against whoever reads two leases from a disk at once, and lets the third wait.
     fn learn_first_byte(&mut self, sample: Duration) {
-        self.first_byte = Some(self.first_byte.map_or(sample, |usual| (usual * 7 + sample) / 8));
+        self.first_byte = Some(self.first_byte.map_or(sample, |longest| sample.max(longest * 7 / 8)));
+    }
+
+    /// Learns how long nothing came in the middle of one: what a disk hands out need not end where a lease does.
+    fn learn_pause(&mut self, pause: Duration) {
+        self.first_byte = self.first_byte.map(|longest| longest.max(pause));
     }
 
     /// When it has to be looked at next.
@@ -70,6 +78,7 @@ impl Path {
 
     /// Notes what came since this was last called.
     fn take_progress(&mut self, now: Instant, leases: &LeaseTable<Lease>) {
+        let mut longest_pause = Duration::ZERO;
         for front in &mut self.fronts {
             let placed = leases.get(front.lease).map_or(front.placed, |lease| lease.state.placed);
             if placed == front.placed {
@@ -77,9 +86,12 @@ impl Path {
             }
             if front.placed == 0 {
                 self.begun.push(front.since);
+            } else {
+                longest_pause = longest_pause.max(now.saturating_duration_since(front.since));
             }
             (front.placed, front.since) = (placed, now);
         }
+        self.learn_pause(longest_pause);
         for since in std::mem::take(&mut self.begun) {
             self.learn_first_byte(now.saturating_duration_since(since));
         }

@@ -263,7 +263,7 @@ impl Client {
         if let Some(staging) = &mut lease.state.staging {
             staging.push(path, bytes);
         } else {
-            self.place(path, stream, offset, bytes, false)?;
+            self.place(path, stream, offset, bytes, false, false)?;
         }
         if late > 0 {
             self.source(path).late_bytes += late;
@@ -308,7 +308,7 @@ impl Client {
         };
         for (offset, bytes) in chunks {
             let held = self.streams.get(&stream).map_or(0, SplitRecv::held);
-            self.place(path, stream, offset, bytes, false)?;
+            self.place(path, stream, offset, bytes, false, true)?;
             if let Some(split) = self.streams.get_mut(&stream) {
                 self.extra_window += split.keep_room(split.held() - held);
             }
@@ -334,7 +334,7 @@ impl Client {
         }
         let offset = std::mem::replace(&mut run.next, end);
         let stream = run.stream;
-        self.place(PathId::PRIMARY, stream, offset, bytes, true)?;
+        self.place(PathId::PRIMARY, stream, offset, bytes, true, false)?;
         if let Some(range) = ByteRange::between(offset, end) {
             self.supersede(stream, range); // a run may bring what a lease was to bring
         }
@@ -350,6 +350,7 @@ impl Client {
         offset: u64,
         bytes: Bytes,
         run: bool,
+        verified: bool,
     ) -> Result<(), ErrorCode> {
         if self.extents_full(id, offset, bytes.len() as u64) {
             return Err(ErrorCode::LIMIT_EXCEEDED);
@@ -378,7 +379,7 @@ impl Client {
             self.recredit.insert(id);
         }
         if let Some(difference) = difference {
-            self.on_difference(path, id, difference);
+            self.on_difference(path, id, difference, verified);
         }
         Ok(())
     }
@@ -486,6 +487,7 @@ impl Client {
 
     /// The primary reset the native stream, and with it the whole stream.
     pub(in crate::session) fn on_native_reset(&mut self, stream: StreamId) {
+        self.failed.remove(&stream);
         self.end_stream(stream, ErrorCode::STREAM_CLOSED);
     }
 

@@ -5,7 +5,14 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::*;
-use crate::lease::ticket::SigningKey;
+use crate::{
+    lease::{
+        relay::{Direction, RelayClaims},
+        ticket::SigningKey,
+    },
+    session::relays::Unwelcome,
+    wire::RelayOpen,
+};
 
 const SESSION: SessionId = SessionId::new([9; 16]);
 const PATH: PathId = PathId::new(1);
@@ -59,4 +66,45 @@ fn the_end_of_a_job_is_told_when_its_last_lease_is_taken_back() {
     secondary.handle_frame(now, revoke()).unwrap();
     assert_eq!(secondary.poll_action(), Some(Action::Notify(Event::LeaseArrived(JOB))));
     assert_eq!(secondary.next_lease(JOB), Err(ErrorCode::NO_ERROR));
+}
+
+/// The client can drop a message, and nothing else: not make one, change one, or say one twice. Spec: KWIK §9.
+#[test]
+fn only_what_the_primary_has_said_is_heard_and_once() {
+    let (mut secondary, _) = waiting();
+    let primary = SigningKey::from_seed([3; 32]);
+    let payload = Bytes::from_static(b"words");
+    let claims = RelayClaims {
+        session: SESSION,
+        path: PATH,
+        direction: Direction::ToSecondary,
+        id: 5,
+        payload: &payload,
+    };
+    let sealed = |claims: RelayClaims<'_>, key: &SigningKey| RelayOpen {
+        path: PATH,
+        id: 5,
+        length: 5,
+        seal: Some(claims.seal(key)),
+    };
+    let right = sealed(claims, &primary);
+    let forged = [
+        sealed(claims, &SigningKey::from_seed([4; 32])),
+        sealed(RelayClaims { session: SessionId::new([8; 16]), ..claims }, &primary),
+        sealed(RelayClaims { path: PathId::new(2), ..claims }, &primary),
+        sealed(RelayClaims { direction: Direction::ToPrimary, ..claims }, &primary),
+        sealed(RelayClaims { id: 6, ..claims }, &primary),
+        sealed(RelayClaims { payload: b"worts", ..claims }, &primary),
+        RelayOpen { seal: None, ..right },
+    ];
+    for head in forged {
+        assert_eq!(secondary.open_relay(&head, payload.clone()), None, "{head:?}");
+    }
+    assert_eq!(secondary.check_relay(&right), Ok(()));
+    let heard = secondary.open_relay(&right, payload.clone()).unwrap();
+    assert!(heard.sealed && heard.payload == payload);
+    assert_eq!(secondary.open_relay(&right, payload), None, "said twice");
+    let fault = Err(Unwelcome::Fault(ErrorCode::RELAY_REFUSED));
+    assert_eq!(secondary.check_relay(&RelayOpen { path: PathId::new(2), ..right }), fault);
+    assert_eq!(secondary.check_relay(&RelayOpen { seal: None, ..right }), fault);
 }

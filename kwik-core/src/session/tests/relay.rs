@@ -1,7 +1,12 @@
 //! Messages between servers, over real QUIC. Spec: KWIK §9.
 
 use super::*;
-use crate::{action::Relay, error::RelayError};
+use crate::{
+    action::Relay,
+    error::RelayError,
+    id::{Role, Signature},
+    wire::RelayOpen,
+};
 
 /// The longest message.
 const LONGEST: usize = 64 * 1024;
@@ -79,4 +84,75 @@ fn a_path_that_is_removed_while_it_is_attached_takes_no_message() {
     assert_eq!(primary.relay(now, path, Bytes::from_static(b"early")), Err(RelayError::PathDead));
     world.run_for(Duration::from_secs(1));
     assert_eq!(world.session(CLIENT).lost(), None);
+}
+
+/// What a secondary says at once may come before its hello is read: they travel in streams of their own.
+#[test]
+fn a_secondary_may_speak_as_soon_as_it_is_connected() {
+    for loss in [0, 300] {
+        let mut world = World::new(1);
+        world.connect();
+        world.loss = loss;
+        let path = world.add_path(2);
+        let said = |world: &mut World| {
+            let now = world.now;
+            let connected =
+                world.nodes[2].sessions.len() == 1 && world.session(2).role() == Some(Role::Secondary);
+            connected && world.session(2).relay(now, path, Bytes::from_static(b"hello")).is_ok()
+        };
+        let mut spoken = false;
+        let mut heard = None;
+        world.run(|w| {
+            spoken = spoken || said(w);
+            heard = w.session(PRIMARY).take_relay();
+            heard.is_some()
+        });
+        assert_eq!(&*heard.unwrap().payload, b"hello");
+        world.run(|w| w.session(PRIMARY).path_state(path) == Some(PathState::Active));
+    }
+}
+
+/// What a primary seals with a wrong key is not held against the client that carries it.
+#[test]
+fn a_wrong_seal_is_dropped_and_nobody_blamed() {
+    let mut world = World::new(1);
+    world.connect();
+    let path = world.attach(2);
+    let forged = RelayOpen { path, id: 0, length: 5, seal: Some(Signature::new([7; 64])) };
+    let primary = world.session(PRIMARY);
+    primary.queue_relay(HOME, relays::Outgoing { head: forged, payload: Bytes::from_static(b"words") });
+    world.run(|w| w.session(2).relays_refused == 1);
+    world.run_for(Duration::from_secs(1));
+    assert_eq!(world.session(2).take_relay(), None);
+    assert_eq!(world.session(PRIMARY).path_state(path), Some(PathState::Active));
+}
+
+/// A small message must not run so far ahead of a large one that the large one is taken for a repetition.
+#[test]
+fn a_large_message_is_not_overtaken_by_too_many() {
+    let mut world = World::new(1);
+    world.connect();
+    let path = world.attach(2);
+    world.loss = 100;
+    let (mut sent, mut heard) = (0_u32, Vec::new());
+    while heard.len() < 300 {
+        let now = world.now;
+        let primary = world.session(PRIMARY);
+        while sent < 300 {
+            let length = if sent == 0 { LONGEST } else { 8 };
+            match primary.relay(now, path, vec![1; length].into()) {
+                Ok(()) => sent += 1,
+                Err(error) => {
+                    assert_eq!(error, RelayError::Blocked);
+                    break;
+                }
+            }
+        }
+        take_all(world.session(2), &mut heard);
+        world.drain();
+        world.step();
+        world.drain();
+        assert_eq!(world.session(2).relays_refused, 0);
+    }
+    assert!(heard.iter().any(|relay| relay.payload.len() == LONGEST));
 }

@@ -4,9 +4,9 @@
 //! it. Everybody else in its world is the real core. A script plays its role honestly up to where the attack begins,
 //! and goes on honestly if it is still let. What it chooses (offsets, sizes, ids, moments) is drawn from the seed.
 //!
-//! Not here, and why. Row 6 beyond counting: nothing but `FirstWins` yet. Row 40: streams of their own and priorities,
+//! Not here, and why. Row 6 beyond counting: the policies are tried where they live, `session/client/tests/faults.rs`. Row 40: streams of their own and priorities,
 //! which no peer can undo; the swarm's control is never late. Row 21: there are no
-//! heartbeats. Row 29: no 0-RTT. Row 30: one store per path is a type, tested in the core. Row 34: no relays. Row 41: no
+//! heartbeats. Row 29: no 0-RTT. Row 30: one store per path is a type, tested in the core. Row 34: seals are tried in the core. Row 41: no
 //! hash maps in the core. Row 42: every world of every seed. Rows 45 to 52: QUIC's own; quinn-proto cannot be made to
 //! break them, and the swarm spoofs, replays and damages datagrams. Row 3's second header: the grammar has none. Row 37's
 //! counts per network prefix: an application's policy. Row 39b's ids beyond the limit: QUIC closes before KWIK sees

@@ -141,8 +141,22 @@ fn the_primarys_own_bytes_decide_who_was_wrong() {
     assert_eq!(machine.client.paths[&PATH].score, 0, "they agree");
 
     let mut machine = with(|config| config);
-    assert_eq!(closed(&contradict(&mut machine, 8)), None);
-    assert_eq!(machine.client.paths[&PATH].score, 4);
+    let actions = contradict(&mut machine, 8);
+    // The run has brought what the lease was to bring up to 180.
+    assert!(actions.contains(&lost(0, code, &[range(180, 200)])), "{actions:?}");
+    assert_eq!((closed(&actions), machine.client.paths[&PATH].score), (None, 4));
+
+    // However many pieces they come in.
+    let mut machine = with(|config| config);
+    machine.grant(0, range(100, 200));
+    assert_eq!(machine.open(PATH, 0, 100), Opened::Read);
+    assert!(machine.bytes(50));
+    let header = StreamHeader::Internal { stream: STREAM, offset: 100 };
+    assert_eq!(machine.client.on_internal(PathId::PRIMARY, RUN, header), Opened::Read);
+    for _ in 0..10 {
+        machine.client.on_bytes(PathId::PRIMARY, RUN, Bytes::from_static(&[8; 5]));
+    }
+    assert_eq!((closed(&machine.actions()), machine.client.paths[&PATH].score), (None, 4));
 
     let mut machine = with(|config| config.aggregation_faults(AggregationFaults::Isolate));
     assert_eq!(closed(&contradict(&mut machine, 8)), Some(code));

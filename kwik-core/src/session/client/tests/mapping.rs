@@ -350,16 +350,63 @@ fn a_slow_disk_is_given_the_time_it_usually_takes() {
     }
 }
 
+/// Waits for `pause` on a path that answers; returns how often a lease was suspended meanwhile.
+fn stalls_in(machine: &mut Machine, frames: &mut u64, pause: Duration) -> usize {
+    let (until, mut stalls) = (machine.now + pause, 0);
+    while let Some(at) = machine.client.deadline().filter(|&at| at < until) {
+        machine.now = at;
+        machine.client.handle_timeout(at);
+        let suspended = |action: &&Action| {
+            let suspend = MappingOperation::Suspend;
+            matches!(action, Action::Send { frame: Frame::StreamMappingUpdate { operation, .. }, .. }
+                if *operation == suspend)
+        };
+        stalls += machine.actions().iter().filter(suspended).count();
+        *frames += 1;
+        machine.client.on_heard(at, PATH, *frames, None);
+        machine.settled();
+    }
+    machine.now = until;
+    stalls
+}
+
+/// What a disk hands out need not end where a lease does: a pause in the middle of one is as usual as one before it. But who
+/// takes longer each time is waited for no longer than two seconds.
+#[test]
+fn pauses_in_the_middle_of_a_lease_are_learnt_too() {
+    let (mut machine, mut frames) = (machine(), 0);
+    machine.grant(0, range(200, 1000));
+    machine.settled();
+    assert_eq!(machine.open(PATH, 0, 200), Opened::Read);
+    machine.bytes(50);
+    machine.settled();
+    let slow = Duration::from_millis(300);
+    for round in 0..4 {
+        assert_eq!(stalls_in(&mut machine, &mut frames, slow), usize::from(round == 0), "round {round}");
+        machine.bytes(50);
+        machine.settled();
+    }
+    let mut pause = slow;
+    while stalls_in(&mut machine, &mut frames, pause) == 0 {
+        assert!(pause < Duration::from_secs(3), "a trickler is waited for for ever");
+        machine.bytes(1);
+        machine.settled();
+        pause = pause * 19 / 10;
+    }
+    assert!(pause > Duration::from_secs(1), "{pause:?}");
+}
+
 /// A path that was suspected and is heard again: what was held against it is not any more.
 #[test]
 fn suspicion_ends_when_the_path_is_heard() {
     let mut machine = machine();
     machine.grant(0, range(200, 300));
     machine.settled();
-    for _ in 0..2 {
+    for _ in 0..3 {
         assert_eq!(machine.time_out(), [Action::Ping { path: PATH }]);
     }
-    assert_eq!(machine.time_out(), [mapping(MappingOperation::Suspend, 0, range(200, 300))]);
+    let suspended = mapping(MappingOperation::Suspend, 0, range(200, 300));
+    assert_eq!(machine.time_out(), [Action::Ping { path: PATH }, suspended]);
     machine.client.on_heard(machine.now, PATH, 1, None);
     assert_eq!(machine.actions(), [mapping(MappingOperation::Resume, 0, range(200, 300))]);
 }
