@@ -91,6 +91,8 @@ fn lie(machine: &mut Machine, lease: u64, at: u64) -> Vec<Action> {
     }));
     assert_eq!(machine.open(PATH, lease, at), Opened::Read);
     machine.bytes(10);
+    machine.client.settle(machine.now);
+    machine.client.audit().unwrap();
     machine.actions()
 }
 
@@ -130,6 +132,8 @@ fn contradict(machine: &mut Machine, bytes: u8) -> Vec<Action> {
     let header = StreamHeader::Internal { stream: STREAM, offset: 100 };
     assert_eq!(machine.client.on_internal(PathId::PRIMARY, RUN, header), Opened::Read);
     machine.client.on_bytes(PathId::PRIMARY, RUN, Bytes::from(vec![bytes; 80]));
+    machine.client.settle(machine.now);
+    machine.client.audit().unwrap();
     machine.actions()
 }
 
