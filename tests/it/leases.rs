@@ -9,9 +9,9 @@ use kwik_tests::{
     world::{Settings, World, attach, fill, pieces},
 };
 use kwik_tokio::{
-    ByteRange, Connection, ErrorCode, JobError, LeaseError, LeaseOutcome, NewJob, NewLease, PathId,
-    PathState, PrimarySession, RangeWriteError, ReadError, RecvStream, SecondaryJob, SecondarySession,
-    SendStream, TransportConfig, WriteError,
+    ByteRange, ConflictPolicy, Connection, ErrorCode, JobError, LeaseError, LeaseOutcome, NewJob, NewLease,
+    PathId, PathState, PrimarySession, RangeWriteError, ReadError, RecvStream, SecondaryJob,
+    SecondarySession, SendStream, TransportConfig, WriteError,
 };
 
 const OBJECT: Object = Object(2);
@@ -839,6 +839,63 @@ fn leases_are_hedged_cut_and_verified() {
             assert_eq!(stream.stopped().await, Ok(None));
         };
         tokio::join!(reads, writes);
+    });
+}
+
+/// A stream that rejects conflicts fails, and its reader learns who disagreed about what; another stream of the same
+/// session takes the primary's bytes. Spec: KWIK §6, "Conflicts".
+#[test]
+fn a_conflict_fails_the_stream_that_rejects_it() {
+    run(async {
+        let world = World::new(1);
+        let (client, primary) = world.connect().await;
+        let server = &world.secondaries[0];
+        let (path, liar) = tokio::join!(primary.add_path(server.new_path()), server.accept_secondary());
+        let path = path.unwrap();
+        tokio::spawn(async move {
+            while let Ok(mut job) = liar.accept_job().await {
+                tokio::spawn(async move {
+                    while let Some(lease) = job.next_lease().await {
+                        let mut stream = lease.open();
+                        if stream.write_all(&[0xee; 50_000]).await.is_ok() {
+                            std::future::pending::<()>().await; // says no more, and gives nothing up
+                        }
+                    }
+                });
+            }
+        });
+        for policy in [ConflictPolicy::Reject, ConflictPolicy::PrimaryWins] {
+            let stream = primary.open_uni().await.unwrap();
+            let whole = range(0, 100_000);
+            let job = stream.open_job(job(path, whole)).unwrap();
+            let lease = job.lease(whole).unwrap();
+            let mut recv = soon("the stream", client.accept_uni()).await.unwrap();
+            recv.set_conflict_policy(policy).unwrap();
+            // What has come is held: nobody reads before the primary has said otherwise.
+            soon("the lie", async {
+                while recv.stats().is_none_or(|stats| stats.held_bytes < 50_000) {
+                    tokio::task::yield_now().await;
+                }
+            })
+            .await;
+            let mut run = lease.hedge(whole).unwrap();
+            // The client may want no more of it half-way.
+            let _ended = run.write_all(&OBJECT.bytes(whole)).await;
+            let read = async {
+                let first = recv.read_chunk(1, true).await?;
+                Ok(first.map(|chunk| chunk.bytes[0]))
+            };
+            match (policy, soon("an answer", read).await) {
+                (ConflictPolicy::Reject, Err(ReadError::Conflict { sources, .. })) => {
+                    assert_eq!(sources, [Some(path), Some(PathId::PRIMARY)]);
+                    let stopped = soon("the reason", stream.stopped()).await.unwrap();
+                    assert_eq!(stopped, Some(ErrorCode::DATA_CONFLICT));
+                }
+                (ConflictPolicy::PrimaryWins, Ok(Some(byte))) => assert_eq!(byte, OBJECT.bytes(whole)[0]),
+                (policy, read) => panic!("{policy:?}: {read:?}"),
+            }
+        }
+        assert!(client.stats().sources[&PathId::PRIMARY].conflicts > 0);
     });
 }
 

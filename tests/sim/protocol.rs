@@ -133,6 +133,81 @@ fn a_stream_that_is_never_read_holds_nobody_up() {
     }
 }
 
+/// A path without work is kept alive, and takes a lease in one trip. Spec: KWIK §8, "Stand-by".
+#[test]
+fn a_path_that_stands_by_takes_a_lease_in_one_trip() {
+    let transport = TransportConfig::default().idle_timeout(ms(5000)).keep_alive_interval(Some(ms(1500)));
+    let server = TransportConfig::default().idle_timeout(ms(5000));
+    let mut world = World::seeded(23)
+        .secondaries(1)
+        .one_way(ms(20))
+        .client_transport(transport)
+        .server_transport(server)
+        .build();
+    world.run_for(ms(60_000));
+    let [active] = world.call(NodeId::PRIMARY, |session, _| session.paths()).unwrap().try_into().unwrap();
+    assert_eq!(active.state, PathState::Active, "it was not kept alive");
+    let asked = world.at();
+    world.offer(Offer { size: 100_000, range: 100_000, ..Offer::default() });
+    world.run_until(LIMIT, |w| w.delivered() > 0);
+    // To the client, on to the server, back; and what the machines need.
+    assert!(world.at() - asked <= ms(3 * 20 + 5), "{:?}", world.at() - asked);
+    world.run_until(LIMIT, |w| w.is_done());
+    world.check_calm();
+    world.finish();
+}
+
+/// A server that is added again is another path; the old ones stay listed, and commands that name them are harmless.
+/// Spec: KWIK §1, §8.
+#[test]
+fn a_server_that_is_added_again_is_another_path() {
+    let plan = PrimaryPlan {
+        adds: vec![
+            (ms(0), NodeId::secondary(1)),
+            (ms(2000), NodeId::secondary(1)),
+            (ms(4000), NodeId::secondary(1)),
+        ],
+        removes: vec![(ms(1000), NodeId::secondary(1)), (ms(3000), NodeId::secondary(1))],
+        ..PrimaryPlan::default()
+    };
+    let mut world = World::seeded(24).secondaries(1).one_way(ms(10)).primary_plan(plan).build();
+    world.run_for(ms(6000));
+    let paths = world.call(NodeId::PRIMARY, |session, _| session.paths()).unwrap();
+    let ids: Vec<u32> = paths.iter().map(|path| path.id.into_inner()).collect();
+    assert_eq!(ids, [1, 2, 3]);
+    assert!(paths[..2].iter().all(|path| matches!(path.state, PathState::Dead(_))));
+    assert_eq!(paths[2].state, PathState::Active);
+    assert!(paths.iter().all(|path| path.identity == paths[0].identity));
+    let stale = paths[0].id;
+    let refused = world.call(NodeId::PRIMARY, move |session, now| {
+        (session.remove_path(now, stale).is_err(), session.relay(now, stale, "words".into()).is_err())
+    });
+    assert_eq!(refused, Some((true, true)));
+    world.offer(Offer { size: MIB, range: 64 * 1024, ..Offer::default() });
+    world.run_until(LIMIT, |w| w.delivered() == MIB);
+}
+
+/// As many leases as a session may have, spread over eight paths. Spec: KWIK §11.
+#[test]
+fn thousands_of_leases_live_at_once() {
+    let transport = TransportConfig::default().stream_window(64 * 1024);
+    let mut world = World::seeded(25).secondaries(8).one_way(ms(20)).client_transport(transport).build();
+    for _ in 0..5 {
+        world.offer(Offer { size: MIB, range: 4000, depth: 60, ..Offer::default() });
+    }
+    let mut most = 0;
+    while world.delivered() < 5 * MIB {
+        world.run_for(ms(5));
+        let paths = world.call(NodeId::PRIMARY, |session, _| session.paths()).unwrap_or_default();
+        most = most.max(paths.iter().map(|path| path.leases).sum());
+        assert!(world.at() < LIMIT, "{} delivered", world.delivered());
+    }
+    world.run_until(LIMIT, |w| w.is_done());
+    assert!(most > 1500, "{most} at once");
+    world.check_calm();
+    world.finish();
+}
+
 /// Servers talk to each other by way of the client, beside an object and over a network that loses and turns around
 /// what it carries. Spec: KWIK §9.
 #[test]

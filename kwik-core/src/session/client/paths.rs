@@ -275,13 +275,9 @@ impl Client {
             }
             match path.health.verdict(now) {
                 Verdict::Wait => {}
-                Verdict::Probe => {
-                    self.source(id).probes += 1;
-                    self.actions.push_back(Action::Ping { path: id });
-                }
+                Verdict::Probe => self.probe(id),
                 Verdict::Suspect => {
-                    // What it may still be asked before it is called silent.
-                    self.actions.push_back(Action::Ping { path: id });
+                    self.probe(id); // once more before it is called silent
                     self.suspect(id);
                 }
                 Verdict::Silent => self.degrade(id),
@@ -292,7 +288,12 @@ impl Client {
         self.expire_gaps(now);
     }
 
-    /// The path stayed silent though asked twice: its leases go to others, its connection is kept. Spec: KWIK §8.
+    fn probe(&mut self, id: PathId) {
+        self.source(id).probes += 1;
+        self.actions.push_back(Action::Ping { path: id });
+    }
+
+    /// The path stayed silent though asked several times: its leases go to others, its connection is kept. Spec: KWIK §8.
     fn degrade(&mut self, id: PathId) {
         let Some(path) = self.paths.get_mut(&id) else {
             return;

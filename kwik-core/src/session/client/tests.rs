@@ -308,7 +308,7 @@ fn the_end_is_told_once_and_must_fit() {
     assert_eq!(machine.actions(), [Action::CloseSession { code: ErrorCode::FINAL_SIZE }]);
 }
 
-/// Spec: KWIK §8: two unanswered probes make a path degraded; its leases are lost, any frame makes it active again.
+/// Spec: KWIK §8: unanswered probes make a path degraded; its leases are lost, any frame makes it active again.
 #[test]
 fn a_silent_path_loses_its_leases_and_may_come_back() {
     let mut machine = Machine::new();
