@@ -155,8 +155,8 @@ impl NewLease {
         self
     }
 
-    /// Has what is missing of it given to the same path again, at most `value` times, if it is lost for a reason that may
-    /// pass: after 50 ms, then twice as long each time, up to 2 s. Its outcome is known only then; while it waits,
+    /// Has what is missing of it given to the same path again, if it is lost for a reason that may pass, at most `value`
+    /// times, whether the path takes it or not: after 50 ms, then twice as long each time, up to 2 s. Its outcome is known only then; while it waits,
     /// `lease_status` calls it stalled, and its range, of which the rest is missing, is nobody's: who writes or leases
     /// that ends it. Bytes that are given again count against the job's total again. Spec: KWIK §10.
     #[must_use]

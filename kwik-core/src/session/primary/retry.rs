@@ -93,8 +93,7 @@ impl Retries {
         match missing {
             [range] if retry.left > 0 && is_worth_it(code) => {
                 self.names.remove(&id);
-                retry.left -= 1;
-                retry.pause(now, *range, code);
+                retry.pause_again(now, *range, code);
                 true
             }
             // Used up, hopeless, or in pieces, which others have hedged: that is the application's to mend.
@@ -112,7 +111,8 @@ impl Retries {
 }
 
 impl Retry {
-    fn pause(&mut self, now: Instant, range: ByteRange, code: ErrorCode) {
+    fn pause_again(&mut self, now: Instant, range: ByteRange, code: ErrorCode) {
+        self.left -= 1;
         self.state = State::Pausing { until: now + self.pause, range, code };
         self.pause = (self.pause * 2).min(PAUSE_MAX);
     }
@@ -173,8 +173,9 @@ impl Primary {
                 Err(LeaseError::PathDead) => self.is_silent(&again),
                 Err(_) => false,
             };
-            match self.retries.by_name.get_mut(&name).filter(|_| passing) {
-                Some(retry) => retry.pause(now, range, code), // it was not given, so it was no try
+            // A try all the same: a path that is full of leases further on may wait for the reader, who waits for this one.
+            match self.retries.by_name.get_mut(&name).filter(|retry| passing && retry.left > 0) {
+                Some(retry) => retry.pause_again(now, range, code),
                 None => drop(self.end_pause(name, code)),
             }
         }

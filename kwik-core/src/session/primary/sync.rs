@@ -63,7 +63,7 @@ impl Primary {
             // Nobody was ever given more than this, and pages rise.
             let rises = sync.received.max_end().is_none_or(|end| range.start() > end);
             if range.start() < split.base() || range.end() > split.claimed_end() || !rises {
-                return Err(ErrorCode::METADATA_PROTOCOL_VIOLATION);
+                return Err(ErrorCode::OFFSET_SYNC_FAILURE);
             }
             sync.received.insert(*range);
         }

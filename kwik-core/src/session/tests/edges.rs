@@ -1,6 +1,7 @@
 //! What happens at the edges: rules broken, limits reached, one end ahead of the other.
 
 use super::*;
+use crate::wire::Frame;
 
 /// A primary that breaks the rules of a split stream's native part: the reader learns what ended its session.
 #[test]
@@ -44,6 +45,31 @@ fn a_fault_in_the_native_part_is_told_to_the_reader() {
         };
         assert_eq!(error, ReadError::ConnectionLost(ConnectionError::Fault(code)));
         assert_eq!(client.lost(), Some(&ConnectionError::Fault(code)));
+    }
+}
+
+/// A client that has what nobody was ever given is not to be believed about anything. Spec: KWIK §6.
+#[test]
+fn a_client_cannot_have_more_than_was_given() {
+    for (received, code) in [
+        (range(0, 1000), None),
+        (range(500, 1001), Some(ErrorCode::OFFSET_SYNC_FAILURE)),
+        (range(5000, 6000), Some(ErrorCode::OFFSET_SYNC_FAILURE)),
+    ] {
+        let mut world = World::new(1);
+        world.connect();
+        let path = world.attach(2);
+        let now = world.now;
+        let primary = world.session(PRIMARY);
+        let stream = primary.open(Dir::Uni).unwrap();
+        let job = primary.open_job(now, stream, NewJob::new(path, range(0, 10_000), "")).unwrap();
+        primary.lease(now, &NewLease::new(job, range(0, 1000))).unwrap();
+        primary.sync(now, stream).unwrap();
+        let frame =
+            Frame::OffsetSyncResponse { stream, received: [received].into_iter().collect(), more: false };
+        primary.on_frame(HOME, frame);
+        assert_eq!(primary.lost().cloned(), code.map(ConnectionError::Fault));
+        assert_eq!(primary.take_received(stream), code.is_none().then(|| vec![received]));
     }
 }
 

@@ -149,3 +149,30 @@ fn a_silent_path_gets_its_lease_back() {
     let status = world.session(PRIMARY).lease_status(lease).unwrap();
     assert_eq!((status.range, status.stalled), (range(0, LEN), None));
 }
+
+/// A path that takes one lease at a time has one further on, whose credit waits for the reader, who waits for this one: it
+/// is not tried for ever. Simulator seed 207569.
+#[test]
+fn a_path_that_is_full_does_not_keep_a_lease_for_ever() {
+    let mut world = World::new(1);
+    world.connect();
+    let path = world.attach(2);
+    let now = world.now;
+    let primary = world.session(PRIMARY);
+    let stream = primary.open(Dir::Uni).unwrap();
+    let far = range(100 << 20, (100 << 20) + 1000);
+    let job = NewJob::new(path, range(0, 1 << 30), "").total(1 << 40);
+    let job = primary.open_job(now, stream, job).unwrap();
+    let lease = primary.lease(now, &NewLease::new(job, range(0, LEN)).retries(3)).unwrap();
+    next(&mut world);
+    world.stall(2, Duration::from_millis(400));
+    world.run(|w| w.session(PRIMARY).path_state(path) == Some(PathState::Active));
+    let now = world.now;
+    let primary = world.session(PRIMARY);
+    assert_eq!(primary.paths()[0].leases_max, 1);
+    if primary.lease_status(lease).unwrap().stalled.is_some() {
+        primary.lease(now, &NewLease::new(job, far)).unwrap();
+    }
+    let lost = LeaseOutcome::Lost { code: ErrorCode::PATH_STALLED, missing: vec![range(0, LEN)] };
+    assert_eq!(outcome(&mut world, lease), lost);
+}
