@@ -135,7 +135,8 @@ pub struct PathInfo {
     pub identity: SpkiHash,
     /// Live leases on it.
     pub leases: usize,
-    /// Leases it takes at once: half as many as it had whenever it has been silent, twice as many with each that is done.
+    /// Leases it takes at once of one stream: half as many as it had whenever it has been silent, twice as many with each
+    /// that is done. One that lies before all that it has of the stream it always takes.
     /// Spec: KWIK §8.
     pub leases_max: usize,
     /// Leases done since it was added.

@@ -1,5 +1,7 @@
 //! Leases at the primary: given, hedged, cut, taken back, and what is left over when they end. Spec: KWIK §5.
 
+use smallvec::SmallVec;
+
 use super::{Lease, NewLease, Primary, Run};
 use crate::{
     action::{Event, LeaseOutcome, LeaseStatus, PathState, RunId},
@@ -43,8 +45,16 @@ impl Primary {
         if matches!(path.state, PathState::Degraded | PathState::Draining) {
             return Err(LeaseError::PathDead);
         }
-        let full = self.leases.count_of_stream(job.stream) >= limits::LEASES_PER_STREAM
-            || self.leases.count_of_path(job.path) >= path.quota
+        // What the reader of a stream needs before all that the path has of it is never too much: those further on may have
+        // no credit before.
+        let wary = path.quota < limits::LEASES_PER_PATH && {
+            let of = self.leases.of_path(job.path).filter(|(_, lease)| lease.stream() == job.stream);
+            let starts: SmallVec<[u64; 16]> = of.map(|(_, lease)| lease.range().start()).collect();
+            starts.len() >= path.quota && starts.iter().any(|start| *start < range.end())
+        };
+        let full = wary
+            || self.leases.count_of_stream(job.stream) >= limits::LEASES_PER_STREAM
+            || self.leases.count_of_path(job.path) >= limits::LEASES_PER_PATH
             || self.leases.len() >= limits::LEASES_PER_SESSION;
         if full {
             return Err(LeaseError::LimitExceeded);

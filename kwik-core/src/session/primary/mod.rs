@@ -218,7 +218,7 @@ struct Path {
     identity: SpkiHash,
     done: u64,
     lost: u64,
-    /// Leases it takes at once: fewer after it was silent. Spec: KWIK §8.
+    /// Leases it takes at once of a stream: fewer after it was silent. Spec: KWIK §8.
     quota: usize,
     /// The client has said that it was attached.
     attached: bool,
