@@ -2,8 +2,8 @@
 
 use kwik_tests::sim::swarm::{self, Profile};
 
-/// Seeds within which it has to be found; seed 28 was the first to when it was planted.
-const SEEDS: u64 = 200;
+/// Seeds within which it has to be found; about one in a hundred finds it, seed 220 the first.
+const SEEDS: u64 = 1000;
 
 #[test]
 fn the_planted_bug_is_found() {
