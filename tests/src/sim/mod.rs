@@ -61,6 +61,10 @@
 //! | credit that a run had taken before it was given up was lost | swarm | `regressions::what_a_run_has_sent_before_it_is_given_up_is_not_lost_credit` |
 //! | a stream that completed between two hedging leases was not noticed | swarm | kwik-core `a_lease_ends_once_all_of_it_is_here` |
 //! | the error of an unordered reader named a hole that was elsewhere | swarm | `regressions::the_hole_of_an_unordered_reader_is_where_it_is` |
+//! | a primary could speak to a path that it had removed before its client knew of it | swarm | kwik-core `a_path_that_is_removed_while_it_is_attached_takes_no_message` |
+//! | a call that was blocked kept its caller awake | swarm | `protocol::servers_talk_beside_an_object` |
+//! | a lease to be given again waited for a path that waited for its reader | swarm | kwik-core `a_path_takes_what_the_reader_needs_first_however_little_it_takes` |
+//! | live paths that lose a hundredth were called silent, and slow disks stalled | `failover` | kwik-core `pauses_in_the_middle_of_a_lease_are_learnt_too`, `path::health` |
 //! | secondaries were closed with the code of their primary's fault | attack | `evil::a_primarys_fault_is_not_held_against_its_secondaries` |
 //! | frames behind the one that ended the session were acted on | attack | `evil::nothing_is_dialled_after_the_session_has_ended` |
 //! | job ids that fall passed the client, which was blamed for them | attack | `evil::falling_job_ids_are_the_primarys_fault` |
