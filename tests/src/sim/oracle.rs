@@ -232,6 +232,16 @@ impl Oracle {
         self.entry(flow).stopped = Some(code);
     }
 
+    /// A stream was stopped because the reader's end had no credit left for it. If its first bytes were lost as well, there was
+    /// nothing to accept. Spec: KWIK §4.
+    pub fn turned_away(&mut self, flow: Flow) {
+        let model = self.model(flow);
+        if !model.accepted {
+            model.stopped = Some(ErrorCode::NO_CREDIT);
+            model.unread = true;
+        }
+    }
+
     /// The reader was told that nobody brings what it waits for, for now. Spec: KWIK §6, "Gaps".
     pub fn waits(&mut self, flow: Flow, missing: ByteRange) {
         let model = self.model(flow);

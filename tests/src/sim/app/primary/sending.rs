@@ -6,8 +6,8 @@ use std::{
 };
 
 use kwik_core::{
-    ByteRange, JobId, LeaseError, LeaseId, LeaseOutcome, LeaseWriteError, NewJob, NewLease, PathId,
-    PathState, RunId, Session, WriteError,
+    ByteRange, ErrorCode, JobId, LeaseError, LeaseId, LeaseOutcome, LeaseWriteError, NewJob, NewLease,
+    PathId, PathState, RunId, Session, WriteError,
 };
 use rangemap::RangeSet;
 
@@ -525,7 +525,10 @@ impl Sending {
     /// Every byte is at the client, or the client wants no more.
     pub(super) fn on_finished(&mut self, cx: &mut Cx<'_>, session: &mut Session) {
         cx.note(format_args!("{} is delivered or stopped", self.flow));
-        if session.stopped(self.flow.stream).is_ok() {
+        if let Ok(code) = session.stopped(self.flow.stream) {
+            if code == Some(ErrorCode::NO_CREDIT) {
+                cx.oracle.turned_away(self.flow);
+            }
             self.stopped(cx, session);
         }
         self.over = true;
