@@ -231,6 +231,9 @@ pub(super) fn patience(
     // Where one gets nowhere, each may have to be given up several times.
     let each =
         rtt * 4 + 30 * MS + late * 2 + if primary.crawler.is_some() { 8 * SECOND } else { Duration::ZERO };
+    // What goes to the same path again by itself waits 50 ms first, then twice as long each time: so long it is nobody else's.
+    let retries = primary.offers.iter().map(|offer| offer.retries).max().unwrap_or_default();
+    let each = each + 50 * MS * (2_u32.pow(retries) - 1);
     let windows = windows + each * u32::try_from(ranges + 1).unwrap_or(u32::MAX);
     network + readers.unwrap_or_default() + pace(secondary.pace) + windows + 10 * SECOND
 }
