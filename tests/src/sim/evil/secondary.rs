@@ -260,7 +260,8 @@ impl Secondary {
             }
             Kind::Trickle => {
                 // A little, or nothing, and then it only answers.
-                let part = d.below(fill.len.min(100));
+                let offset = serving.offsets.get(&fill.stream).copied().unwrap_or_default();
+                let part = d.below(fill.len.min(100)).min(fill.allowed(offset));
                 if part > 0
                     && link
                         .open_with(raw::secondary_stream(lease, fill.start, &fill.bytes(0, part)))
