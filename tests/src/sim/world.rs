@@ -54,7 +54,7 @@ pub struct World {
     at: Duration,
     sequence: u64,
     steps_now: u32,
-    queue: BTreeMap<(Duration, u64), Happening>,
+    queue: BTreeMap<(Duration, Option<SocketAddr>, u64), Happening>,
     hosts: BTreeMap<NodeId, Host>,
     links: BTreeMap<(NodeId, NodeId), Link>,
     network: Dice,
@@ -414,7 +414,7 @@ impl World {
 
     /// Takes the next thing that happens, or goes on to `end` if nothing does before.
     fn step(&mut self, end: Duration) {
-        let event = self.queue.first_key_value().map(|(&(at, _), _)| at);
+        let event = self.queue.first_key_value().map(|(&(at, ..), _)| at);
         let wake = self.hosts.iter().filter_map(|(&node, host)| Some((host.wake?, node))).min();
         let next = match (event, wake) {
             (Some(event), Some((wake, _))) => event.min(wake),
@@ -506,7 +506,13 @@ impl World {
 
     fn push(&mut self, at: Duration, happening: Happening) {
         self.sequence += 1;
-        self.queue.insert((at, self.sequence), happening);
+        // At one instant faults go first, then one sender's datagrams after another's: whose were sent first may depend on
+        // machines that have nothing to do with it.
+        let from = match &happening {
+            Happening::Datagram { arrival, .. } => Some(arrival.from),
+            Happening::Fault(_) => None,
+        };
+        self.queue.insert((at, from, self.sequence), happening);
     }
 }
 
