@@ -356,10 +356,19 @@ impl Session {
         }
     }
 
-    /// The machine has given a stream up, and told the primary: its native part goes with it.
+    /// The machine has given a stream up, and told the primary: its native part goes with it, for the same reason, as
+    /// either may be the first to arrive.
     fn give_up_reading(&mut self, stream: StreamId, error: ReadError) -> ReadError {
         self.recv.remove(&stream);
-        let code = ErrorCode::STREAM_CLOSED;
+        let code = match &error {
+            ReadError::Conflict { .. } => ErrorCode::DATA_CONFLICT,
+            ReadError::Incomplete { code, .. } => *code,
+            ReadError::Blocked
+            | ReadError::ClosedStream
+            | ReadError::ConnectionLost(_)
+            | ReadError::IllegalOrderedRead
+            | ReadError::Reset(_) => ErrorCode::STREAM_CLOSED,
+        };
         if let Some(deferred) = self.early.get_mut(&stream) {
             deferred.stop = Some(code);
         } else if let Some(home) = self.links.get_mut(&HOME) {

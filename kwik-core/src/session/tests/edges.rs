@@ -1,7 +1,7 @@
 //! What happens at the edges: rules broken, limits reached, one end ahead of the other.
 
 use super::*;
-use crate::wire::Frame;
+use crate::{stream::conflict::ConflictPolicy, wire::Frame};
 
 /// A primary that breaks the rules of a split stream's native part: the reader learns what ended its session.
 #[test]
@@ -345,4 +345,43 @@ fn what_waited_to_be_handled_is_no_silence() {
     let gone = Event::Lost(ConnectionError::TimedOut);
     world.run(|w| w.nodes[CLIENT].events.contains(&gone));
     assert!(world.now >= now + Duration::from_millis(990), "{:?}", world.now - now);
+}
+
+/// A stream that two servers disagree about is stopped twice, by a frame and by QUIC, and the application may be fast
+/// enough for both to leave together: whichever is handled first gives the reason.
+#[test]
+fn a_disagreement_is_the_reason_however_it_is_told() {
+    let mut world = World::new(1);
+    world.connect_with(TransportConfig::default().conflict_policy(ConflictPolicy::Reject));
+    let path = world.attach(2);
+    let now = world.now;
+    let primary = world.session(PRIMARY);
+    let stream = primary.open(Dir::Uni).unwrap();
+    let job = primary.open_job(now, stream, NewJob::new(path, range(0, 1000), "")).unwrap();
+    let lease = primary.lease(now, &NewLease::new(job, range(0, 1000))).unwrap();
+    let mut lie = vec![Bytes::from_static(&[0xee; 500])];
+    world.run(|w| {
+        let (now, secondary) = (w.now, w.session(2));
+        let job = secondary.accept_job().map(|job| job.id);
+        job.into_iter().for_each(|job| secondary.take_job(now, job));
+        if let Ok(Some(given)) = secondary.next_lease(JobId::new(0)) {
+            secondary.write_lease(now, given.id, &mut lie).unwrap();
+        }
+        w.session(CLIENT).stats().held_bytes == 500
+    });
+    let now = world.now;
+    let primary = world.session(PRIMARY);
+    let run = primary.hedge(now, lease, range(0, 1000)).unwrap();
+    primary.write_run(now, run, &mut [object(range(0, 1000))]).unwrap();
+    assert_eq!(world.session(CLIENT).accept(Dir::Uni), Some(stream));
+    // The application reads before anything is sent that the client has to say of it.
+    while world.session(CLIENT).stats().sources.get(&HOME).is_none_or(|source| source.conflicts == 0) {
+        world.drain();
+        world.step();
+    }
+    let now = world.now;
+    let read = world.session(CLIENT).read(now, stream, 1, true);
+    assert!(matches!(read, Err(ReadError::Conflict { .. })), "{read:?}");
+    world.run(|w| w.session(PRIMARY).stopped(stream) != Ok(None));
+    assert_eq!(world.session(PRIMARY).stopped(stream), Ok(Some(ErrorCode::DATA_CONFLICT)));
 }
