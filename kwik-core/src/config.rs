@@ -181,7 +181,8 @@ impl TransportConfig {
         self
     }
 
-    /// Receive window of a split stream at its start, in bytes; it grows by itself up to the session window.
+    /// Receive window of a split stream at its start, in bytes; it grows by itself, as far as the session window has room,
+    /// if the reader is fast, and to twice the length of a verified lease.
     #[must_use]
     pub fn stream_window(mut self, value: u64) -> Self {
         self.stream_window = value.max(limits::GUARANTEED_CREDIT);

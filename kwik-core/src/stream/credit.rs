@@ -10,6 +10,8 @@ pub(crate) struct Wanting {
     pub(crate) lease: LeaseId,
     /// Bytes of it that have no credit yet; more than zero.
     pub(crate) uncredited: u64,
+    /// Of use with credit for all of it only: it is verified, and the reader gets nothing of it before its last byte.
+    pub(crate) whole: bool,
 }
 
 /// One server and what it could be given.
@@ -22,9 +24,26 @@ pub(crate) struct Demand<K> {
     pub(crate) leases: SmallVec<[Wanting; 8]>,
 }
 
+impl<K> Demand<K> {
+    /// What waits for credit as a whole, if that is the next thing the server would be given, and it has nothing else.
+    fn whole_first(&self) -> Option<u64> {
+        let first = self.leases.first().filter(|first| first.whole && self.outstanding == 0);
+        first.map(|first| first.uncredited)
+    }
+
+    /// What the server could be given of a window of which it may have `part`.
+    pub(crate) fn due(&self, part: u64) -> u64 {
+        let wanted = self.leases.iter().map(|wanting| wanting.uncredited).sum::<u64>();
+        part.saturating_sub(self.outstanding).min(wanted).max(self.whole_first().unwrap_or_default())
+    }
+}
+
 /// Shares `room` of a `window` out: no server is promised more than its equal part of the window, the one with the
 /// least outstanding is served first, and leases in the order they will be filled. Grants smaller than `quantum`
 /// wait, unless they end their lease: a credit frame per packet would cost more than it brings.
+///
+/// What needs credit as a whole may take more than its server's part, if that is all the server has. Where there is no
+/// room for it yet, those after it get nothing: small grants would fill each gap as it opens, and it would never fit.
 pub(crate) fn share<K: Copy>(
     window: u64,
     mut room: u64,
@@ -33,12 +52,17 @@ pub(crate) fn share<K: Copy>(
     mut grant: impl FnMut(K, LeaseId, u64),
 ) {
     let part = window / (demands.len() as u64).max(1);
-    demands.sort_by_key(|demand| demand.outstanding);
+    demands.sort_by_key(|demand| (demand.outstanding, demand.whole_first().is_none()));
     for demand in demands {
-        let mut own = part.saturating_sub(demand.outstanding).min(room);
+        let whole = demand.whole_first();
+        if whole.is_some_and(|whole| whole > room) {
+            return;
+        }
+        let mut own = part.saturating_sub(demand.outstanding).max(whole.unwrap_or_default()).min(room);
         for wanting in &demand.leases {
             let bytes = wanting.uncredited.min(own);
-            if bytes == 0 || (bytes < quantum && bytes < wanting.uncredited) {
+            let part_of_it = bytes < wanting.uncredited;
+            if bytes == 0 || (part_of_it && (wanting.whole || bytes < quantum)) {
                 break;
             }
             grant(demand.source, wanting.lease, bytes);
@@ -56,8 +80,14 @@ mod tests {
     use super::*;
 
     fn demand(source: u32, outstanding: u64, lease: u64, uncredited: u64) -> Demand<u32> {
-        let leases = smallvec![Wanting { lease: LeaseId::new(lease), uncredited }];
+        let leases = smallvec![Wanting { lease: LeaseId::new(lease), uncredited, whole: false }];
         Demand { source, outstanding, leases }
+    }
+
+    fn whole(source: u32, outstanding: u64, lease: u64, uncredited: u64) -> Demand<u32> {
+        let mut demand = demand(source, outstanding, lease, uncredited);
+        demand.leases[0].whole = true;
+        demand
     }
 
     #[test]
@@ -77,21 +107,40 @@ mod tests {
         assert_eq!(given, [3]);
     }
 
+    #[test]
+    fn what_is_of_use_as_a_whole_is_credited_as_a_whole_or_waited_for() {
+        let given = |room, demands: &mut [Demand<u32>]| {
+            let mut given = Vec::new();
+            share(1_000, room, 10, demands, |source, _, bytes| given.push((source, bytes)));
+            given
+        };
+        // More than its part of 333, and before the one that would take anything.
+        let rivals = || [demand(1, 0, 1, 900), whole(2, 0, 2, 400), demand(3, 100, 3, 900)];
+        assert_eq!(given(1_000, &mut rivals()), [(2, 400), (1, 333), (3, 233)]);
+        assert_eq!(given(399, &mut rivals()), [], "or it would never fit");
+        // One that has something under way already keeps to its part, and holds nobody up.
+        assert_eq!(given(1_000, &mut [whole(1, 200, 1, 400), demand(2, 300, 2, 900)]), [(2, 200)]);
+    }
+
     proptest! {
-        /// Never more than the room, never more than a lease wants, never more than a server's part.
+        /// Never more than the room, never more than a lease wants, never more than a server's part, unless all it has is
+        /// one that needs it as a whole; and never a part of such a one.
         #[test]
         fn bounds(
             window in 1u64..1_000_000,
             room in 0u64..1_000_000,
             quantum in 0u64..10_000,
-            servers in prop::collection::vec((0u64..500_000, prop::collection::vec(1u64..300_000, 0..5)), 0..6),
+            servers in prop::collection::vec(
+                (prop_oneof![Just(0), 0u64..500_000], prop::collection::vec((1u64..300_000, any::<bool>()), 0..5)),
+                0..6,
+            ),
         ) {
             let room = room.min(window);
             let mut next = 0;
             let mut demands: Vec<Demand<usize>> = servers.iter().enumerate().map(|(source, (outstanding, wants))| {
-                let leases = wants.iter().map(|&uncredited| {
+                let leases = wants.iter().map(|&(uncredited, whole)| {
                     next += 1;
-                    Wanting { lease: LeaseId::new(next), uncredited }
+                    Wanting { lease: LeaseId::new(next), uncredited, whole }
                 }).collect();
                 Demand { source, outstanding: *outstanding, leases }
             }).collect();
@@ -100,14 +149,15 @@ mod tests {
             let mut total = 0;
             let mut per_server = vec![0; servers.len()];
             share(window, room, quantum, &mut demands, |source, lease, bytes| {
-                let want = before[source].leases.iter().find(|w| w.lease == lease).map(|w| w.uncredited);
-                assert!(want.is_some_and(|want| bytes <= want && bytes > 0));
+                let want = before[source].leases.iter().find(|w| w.lease == lease).unwrap();
+                assert!(bytes > 0 && bytes <= want.uncredited && (bytes == want.uncredited || !want.whole));
                 total += bytes;
                 per_server[source] += bytes;
             });
             prop_assert!(total <= room);
             for (source, given) in per_server.into_iter().enumerate() {
-                prop_assert!(given == 0 || before[source].outstanding + given <= part);
+                let most = part.max(before[source].whole_first().unwrap_or_default());
+                prop_assert!(given == 0 || before[source].outstanding + given <= most);
             }
         }
     }

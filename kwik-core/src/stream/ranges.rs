@@ -104,11 +104,6 @@ impl RangeSet {
         )
     }
 
-    /// Returns how many bytes of `within` are in the set.
-    pub(crate) fn count(&self, within: ByteRange) -> u64 {
-        self.present_bounds(within).map(|(start, end)| end - start).sum()
-    }
-
     /// Returns the parts of `within` that are in the set, in rising order.
     pub(crate) fn present(&self, within: ByteRange) -> impl Iterator<Item = ByteRange> {
         self.present_bounds(within).filter_map(|(start, end)| ByteRange::between(start, end))

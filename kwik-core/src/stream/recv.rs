@@ -40,8 +40,6 @@ pub(crate) struct SplitRecv {
     final_size: Option<u64>,
     /// Every byte is here, and the primary was told so.
     complete: bool,
-    /// Bytes of verified leases that are held beyond the window, in room that was set aside for them.
-    verified: u64,
     /// The highest end of any range granted, or of any byte placed.
     claimed_end: u64,
     /// Window growth: when the present round began and what the reader has taken in it.
@@ -67,7 +65,6 @@ impl SplitRecv {
             run_above: 0,
             final_size: None,
             complete: false,
-            verified: 0,
             claimed_end: base,
             round_start: None,
             round_consumed: 0,
@@ -193,7 +190,6 @@ impl SplitRecv {
         let len = bytes.len() as u64;
         self.round_consumed = self.round_consumed.saturating_add(len);
         self.unshared = self.unshared.saturating_add(len);
-        self.verified = self.verified.min(self.assembler.held());
         Some((offset, bytes))
     }
 
@@ -226,26 +222,20 @@ impl SplitRecv {
         !self.complete
     }
 
-    /// What it takes of the session window beyond the part that every open stream is guaranteed: the rest of its
-    /// window and what verified leases brought, or once it is complete, what is unread.
+    /// What it takes of the session window beyond the part that every open stream is guaranteed: the rest of its window,
+    /// or once it is complete, what is unread.
     pub(crate) fn extra(&self) -> u64 {
-        if self.complete {
-            self.held()
-        } else {
-            self.window.saturating_sub(GUARANTEED_CREDIT).saturating_add(self.verified)
-        }
-    }
-
-    /// Lets `bytes` that a verified lease has just brought be held beyond the window; returns what that takes.
-    pub(crate) fn keep_room(&mut self, bytes: u64) -> u64 {
-        let before = self.extra();
-        self.verified = self.verified.saturating_add(bytes);
-        self.extra() - before
+        if self.complete { self.held() } else { self.window.saturating_sub(GUARANTEED_CREDIT) }
     }
 
     /// Returns whether the application has every byte up to the final size.
     pub(crate) fn is_consumed(&self) -> bool {
         self.is_complete() && self.assembler.held() == 0
+    }
+
+    /// Returns whether anything of `range` is here, or was.
+    pub(crate) fn has_any(&self, range: ByteRange) -> bool {
+        self.assembler.received().present(range).next().is_some()
     }
 
     /// The parts of `range` that are not here, at most `cap` of them; the last may then cover more than is missing.
@@ -285,7 +275,7 @@ impl SplitRecv {
 
     /// What of the window could be promised now.
     pub(crate) fn room(&self, leased: u64) -> u64 {
-        self.window.saturating_add(self.verified).saturating_sub(self.committed(leased))
+        self.window.saturating_sub(self.committed(leased))
     }
 
     /// Raises credit by offset as far as the reader allows; returns it if that is worth telling. Ordered reading.
@@ -293,12 +283,6 @@ impl SplitRecv {
         let target = self.assembler.read_position().saturating_add(self.window).min(OFFSET_MAX);
         if self.unordered || target < self.max_offset.saturating_add((self.window / 8).max(1)) {
             return None;
-        }
-        if self.received_above > 0 {
-            // Verified leases brought bytes ahead of it, which it now passes.
-            let passed = ByteRange::between(self.max_offset, target);
-            let passed = passed.map_or(0, |passed| self.assembler.received().count(passed));
-            self.received_above = self.received_above.saturating_sub(passed);
         }
         self.max_offset = target;
         Some(target)

@@ -65,6 +65,7 @@
 //! | a call that was blocked kept its caller awake | swarm | `protocol::servers_talk_beside_an_object` |
 //! | a lease to be given again waited for a path that waited for its reader | swarm | kwik-core `a_path_takes_what_the_reader_needs_first_however_little_it_takes` |
 //! | live paths that lose a hundredth were called silent, and slow disks stalled | `failover` | kwik-core `pauses_in_the_middle_of_a_lease_are_learnt_too`, `path::health` |
+//! | verified bytes further on held the room that the lease the reader waited for had to have | attack | kwik-core `the_verified_lease_that_the_reader_waits_for_finds_room` |
 //! | secondaries were closed with the code of their primary's fault | attack | `evil::a_primarys_fault_is_not_held_against_its_secondaries` |
 //! | frames behind the one that ended the session were acted on | attack | `evil::nothing_is_dialled_after_the_session_has_ended` |
 //! | job ids that fall passed the client, which was blamed for them | attack | `evil::falling_job_ids_are_the_primarys_fault` |

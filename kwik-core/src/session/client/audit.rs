@@ -60,7 +60,7 @@ impl Client {
         let (mut held, mut extents, mut extra) = (0, 0, 0);
         for (id, stream) in &self.streams {
             let max_offset = stream.max_offset();
-            let of = self.leases.of_stream(*id).filter(|(_, lease)| lease.shares_credit());
+            let of = self.leases.of_stream(*id);
             let leased = of.map(|(_, lease)| lease.outstanding_above(max_offset)).sum();
             stream.audit(leased).map_err(|error| error.of(*id))?;
             check(stream.extents() <= limits::EXTENTS_PER_STREAM, || format!("{id} is in too many pieces"))?;
@@ -69,10 +69,13 @@ impl Client {
             extra += stream.extra();
         }
         check(held == self.held, || format!("{held} bytes held in streams, {} counted", self.held))?;
-        check(held <= self.config.session_window, || format!("{held} bytes held, over the session window"))?;
+        let waiting = self.leases.iter().filter(|(_, lease)| lease.is_verified());
+        let waiting: u64 = waiting.map(|(_, lease)| lease.state.placed).sum();
+        check(held + waiting <= self.config.session_window, || {
+            format!("{held} bytes held and {waiting} that wait for a digest, over the session window")
+        })?;
         check(extents <= limits::EXTENTS_PER_SESSION, || format!("{extents} pieces held"))?;
-        let staged = self.leases.iter().filter(|(_, lease)| lease.state.staging.is_some());
-        extra += staged.map(|(_, lease)| lease.range().len()).sum::<u64>();
+        extra += self.leases.iter().map(|(_, lease)| lease.state.own_room).sum::<u64>();
         check(extra == self.extra_window, || {
             format!("{extra} bytes of window given out, {} counted", self.extra_window)
         })?;

@@ -87,7 +87,7 @@ impl Client {
         let max_offset = stream.max_offset();
         let mut demands: SmallVec<[Demand<PathId>; 8]> = SmallVec::new();
         let mut leased = 0;
-        for (lease_id, lease) in self.leases.of_stream(id).filter(|(_, lease)| lease.shares_credit()) {
+        for (lease_id, lease) in self.leases.of_stream(id).filter(|(_, lease)| lease.state.noticed) {
             let outstanding = lease.outstanding_above(max_offset);
             leased += outstanding;
             if lease.state.suspended.is_some() {
@@ -102,7 +102,7 @@ impl Client {
             if let Some(demand) = demands.get_mut(index) {
                 demand.outstanding += outstanding;
                 if uncredited > 0 {
-                    demand.leases.push(Wanting { lease: lease_id, uncredited });
+                    demand.leases.push(Wanting { lease: lease_id, uncredited, whole: lease.is_verified() });
                 }
             }
         }
@@ -120,10 +120,8 @@ impl Client {
         let run_outstanding = stream.run_outstanding();
         // Who has less outstanding comes first, and takes this much at most.
         let part = window / (demands.len() as u64).max(1);
-        let ahead = demands.iter().filter(|demand| demand.outstanding < run_outstanding).map(|demand| {
-            let wanted = demand.leases.iter().map(|wanting| wanting.uncredited).sum::<u64>();
-            part.saturating_sub(demand.outstanding).min(wanted)
-        });
+        let ahead = demands.iter().filter(|demand| demand.outstanding < run_outstanding);
+        let ahead = ahead.map(|demand| demand.due(part));
         let run_room = run_part.saturating_sub(run_outstanding).min(room.saturating_sub(ahead.sum()));
         let run_grant = if run_room >= quantum.min(limits::GUARANTEED_CREDIT / 2) { run_room } else { 0 };
         let mut granted: SmallVec<[(PathId, LeaseId, u64); 8]> = SmallVec::new();

@@ -69,16 +69,64 @@ impl Client {
         if full {
             return refused(ErrorCode::LIMIT_EXCEEDED);
         }
-        if grant.digest.is_some() {
-            // All of it is held before any of it counts, so all of it must have room. Spec: KWIK §5.4.
-            if grant.range.len() > self.config.session_window / 2 {
-                return refused(ErrorCode::LIMIT_EXCEEDED);
-            }
-            if grant.range.len() > self.extra_window_free() {
-                return refused(ErrorCode::NO_CREDIT);
-            }
+        if grant.digest.is_some() && grant.range.len() > self.verified_max() {
+            return refused(ErrorCode::LIMIT_EXCEEDED);
+        }
+        if self.room_for(grant, job.stream).total() > self.extra_window_free() {
+            return refused(ErrorCode::NO_CREDIT);
         }
         Ok(Ok((job.path, job.stream)))
+    }
+
+    /// The longest a verified lease can be: two of them must fit the widest window that a stream can have.
+    pub(super) fn verified_max(&self) -> u64 {
+        (limits::GUARANTEED_CREDIT + self.extra_window_max()) / 2
+    }
+
+    /// What a grant takes of the session window for verified bytes. Spec: KWIK §5.4.
+    ///
+    /// Bytes that wait for their digest lie where the stream's window has room for them, which is why the window must be
+    /// wide enough to let them wait and the reader go on. Bytes that come twice have no room there a second time.
+    fn room_for(&self, grant: &LeaseGrant, stream_id: StreamId) -> Room {
+        let Some(stream) = self.streams.get(&stream_id) else {
+            return Room::default();
+        };
+        let hedged = grant.hedge_of.and_then(|id| self.leases.get(id));
+        let hedged =
+            hedged.filter(|lease| lease.stream() == stream_id && lease.range().overlaps(grant.range));
+        if grant.digest.is_some() {
+            let window = grant.range.len().saturating_mul(2).saturating_sub(stream.window());
+            let twice = hedged.is_some() || stream.has_any(grant.range);
+            return Room { window, own: if twice { grant.range.len() } else { 0 }, hedged: 0 };
+        }
+        Room { hedged: hedged.map_or(0, Live::own_room_wanted), ..Room::default() }
+    }
+
+    /// Gives a verified lease room of its own, as somebody else is to bring its bytes into the stream's. Returns whether
+    /// there is any.
+    fn set_apart(&mut self, id: LeaseId) -> bool {
+        let free = self.extra_window_free();
+        let Some(lease) = self.leases.get_mut(id) else {
+            return true;
+        };
+        let wanted = lease.own_room_wanted();
+        if wanted <= free {
+            lease.state.own_room += wanted;
+            self.extra_window += wanted;
+        }
+        wanted <= free
+    }
+
+    /// The primary writes where leases may lie. What a verified one has brought of it would be held twice: if there is no
+    /// room for that it ends, as the primary's own bytes are not to be refused.
+    pub(super) fn make_room_beside_runs(&mut self, stream: StreamId, range: ByteRange) {
+        let wanting = self.leases.overlapping(stream, range).filter(|(_, lease)| lease.own_room_wanted() > 0);
+        let wanting: smallvec::SmallVec<[LeaseId; 2]> = wanting.map(|(id, _)| id).collect();
+        for id in wanting {
+            if !self.set_apart(id) {
+                self.lose_lease(id, ErrorCode::NO_CREDIT, true);
+            }
+        }
     }
 
     /// Returns whether a grant overlaps nothing, or only the lease of another path that it is meant to. That lease may
@@ -89,26 +137,33 @@ impl Client {
     }
 
     fn accept_grant(&mut self, now: Instant, grant: &LeaseGrant, path: PathId, stream: StreamId) {
-        let (id, len) = (grant.lease, grant.range.len());
+        let id = grant.lease;
+        let room = self.room_for(grant, stream);
         let deadline = grant.deadline_ms.and_then(|ms| now.checked_add(Duration::from_millis(ms)));
         let staging = grant.digest.map(|digest| Box::new(Staging::new(grant.range, digest)));
         let lease = Lease {
             job: grant.job,
             placed: 0,
-            credit: if staging.is_some() { len } else { 0 },
+            credit: 0,
             noticed: false,
             noticed_end: grant.range.end(),
             internal: None,
             deadline,
             suspended: None,
             staging,
+            own_room: room.own,
         };
-        if lease.staging.is_some() {
-            self.extra_window += len;
+        self.extra_window += room.window + room.own;
+        if let Some(stream) = self.streams.get_mut(&stream).filter(|_| room.window > 0) {
+            stream.grow(room.window);
+        }
+        if let Some(hedged) = grant.hedge_of.filter(|_| room.hedged > 0) {
+            self.set_apart(hedged);
         }
         let inserted = self.leases.insert(id, path, stream, grant.range, lease);
         debug_assert!(inserted.is_ok(), "what a grant may overlap was checked");
         self.lease_deadlines.extend(deadline.map(|deadline| (deadline, id)));
+        self.recredit.insert(stream);
         self.notice(id);
     }
 
@@ -307,14 +362,29 @@ impl Client {
         if let Some(deadline) = lease.state.deadline {
             self.lease_deadlines.remove(&(deadline, id));
         }
-        if lease.state.staging.is_some() {
-            self.extra_window -= lease.range().len().min(self.extra_window);
-        }
+        self.extra_window -= lease.state.own_room.min(self.extra_window);
         if let Some(path) = self.paths.get_mut(&lease.path()) {
             path.forget_front(id, lease.state.placed);
             path.relook();
         }
         Some(lease)
+    }
+}
+
+/// What is to be set aside of the session window.
+#[derive(Clone, Copy, Debug, Default)]
+struct Room {
+    /// For the stream's window, which is too narrow.
+    window: u64,
+    /// For the lease's own bytes, if they may be in the stream already before they count.
+    own: u64,
+    /// For those of the verified lease that it hedges.
+    hedged: u64,
+}
+
+impl Room {
+    fn total(self) -> u64 {
+        self.window.saturating_add(self.own).saturating_add(self.hedged)
     }
 }
 

@@ -200,6 +200,9 @@ struct Lease {
     suspended: Option<Suspended>,
     /// The bytes of a verified lease, until they prove right.
     staging: Option<Box<Staging>>,
+    /// Room beyond the stream's window that is set aside for them: all of it, where somebody else has brought or may bring
+    /// some of them as well, otherwise none.
+    own_room: u64,
 }
 
 impl Live<Lease> {
@@ -208,15 +211,21 @@ impl Live<Lease> {
         self.state.credit.max(max_offset.saturating_sub(self.range().start())).min(self.range().len())
     }
 
-    /// Returns whether it takes part in a stream's window. A verified one has room of its own.
-    fn shares_credit(&self) -> bool {
-        self.state.noticed && self.state.staging.is_none()
+    /// What it may still bring at or beyond `max_offset`. What has come and waits for its digest is counted here, as
+    /// nothing of it is in the stream yet.
+    fn outstanding_above(&self, max_offset: u64) -> u64 {
+        let counted = if self.is_verified() { 0 } else { self.state.placed };
+        let next = self.range().start().saturating_add(counted).max(max_offset);
+        self.range().start().saturating_add(self.state.credit).saturating_sub(next)
     }
 
-    /// What it may still bring at or beyond `max_offset`.
-    fn outstanding_above(&self, max_offset: u64) -> u64 {
-        let next = self.range().start().saturating_add(self.state.placed).max(max_offset);
-        self.range().start().saturating_add(self.state.credit).saturating_sub(next)
+    fn is_verified(&self) -> bool {
+        self.state.staging.is_some()
+    }
+
+    /// The room of its own that it would have to get before somebody else may bring the same bytes.
+    fn own_room_wanted(&self) -> u64 {
+        if self.is_verified() { self.range().len() - self.state.own_room } else { 0 }
     }
 }
 
@@ -439,9 +448,8 @@ impl Client {
             state.internal.clear();
         }
         self.jobs.clear();
-        let staged = self.leases.iter().filter(|(_, lease)| lease.state.staging.is_some());
-        let reserved: u64 = staged.map(|(_, lease)| lease.range().len()).sum();
-        self.extra_window -= reserved.min(self.extra_window);
+        let own: u64 = self.leases.iter().map(|(_, lease)| lease.state.own_room).sum();
+        self.extra_window -= own.min(self.extra_window);
         self.leases.clear();
         self.lease_deadlines.clear();
         self.gaps.clear();

@@ -102,9 +102,14 @@ impl Client {
         open < u64::from(self.config.split_streams_max()) && taken <= self.config.session_window
     }
 
-    pub(super) fn extra_window_free(&self) -> u64 {
+    /// What of the session window is not set aside for the guaranteed parts.
+    pub(super) fn extra_window_max(&self) -> u64 {
         let guaranteed = u64::from(self.config.split_streams_max()) * limits::GUARANTEED_CREDIT;
-        self.config.session_window.saturating_sub(guaranteed).saturating_sub(self.extra_window)
+        self.config.session_window.saturating_sub(guaranteed)
+    }
+
+    pub(super) fn extra_window_free(&self) -> u64 {
+        self.extra_window_max().saturating_sub(self.extra_window)
     }
 
     /// The primary says where the stream ends.
@@ -298,8 +303,6 @@ impl Client {
             return Ok(());
         };
         let (path, stream, lease_range) = (lease.path(), lease.stream(), lease.range());
-        // What was set aside for it goes with it into the stream, as far as it is new there.
-        self.extra_window -= lease_range.len().min(self.extra_window);
         let Some(chunks) = staging.verify() else {
             self.source(path).digests_wrong += 1;
             self.lose_lease(id, ErrorCode::DIGEST_MISMATCH, true);
@@ -307,11 +310,7 @@ impl Client {
             return Ok(());
         };
         for (offset, bytes) in chunks {
-            let held = self.streams.get(&stream).map_or(0, SplitRecv::held);
             self.place(path, stream, offset, bytes, false, true)?;
-            if let Some(split) = self.streams.get_mut(&stream) {
-                self.extra_window += split.keep_room(split.held() - held);
-            }
         }
         self.finish_lease(id);
         Ok(())
@@ -334,10 +333,11 @@ impl Client {
         }
         let offset = std::mem::replace(&mut run.next, end);
         let stream = run.stream;
+        // A run may bring what a lease was to bring.
+        let range = ByteRange::between(offset, end);
+        range.into_iter().for_each(|range| self.make_room_beside_runs(stream, range));
         self.place(PathId::PRIMARY, stream, offset, bytes, true, false)?;
-        if let Some(range) = ByteRange::between(offset, end) {
-            self.supersede(stream, range); // a run may bring what a lease was to bring
-        }
+        range.into_iter().for_each(|range| self.supersede(stream, range));
         self.check_complete(stream);
         Ok(true)
     }

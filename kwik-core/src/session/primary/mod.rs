@@ -141,7 +141,8 @@ impl NewLease {
     }
 
     /// Makes it a *verified* lease: the client lets no byte of it into the stream before all of them have the BLAKE3
-    /// digest `value`. It is taken back whole or not at all, and at most half the client's session window long.
+    /// digest `value`. It is taken back whole or not at all, and at most half as long as the client's window for its stream
+    /// can become: 28 MiB, where the session window is 64 MiB.
     #[must_use]
     pub fn digest(mut self, value: [u8; 32]) -> Self {
         self.digest = Some(value);

@@ -16,11 +16,8 @@ impl SplitRecv {
             format!("claimed up to {}, which is past the end at {:?}", self.claimed_end, self.final_size)
         })?;
         let committed = self.committed(leased);
-        check(committed <= self.window.saturating_add(self.verified), || {
-            format!(
-                "{committed} bytes promised of a window of {} and {} verified",
-                self.window, self.verified
-            )
+        check(committed <= self.window, || {
+            format!("{committed} bytes promised of a window of {}", self.window)
         })?;
         let position = self.assembler.read_position();
         check(self.unordered || self.max_offset <= position.saturating_add(self.window), || {

@@ -46,8 +46,9 @@ impl Client {
         for (id, stream) in &self.streams {
             assert!(stream.held() <= stream.window(), "{id} holds more than its window");
         }
-        let extra = self.streams.values().map(|stream| stream.extra()).sum::<u64>();
-        assert_eq!(self.extra_window, extra, "what streams have beyond their guaranteed part");
+        let streams = self.streams.values().map(|stream| stream.extra()).sum::<u64>();
+        let extra = streams + self.leases.iter().map(|(_, lease)| lease.state.own_room).sum::<u64>();
+        assert_eq!(self.extra_window, extra, "what streams and leases have beyond the guaranteed parts");
         let open = self.streams.values().filter(|stream| stream.is_open()).count();
         let promised = open as u64 * limits::GUARANTEED_CREDIT + extra;
         assert!(promised <= self.config.session_window, "windows of {promised} bytes");

@@ -556,8 +556,7 @@ impl Known {
             let position = split.model.position() as u64;
             let live =
                 |(_, lease): &(&LeaseId, &KnownLease)| lease.stream == id && lease.noticed && !lease.answered;
-            let mut leases =
-                self.leases.iter().filter(live).filter(|(_, lease)| lease.digest.is_none()).peekable();
+            let mut leases = self.leases.iter().filter(live).peekable();
             let offered = self.offset_credit.get(&(PathId::PRIMARY, id)).copied().unwrap_or_default();
             let below = ByteRange::between(split.base, offered.min(END));
             if split.unordered && below.is_some_and(|below| !split.model.missing(below).is_empty()) {
