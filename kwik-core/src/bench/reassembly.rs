@@ -8,7 +8,10 @@ use super::{Body, shuffled};
 use crate::{
     id::{OFFSET_MAX, PathId},
     limits,
-    stream::{conflict::ConflictPolicy, recv::SplitRecv},
+    stream::{
+        conflict::ConflictPolicy,
+        recv::{By, SplitRecv},
+    },
 };
 
 const GROUP: &str = "reassembly";
@@ -73,7 +76,7 @@ fn insert(stream: &mut SplitRecv, source: u64, place: u64, chunk: &Bytes) -> u64
         return 0;
     }
     let source = PathId::new(u32::try_from(source).unwrap_or_default());
-    stream.place(source, offset, chunk.clone(), false).new
+    stream.place(source, offset, chunk.clone(), By::Lease).new
 }
 
 fn read_all(stream: &mut SplitRecv) -> u64 {

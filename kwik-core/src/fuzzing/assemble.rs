@@ -42,13 +42,8 @@ impl Model {
         }
     }
 
-    /// Places bytes of which those that are there already stay; returns what an assembler must say about it.
-    pub(crate) fn insert(&mut self, at: usize, bytes: &[u8]) -> Inserted {
-        self.insert_over(at, bytes, false)
-    }
-
-    /// Places bytes that may take the place of others.
-    fn insert_over(&mut self, at: usize, bytes: &[u8], replaces: bool) -> Inserted {
+    /// Places bytes, which may take the place of others; returns what an assembler must say about it.
+    pub(crate) fn insert(&mut self, at: usize, bytes: &[u8], replaces: bool) -> Inserted {
         let mut inserted = Inserted::default();
         let (base, from) = (self.base, at.min(self.bytes.len()));
         let (_, kept) = self.bytes.split_at_mut(from);
@@ -192,8 +187,15 @@ fn insert(
     let cap = assembler.extents() + at % 2;
     let exceeds = assembler.would_exceed(at as u64, len as u64, cap);
     let (held, received) = (assembler.extents(), assembler.received().len());
-    let expected = model.insert_over(at, &bytes, policy.replaces(source));
-    assert_eq!(assembler.insert(source, at as u64, Bytes::from(bytes)), expected);
+    let right = op.rarely(8);
+    let expected = model.insert(at, &bytes, right || policy.replaces(source));
+    let bytes = Bytes::from(bytes);
+    let inserted = if right {
+        assembler.insert_right(source, at as u64, bytes)
+    } else {
+        assembler.insert(source, at as u64, bytes)
+    };
+    assert_eq!(inserted, expected);
     let held_over = assembler.extents() > held.max(cap);
     let received_over = assembler.received().len() > received.max(cap + 1);
     assert_eq!(exceeds, held_over || received_over, "caps");

@@ -83,6 +83,15 @@ impl Assembler {
     /// Nothing is placed if the range leaves what QUIC can name. The cost is O(log n), plus the extents and held
     /// chunks that the range overlaps.
     pub(crate) fn insert(&mut self, source: PathId, offset: u64, bytes: Bytes) -> Inserted {
+        self.insert_by(self.policy.replaces(source), source, offset, bytes)
+    }
+
+    /// As [`Self::insert`], for bytes that are known to be right: they take the place of others whatever the policy.
+    pub(crate) fn insert_right(&mut self, source: PathId, offset: u64, bytes: Bytes) -> Inserted {
+        self.insert_by(true, source, offset, bytes)
+    }
+
+    fn insert_by(&mut self, replaces: bool, source: PathId, offset: u64, bytes: Bytes) -> Inserted {
         let Some(range) = ByteRange::new(offset, length(&bytes)) else {
             return Inserted::default();
         };
@@ -91,7 +100,7 @@ impl Assembler {
             self.place(range, bytes, source);
             return Inserted { new: range.len(), ..Inserted::default() };
         }
-        self.insert_around(source, range, &bytes)
+        self.insert_around(replaces, source, range, &bytes)
     }
 
     /// What becomes of differing bytes from now on.
@@ -186,7 +195,7 @@ impl Assembler {
     }
 
     /// Places a range of which some bytes may be there already.
-    fn insert_around(&mut self, source: PathId, range: ByteRange, bytes: &Bytes) -> Inserted {
+    fn insert_around(&mut self, replaces: bool, source: PathId, range: ByteRange, bytes: &Bytes) -> Inserted {
         let start = range.start().max(self.base);
         let Some(wanted) = ByteRange::between(start, range.end()) else {
             return Inserted { overlap: range.len(), ..Inserted::default() };
@@ -200,7 +209,7 @@ impl Assembler {
         if let Some(Difference { range: at, held }) = difference {
             tracing::debug!(%source, ?held, %at, "overlapping bytes differ");
             self.difference = difference;
-            if self.policy.replaces(source) {
+            if replaces {
                 self.replace(range, bytes, source);
             }
         }

@@ -23,6 +23,17 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FinalSizeError;
 
+/// What bytes come by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum By {
+    /// A lease.
+    Lease,
+    /// A lease of which all bytes are known to be right.
+    Verified,
+    /// The primary's own writing.
+    Run,
+}
+
 /// One split stream as its reader sees it.
 #[derive(Debug)]
 pub(crate) struct SplitRecv {
@@ -163,20 +174,23 @@ impl SplitRecv {
     }
 
     /// Places bytes of a lease or a run, whose credit the caller has checked.
-    pub(crate) fn place(&mut self, source: PathId, offset: u64, mut bytes: Bytes, run: bool) -> Inserted {
+    pub(crate) fn place(&mut self, source: PathId, offset: u64, mut bytes: Bytes, by: By) -> Inserted {
         let above = self.above(offset, bytes.len() as u64);
         let below = usize::try_from(bytes.len() as u64 - above).unwrap_or(usize::MAX);
         if above > 0 && below > 0 && below < bytes.len() {
             // One insert on each side of the line keeps the count of new bytes beyond it exact.
             let head = bytes.split_to(below);
             let tail_offset = offset.saturating_add(head.len() as u64);
-            return self.place(source, offset, head, run).plus(self.place(source, tail_offset, bytes, run));
+            return self.place(source, offset, head, by).plus(self.place(source, tail_offset, bytes, by));
         }
-        if run {
+        if by == By::Run {
             self.run_above = self.run_above.saturating_add(above);
         }
         self.claimed_end = self.claimed_end.max(offset.saturating_add(bytes.len() as u64));
-        let inserted = self.assembler.insert(source, offset, bytes);
+        let inserted = match by {
+            By::Verified => self.assembler.insert_right(source, offset, bytes),
+            By::Lease | By::Run => self.assembler.insert(source, offset, bytes),
+        };
         self.tally.on_placed(source, inserted);
         if above > 0 {
             self.received_above = self.received_above.saturating_add(inserted.new);

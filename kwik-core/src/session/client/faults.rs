@@ -1,12 +1,13 @@
 //! What is done about a secondary that breaks a rule, as far as the application has a say in it. Spec: KWIK §10.
 
-use super::Client;
+use super::{Client, Lease};
 use crate::{
     error::{ErrorCode, ReadError},
     faults::{AggregationFaults, MappingFaults, MetadataFaults},
     id::{ByteRange, LeaseId, PathId, StreamId},
+    lease::table::Live,
     session::action::{Action, Opened},
-    stream::conflict::Difference,
+    stream::{conflict::Difference, recv::By},
 };
 
 /// What one breach that was let pass counts for.
@@ -57,30 +58,28 @@ impl Client {
         }
     }
 
-    /// Two sources have brought different bytes. That is evidence and not guilt, unless the primary is one of them; nor is it
-    /// where a digest has shown what `source` brought to be right.
-    pub(super) fn on_difference(
-        &mut self,
-        source: PathId,
-        stream: StreamId,
-        difference: Difference,
-        verified: bool,
-    ) {
+    /// Two sources have brought different bytes. That is evidence and not guilt, unless the primary has spoken: it is one of
+    /// them, or has promised what `source` brought.
+    pub(super) fn on_difference(&mut self, source: PathId, stream: StreamId, difference: Difference, by: By) {
         let Difference { range, held } = difference;
         let code = ErrorCode::DATA_CONFLICT;
         let failure = ReadError::Conflict { stream, range, sources: [held, Some(source)] };
         if self.streams.get(&stream).is_some_and(|stream| stream.rejects_conflicts()) {
             return self.fail_stream(stream, code, failure);
         }
-        let liar = match (source.is_primary(), held) {
-            (true, Some(held)) if !held.is_primary() => held,
-            (false, Some(held)) if held.is_primary() && !verified => source,
-            (true | false, _) => return,
+        let liar = match (by, held) {
+            (By::Run | By::Verified, Some(held)) if !held.is_primary() => held,
+            (By::Lease, Some(PathId::PRIMARY)) => source,
+            (By::Lease | By::Run | By::Verified, _) => return,
         };
         match self.config.aggregation_faults {
             AggregationFaults::ReLease => {
-                // Once for each lease, however many pieces its bytes come in.
-                let there = self.leases.overlapping(stream, range).find(|(_, lease)| lease.path() == liar);
+                // Once for each lease, however many pieces its bytes come in; and not for the one that is full, which has
+                // just shown what is right.
+                let by = |(_, lease): &(LeaseId, &Live<Lease>)| {
+                    lease.path() == liar && lease.state.placed < lease.range().len()
+                };
+                let there = self.leases.overlapping(stream, range).find(by);
                 let lease = there.map(|(id, _)| id);
                 if let Some(lease) = lease {
                     self.lose_lease(lease, code, true);

@@ -15,6 +15,7 @@ use super::Client;
 use crate::{
     config::{ClientConfig, TransportConfig},
     error::{ErrorCode, ReadError},
+    faults::{AggregationFaults, MappingFaults, MetadataFaults},
     fuzzing::{
         frames::{self, END, SPACE},
         source::{Source, ops},
@@ -22,6 +23,7 @@ use crate::{
     id::{ByteRange, JobId, LeaseId, PathId, SessionId, Signature, StreamId},
     rng::Rng,
     session::action::{InternalEnd, Opened},
+    stream::{conflict::ConflictPolicy, recv::By},
     timer::Wall,
     wire::{Features, Frame, JobOpen, LeaseGrant, StreamHeader},
 };
@@ -59,39 +61,55 @@ struct Driver {
     next_lease: u64,
 }
 
-fn config(setup: &mut Source<'_>) -> ClientConfig {
+fn config(transport: TransportConfig) -> ClientConfig {
     let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
     let tls = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("ring has them")
         .with_root_certificates(rustls::RootCertStore::empty())
         .with_no_client_auth();
-    let transport = TransportConfig::default()
-        .stream_window(setup.pick(&[64, 96, 256]) * 1024)
-        .session_window(setup.pick(&[512, 128, 1024]) * 1024);
     ClientConfig::new(tls).expect("usable").transport(transport)
+}
+
+/// What is done about faults and differences; an honest session sees nothing of it.
+fn strategies(transport: TransportConfig, setup: &mut Source<'_>) -> TransportConfig {
+    use {AggregationFaults as Wrong, ConflictPolicy as Conflict, MappingFaults as Mapping};
+    transport
+        .conflict_policy(setup.pick(&[
+            Conflict::FirstWins,
+            Conflict::LastWins,
+            Conflict::PrimaryWins,
+            Conflict::Reject,
+        ]))
+        .aggregation_faults(setup.pick(&[Wrong::ReLease, Wrong::Ignore, Wrong::CloseStream, Wrong::Isolate]))
+        .mapping_faults(setup.pick(&[Mapping::Isolate, Mapping::Refuse, Mapping::Retry]))
+        .metadata_faults(setup.pick(&[MetadataFaults::Isolate, MetadataFaults::StopStream]))
+        .fault_score_max(setup.pick(&[8, 1, 30]))
 }
 
 impl Driver {
     /// A client with two attached paths and a split stream on which both have a job: where it gets interesting.
     fn new(now: Instant, mut setup: Source<'_>) -> Self {
-        let config = config(&mut setup);
+        let windows = TransportConfig::default()
+            .stream_window(setup.pick(&[64, 96, 256]) * 1024)
+            .session_window(setup.pick(&[512, 128, 1024]) * 1024);
+        let (early, offset, later) = (setup.rarely(16), setup.below(2) * 100, setup.below(6));
+        let config = config(strategies(windows, &mut setup));
         let wall = Wall::new(now, Duration::from_secs(1_000));
         let primary = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
         let client = Client::new(now, wall, Rng::from_seed([0; 32]), &config, primary);
         let known = Known::new(&config.transport);
         let mut driver = Self { client, known, now, next: 0, next_path: 1, next_job: 0, next_lease: 0 };
-        if setup.rarely(16) {
+        if early {
             return driver; // before the primary's hello
         }
-        let offset = setup.below(2) * 100;
         let calm = &mut Source::new(&[]);
         driver.primary(Frame::ServerHello(frames::server_hello(SESSION, calm)));
         for _ in 0..2 {
             driver.add_path(calm);
             driver.attach(PathId::new(driver.next_path - 1), calm);
         }
-        for _ in 0..=setup.below(6) {
+        for _ in 0..=later {
             driver.add_path(calm); // to be attached later
         }
         driver.primary(Frame::Split { stream: stream(frames::STREAMS[0]), offset });
@@ -433,9 +451,10 @@ impl Driver {
         let Some((offset, len)) = self.known.run_part(internal, most) else { return false };
         let stream = self.known.runs.get(&internal).expect("open").stream;
         let bytes = object(stream, offset, len, lie);
+        self.known.lies |= lie;
         let taken = self.client.on_bytes(PathId::PRIMARY, internal, bytes.clone());
         assert!(taken, "an honest run is taken");
-        self.known.place(stream, offset, &bytes);
+        self.known.place(stream, (offset, &bytes), By::Run);
         true
     }
 

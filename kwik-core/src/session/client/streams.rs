@@ -12,7 +12,11 @@ use crate::{
     id::{ByteRange, LeaseId, OFFSET_MAX, PathId, StreamId},
     limits,
     session::action::{Action, InternalEnd, Opened},
-    stream::{conflict::ConflictPolicy, gap::Gap, recv::SplitRecv},
+    stream::{
+        conflict::ConflictPolicy,
+        gap::Gap,
+        recv::{By, SplitRecv},
+    },
     wire::{Frame, MappingOperation, StreamHeader},
 };
 
@@ -268,7 +272,7 @@ impl Client {
         if let Some(staging) = &mut lease.state.staging {
             staging.push(path, bytes);
         } else {
-            self.place(path, stream, offset, bytes, false, false)?;
+            self.place(path, stream, offset, bytes, By::Lease)?;
         }
         if late > 0 {
             self.source(path).late_bytes += late;
@@ -310,7 +314,7 @@ impl Client {
             return Ok(());
         };
         for (offset, bytes) in chunks {
-            self.place(path, stream, offset, bytes, false, true)?;
+            self.place(path, stream, offset, bytes, By::Verified)?;
         }
         self.finish_lease(id);
         Ok(())
@@ -336,7 +340,7 @@ impl Client {
         // A run may bring what a lease was to bring.
         let range = ByteRange::between(offset, end);
         range.into_iter().for_each(|range| self.make_room_beside_runs(stream, range));
-        self.place(PathId::PRIMARY, stream, offset, bytes, true, false)?;
+        self.place(PathId::PRIMARY, stream, offset, bytes, By::Run)?;
         range.into_iter().for_each(|range| self.supersede(stream, range));
         self.check_complete(stream);
         Ok(true)
@@ -349,8 +353,7 @@ impl Client {
         id: StreamId,
         offset: u64,
         bytes: Bytes,
-        run: bool,
-        verified: bool,
+        by: By,
     ) -> Result<(), ErrorCode> {
         if self.extents_full(id, offset, bytes.len() as u64) {
             return Err(ErrorCode::LIMIT_EXCEEDED);
@@ -359,7 +362,7 @@ impl Client {
             return Ok(());
         };
         let before = stream.held();
-        let inserted = stream.place(path, offset, bytes, run);
+        let inserted = stream.place(path, offset, bytes, by);
         self.held += stream.held() - before;
         self.held_max = self.held_max.max(self.held);
         let unordered = stream.is_unordered();
@@ -375,11 +378,11 @@ impl Client {
         }
         // Noted, not done: a batch brings many pieces from many servers, and all have to be counted before any of them
         // is promised more.
-        if inserted.overlap > 0 || (run && unordered) {
+        if inserted.overlap > 0 || (by == By::Run && unordered) {
             self.recredit.insert(id);
         }
         if let Some(difference) = difference {
-            self.on_difference(path, id, difference, verified);
+            self.on_difference(path, id, difference, by);
         }
         Ok(())
     }

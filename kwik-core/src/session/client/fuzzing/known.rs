@@ -18,6 +18,7 @@ use crate::{
     id::{ByteRange, JobId, LeaseId, PathId, StreamId},
     limits,
     session::action::Action,
+    stream::{conflict::ConflictPolicy, recv::By},
     wire::{Credit, Frame, LeaseGrant, MappingOperation, PathStatus, StreamHeader},
 };
 
@@ -97,13 +98,17 @@ pub(super) struct Known {
     splits_unanswered: BTreeSet<StreamId>,
     split_at: BTreeMap<StreamId, u64>,
     session_window: u64,
+    policy: ConflictPolicy,
+    /// Somebody has sent bytes that are not the object's: whoever brought others may have to pay for it.
+    pub(super) lies: bool,
     /// Set once the client has ended the session.
     pub(super) closed: Option<ErrorCode>,
 }
 
 impl Known {
     pub(super) fn new(transport: &TransportConfig) -> Self {
-        Self { session_window: transport.session_window, ..Self::default() }
+        let (session_window, policy) = (transport.session_window, transport.conflict_policy);
+        Self { session_window, policy, ..Self::default() }
     }
 
     pub(super) fn is_linked(&self, path: PathId) -> bool {
@@ -226,10 +231,16 @@ impl Known {
     }
 
     /// Notes bytes that the client has taken; returns how many were new.
-    pub(super) fn place(&mut self, stream: StreamId, offset: u64, bytes: &[u8]) -> u64 {
+    pub(super) fn place(&mut self, stream: StreamId, (offset, bytes): (u64, &[u8]), by: By) -> u64 {
         let Some(split) = self.streams.get_mut(&stream) else { return 0 };
         split.claimed_end = split.claimed_end.max(offset + bytes.len() as u64);
-        split.model.insert(usize::try_from(offset).unwrap_or(usize::MAX), bytes).new
+        let replaces = match (by, self.policy) {
+            (By::Verified, _) | (_, ConflictPolicy::LastWins) | (By::Run, ConflictPolicy::PrimaryWins) => {
+                true
+            }
+            (By::Lease | By::Run, _) => false,
+        };
+        split.model.insert(usize::try_from(offset).unwrap_or(usize::MAX), bytes, replaces).new
     }
 
     /// The stream is over for the application.

@@ -169,6 +169,81 @@ fn the_primarys_own_bytes_decide_who_was_wrong() {
     assert_eq!(stopped(&contradict(&mut machine, 8)), Some(code));
 }
 
+/// What a digest has proved takes the place of what is held, whatever the policy, and shows whose bytes were wrong.
+/// Spec: KWIK §5.4, §6.
+#[test]
+fn what_a_digest_has_proved_takes_the_place_of_a_lie() {
+    let code = ErrorCode::DATA_CONFLICT;
+    for policy in [ConflictPolicy::FirstWins, ConflictPolicy::LastWins, ConflictPolicy::PrimaryWins] {
+        for liar in [PATH, OTHER] {
+            let mut machine = with(|config| config.conflict_policy(policy));
+            machine.client.set_conflict_policy(STREAM, policy);
+            let second = JobId::new(1);
+            machine.primary(Frame::JobOpen(job(second, OTHER)));
+            // What it lied about is done, and it goes on with the next.
+            let lied = LeaseGrant {
+                lease: LeaseId::new(0),
+                job: if liar == PATH { JOB } else { second },
+                range: range(100, 300),
+                digest: None,
+                deadline_ms: None,
+                hedge_of: None,
+            };
+            machine.primary(Frame::LeaseGrant(lied.clone()));
+            machine.open(liar, 0, 100);
+            machine.client.on_bytes(liar, FILL, Bytes::from(vec![9; 50]));
+            let hedge = LeaseGrant {
+                lease: LeaseId::new(1),
+                job: if liar == PATH { second } else { JOB },
+                range: range(100, 200),
+                digest: Some(blake3::hash(&[7; 100]).into()),
+                hedge_of: Some(LeaseId::new(0)),
+                ..lied
+            };
+            machine.primary(Frame::LeaseGrant(hedge));
+            let honest = if liar == PATH { OTHER } else { PATH };
+            let header = StreamHeader::Secondary { lease: LeaseId::new(1), offset: 100 };
+            machine.client.on_internal(honest, stream(11), header);
+            machine.client.on_bytes(honest, stream(11), Bytes::from(vec![7; 100]));
+            let actions = machine.settled();
+            assert!(actions.contains(&lost(0, code, &[range(200, 300)])), "{actions:?}");
+            assert!(actions.contains(&told(Frame::LeaseDone { lease: LeaseId::new(1) })), "{actions:?}");
+            assert_eq!(machine.client.paths[&liar].score, 4);
+            assert_eq!(machine.client.paths[&honest].score, 0);
+            let read =
+                std::iter::from_fn(|| machine.client.read(machine.now, STREAM, 1000, true).ok().flatten());
+            assert!(read.flat_map(|chunk| chunk.bytes).eq([7; 100]), "{policy:?}");
+            machine.client.audit().unwrap();
+        }
+    }
+}
+
+/// A server that lied and then brings what was promised keeps what it has done right.
+#[test]
+fn a_verified_lease_counts_though_its_own_server_lied_before() {
+    let mut machine = with(|config| config);
+    machine.grant(0, range(100, 150));
+    machine.open(PATH, 0, 100);
+    machine.client.on_bytes(PATH, FILL, Bytes::from(vec![9; 50]));
+    machine.client.on_internal_end(PATH, FILL, InternalEnd::Fin);
+    let grant = LeaseGrant {
+        lease: LeaseId::new(1),
+        job: JOB,
+        range: range(100, 200),
+        digest: Some(blake3::hash(&[7; 100]).into()),
+        deadline_ms: None,
+        hedge_of: None,
+    };
+    machine.primary(Frame::LeaseGrant(grant));
+    machine.open(PATH, 1, 100);
+    machine.actions();
+    machine.bytes(100);
+    let actions = machine.actions();
+    assert!(actions.contains(&told(Frame::LeaseDone { lease: LeaseId::new(1) })), "{actions:?}");
+    assert_eq!(machine.client.read(machine.now, STREAM, 50, true).unwrap().unwrap().bytes[..], [7; 50]);
+    machine.client.audit().unwrap();
+}
+
 #[test]
 fn a_stream_that_rejects_conflicts_names_both_sources() {
     let mut machine = with(|config| config.aggregation_faults(AggregationFaults::Ignore));
