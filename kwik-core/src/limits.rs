@@ -103,8 +103,8 @@ pub const RELAY_BURST: u64 = 1024 * 1024;
 pub const RELAY_COST_MIN: u64 = 1024;
 /// Relayed messages that an application may have on their way over one connection.
 pub const RELAYS_AT_ONCE: usize = 64;
-/// Streams of relayed messages open at once on one connection, per direction. They have slots of their own on the
-/// connections of secondaries.
+/// Streams of relayed messages open at once on one connection, per direction. They have slots of their own: on the
+/// connections of secondaries from the start, on the primary's once there was one.
 pub const RELAY_STREAMS: usize = 8;
 /// QUIC connection window that goes with those slots, so that messages left unread block nobody else, in bytes.
 pub const RELAY_WINDOW: u64 = RELAY_STREAMS as u64 * RELAY_MAX as u64;

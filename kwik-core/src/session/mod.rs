@@ -122,6 +122,8 @@ pub struct Session {
     permitted: u64,
     /// How many unidirectional streams the peer may have open beyond that, for what it writes into split streams.
     run_slots: usize,
+    /// And how many for messages, once it has sent one.
+    relay_slots: usize,
     /// Opened at QUIC, so that the application does not take them from what this server writes into split streams.
     spare: VecDeque<StreamId>,
     outgoing: BTreeMap<StreamId, Outgoing>,
@@ -216,6 +218,7 @@ impl Session {
             draining: BTreeMap::new(),
             permitted,
             run_slots: 0,
+            relay_slots: 0,
             spare: VecDeque::new(),
             outgoing: BTreeMap::new(),
             slot_waiters: BTreeSet::new(),

@@ -265,6 +265,9 @@ impl Session {
         if self.is_full_of_relays(onward, &head) {
             return self.refuse_relay(path, stream, ErrorCode::RELAY_REFUSED);
         }
+        if path == HOME {
+            self.permit_relays();
+        }
         let now = self.now;
         let Some(link) = self.links.get_mut(&path) else {
             return;

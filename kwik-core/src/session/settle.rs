@@ -454,15 +454,16 @@ impl Session {
         if let Some(home) = self.links.get_mut(&HOME) {
             // One bidirectional stream more than the application may use: control.
             home.quic.set_max_concurrent_streams(Dir::Bi, streams + 1);
-            home.quic.set_receive_window(window);
+            home.quic.set_receive_window(window + relay_window(self.relay_slots));
         }
         self.permit_uni();
     }
 
     fn permit_uni(&mut self) {
-        let count = self.permitted + self.run_slots as u64;
+        let beyond = (self.run_slots + self.relay_slots) as u64;
+        let count = self.permitted + beyond;
         // quinn-proto tells of streams that may follow ended ones only once they are more than an eighth.
-        let untold = if self.run_slots > 0 { count / 7 + 1 } else { 0 };
+        let untold = if beyond > 0 { count / 7 + 1 } else { 0 };
         if let Some(home) = self.links.get_mut(&HOME) {
             home.quic.set_max_concurrent_streams(Dir::Uni, count + untold);
         }
@@ -480,6 +481,20 @@ impl Session {
         }
     }
 
+    /// Permits the peer its messages on top of what its application may send: they would take the next slot each time one
+    /// is free, before an application that waits for it can. Only once there was one, as most sessions have none.
+    pub(super) fn permit_relays(&mut self) {
+        if self.relay_slots > 0 || !self.serves_streams() {
+            return; // a secondary's connection has them from the start
+        }
+        self.relay_slots = limits::RELAY_STREAMS;
+        if let Some(home) = self.links.get_mut(&HOME) {
+            let (_, window) = native_streams(&self.transport, self.permitted);
+            home.quic.set_receive_window(window + relay_window(self.relay_slots));
+        }
+        self.permit_uni();
+    }
+
     /// The primary must be known to be there while leases live. Spec: KWIK §8.
     pub(super) fn keep_alive_at(&self) -> Option<Instant> {
         let Machine::Client(client) = &self.machine else {
@@ -488,4 +503,9 @@ impl Session {
         let needed = client.needs_primary() && self.lost.is_none();
         needed.then(|| self.home_heard + self.transport.idle_timeout / 3)
     }
+}
+
+/// What of the connection window goes with slots for messages.
+fn relay_window(slots: usize) -> u64 {
+    slots as u64 * u64::from(limits::RELAY_MAX)
 }

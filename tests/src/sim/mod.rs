@@ -64,6 +64,7 @@
 //! | a primary could speak to a path that it had removed before its client knew of it | swarm | kwik-core `a_path_that_is_removed_while_it_is_attached_takes_no_message` |
 //! | a call that was blocked kept its caller awake | swarm | `protocol::servers_talk_beside_an_object` |
 //! | a lease to be given again waited for a path that waited for its reader | swarm | kwik-core `a_path_takes_what_the_reader_needs_first_however_little_it_takes` |
+//! | messages between servers took each stream slot that was freed, and an application that waited for one got none | swarm | kwik-core `messages_leave_the_applications_slots_alone` |
 //! | live paths that lose a hundredth were called silent, and slow disks stalled | `failover` | kwik-core `pauses_in_the_middle_of_a_lease_are_learnt_too`, `path::health` |
 //! | verified bytes further on held the room that the lease the reader waited for had to have | attack | kwik-core `the_verified_lease_that_the_reader_waits_for_finds_room` |
 //! | secondaries were closed with the code of their primary's fault | attack | `evil::a_primarys_fault_is_not_held_against_its_secondaries` |

@@ -156,3 +156,33 @@ fn a_large_message_is_not_overtaken_by_too_many() {
     }
     assert!(heard.iter().any(|relay| relay.payload.len() == LONGEST));
 }
+
+/// Found by the simulator, seed 17998: where the client permits few streams, messages took each slot as it was freed, and the
+/// application of a primary that talked on and on could open no stream.
+#[test]
+fn messages_leave_the_applications_slots_alone() {
+    let mut world = World::new(1);
+    world.connect_with(TransportConfig::default().streams_start(1).streams_max(1));
+    let path = world.attach(2);
+    let (mut opened, mut sent) = (0, 0);
+    let end = world.now + ONE_WAY * 100;
+    world.run(|w| {
+        let now = w.now;
+        let primary = w.session(PRIMARY);
+        while primary.relay(now, path, Bytes::from_static(b"more")).is_ok() {
+            sent += 1;
+        }
+        // The application sees what came only after the session has used it.
+        if let Some(stream) = primary.open(Dir::Uni) {
+            opened += 1;
+            primary.finish(now, stream).unwrap();
+        }
+        let client = w.session(CLIENT);
+        while let Some(stream) = client.accept(Dir::Uni) {
+            read_all(now, client, stream, true, &mut Vec::new());
+        }
+        take_all(w.session(2), &mut Vec::new());
+        now >= end
+    });
+    assert!(opened > 30 && sent > 200, "{opened} streams opened, {sent} messages sent in fifty round trips");
+}
