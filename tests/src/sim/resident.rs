@@ -99,4 +99,12 @@ impl Resident {
             Self::Evil(_) => true,
         }
     }
+
+    /// How many messages to other servers have not come back yet.
+    pub(super) fn unanswered(&self) -> usize {
+        match self {
+            Self::Honest(machine) => machine.app().unanswered(),
+            Self::Evil(_) => 0,
+        }
+    }
 }

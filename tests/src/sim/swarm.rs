@@ -246,6 +246,7 @@ impl Options {
         *recovery = world.at().saturating_sub(healed);
         if self.calm {
             world.check_calm();
+            world.hear_out(self.patience);
         }
         world.finish();
     }

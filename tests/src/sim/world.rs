@@ -350,6 +350,26 @@ impl World {
         self.oracle.check_calm();
     }
 
+    /// Runs until servers have said to each other what they have to say, and heard it back, in such a world.
+    ///
+    /// # Panics
+    /// If that is not so `limit` later.
+    pub fn hear_out(&mut self, limit: Duration) {
+        let end = self.at + limit;
+        loop {
+            let machines = self.hosts.values().filter_map(|host| host.machine.as_ref());
+            let unanswered: usize = machines.map(Resident::unanswered).sum();
+            if unanswered == 0 {
+                return;
+            }
+            assert!(
+                self.at < end,
+                "calm: {unanswered} messages are not answered, and nothing was in the way"
+            );
+            self.step(end);
+        }
+    }
+
     /// Closes every session and checks that nothing is left of them.
     ///
     /// # Panics

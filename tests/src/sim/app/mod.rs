@@ -190,6 +190,14 @@ impl App {
             Self::Secondary(_) => true,
         }
     }
+
+    /// How many messages to other servers have not come back yet.
+    pub(super) fn unanswered(&self) -> usize {
+        match self {
+            Self::Primary(app) => app.unanswered(),
+            Self::Client(_) | Self::Secondary(_) => 0,
+        }
+    }
 }
 
 /// Checks why a session ended.

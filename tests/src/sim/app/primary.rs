@@ -219,6 +219,11 @@ impl PrimaryApp {
     pub(super) fn is_done(&self, oracle: &Oracle) -> bool {
         self.sessions.values().all(|serving| serving.is_done(oracle))
     }
+
+    /// How many messages have not been said to paths that are active, or not been answered.
+    pub(super) fn unanswered(&self) -> usize {
+        self.sessions.values().map(|serving| serving.unanswered()).sum()
+    }
 }
 
 /// How long a path that is removed may take for its leases, at most.
@@ -466,6 +471,11 @@ impl Serving {
             self.offers.last().filter(|offer| !self.no_slot.contains(&offer.dir)).map(|offer| offer.at);
         let retry = self.sendings.values().fold(None, |at, sending| sooner(at, sending.wake_at()));
         sooner(sooner(readers, add), sooner(sooner(remove, offer), retry))
+    }
+
+    fn unanswered(&self) -> usize {
+        let active = self.paths.iter().filter(|(_, (_, state))| *state == PathState::Active);
+        active.map(|(&path, _)| self.speaker.open(path)).sum()
     }
 
     fn is_done(&self, oracle: &Oracle) -> bool {

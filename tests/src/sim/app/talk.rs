@@ -49,6 +49,12 @@ impl Speaker {
         }
     }
 
+    /// How many messages a path has still to be told, or to say back.
+    pub(super) fn open(&self, path: PathId) -> usize {
+        let unsaid = |speech: &Speech| self.plan.messages.saturating_sub(speech.said) as usize;
+        self.paths.get(&path).map_or(0, |speech| unsaid(speech) + speech.unanswered.len())
+    }
+
     pub(super) fn turn(&mut self, cx: &mut Cx<'_>, session: &mut Session) {
         while let Some(relay) = session.take_relay() {
             let number = parse(&relay.payload);
