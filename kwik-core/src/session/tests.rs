@@ -184,6 +184,18 @@ impl World {
         path
     }
 
+    /// A session with one secondary, which has a job on a new stream.
+    fn at_work(dir: Dir, range: ByteRange) -> (Self, PathId, StreamId, JobId) {
+        let mut world = Self::new(1);
+        world.connect();
+        let path = world.attach(2);
+        let now = world.now;
+        let primary = world.session(PRIMARY);
+        let stream = primary.open(dir).unwrap();
+        let job = primary.open_job(now, stream, NewJob::new(path, range, "object")).unwrap();
+        (world, path, stream, job)
+    }
+
     /// Steps until `done`, at most ten virtual minutes.
     fn run(&mut self, mut done: impl FnMut(&mut Self) -> bool) {
         let end = self.now + Duration::from_secs(600);
@@ -597,20 +609,16 @@ fn the_wrong_server_is_refused_before_it_sees_the_ticket() {
 
 #[test]
 fn a_job_may_be_refused_and_its_leases_with_it() {
-    let mut world = World::new(1);
-    world.connect();
-    let path = world.attach(2);
+    let (mut world, _path, _stream, job) = World::at_work(Dir::Bi, range(0, 100));
     let now = world.now;
     let primary = world.session(PRIMARY);
-    let stream = primary.open(Dir::Bi).unwrap();
-    let job = primary.open_job(now, stream, NewJob::new(path, range(0, 100), "?")).unwrap();
     let lease = primary.lease(now, &NewLease::new(job, range(0, 100))).unwrap();
     let code = ErrorCode::from_u32(404);
     world.run(|w| {
         let now = w.now;
         let secondary = w.session(2);
         if let Some(job) = secondary.accept_job() {
-            assert_eq!(job.payload, "?");
+            assert_eq!(job.payload, "object");
             secondary.refuse_job(now, job.id, code).unwrap();
         }
         w.session(PRIMARY).job_answer(job) == Some(Err(code))
@@ -819,13 +827,9 @@ fn split_streams_come_and_go() {
 /// before, that notice was swallowed.
 #[test]
 fn a_reset_reaches_a_stream_that_a_split_opened() {
-    let mut world = World::new(1);
-    world.connect();
-    let path = world.attach(2);
+    let (mut world, _path, stream, job) = World::at_work(Dir::Bi, range(0, 300));
     let now = world.now;
     let primary = world.session(PRIMARY);
-    let stream = primary.open(Dir::Bi).unwrap();
-    let job = primary.open_job(now, stream, NewJob::new(path, range(0, 300), "")).unwrap();
     let lease = primary.lease(now, &NewLease::new(job, range(0, 300))).unwrap();
     world.run(|w| w.session(CLIENT).accept(Dir::Bi) == Some(stream));
     let now = world.now;
@@ -841,13 +845,9 @@ fn a_reset_reaches_a_stream_that_a_split_opened() {
 /// A reset overtakes the header that would have told whose stream it was; the primary is told all the same.
 #[test]
 fn a_lease_given_up_at_once_is_answered() {
-    let mut world = World::new(1);
-    world.connect();
-    let path = world.attach(2);
+    let (mut world, _path, _stream, job) = World::at_work(Dir::Bi, range(0, 300));
     let now = world.now;
     let primary = world.session(PRIMARY);
-    let stream = primary.open(Dir::Bi).unwrap();
-    let job = primary.open_job(now, stream, NewJob::new(path, range(0, 300), "")).unwrap();
     let lease = primary.lease(now, &NewLease::new(job, range(0, 300))).unwrap();
     world.run(|w| w.session(2).accept_job().is_some());
     let code = ErrorCode::from_u32(9);
@@ -872,13 +872,9 @@ fn a_lease_given_up_at_once_is_answered() {
 /// A job that was closed and is then refused with leases waiting: each of them is answered.
 #[test]
 fn leases_of_a_closed_job_are_answered_when_it_is_refused() {
-    let mut world = World::new(1);
-    world.connect();
-    let path = world.attach(2);
+    let (mut world, _path, _stream, job) = World::at_work(Dir::Bi, range(0, 300));
     let now = world.now;
     let primary = world.session(PRIMARY);
-    let stream = primary.open(Dir::Bi).unwrap();
-    let job = primary.open_job(now, stream, NewJob::new(path, range(0, 300), "")).unwrap();
     let lease = primary.lease(now, &NewLease::new(job, range(0, 300))).unwrap();
     primary.close_job(now, job);
     world.run_for(ONE_WAY * 10);

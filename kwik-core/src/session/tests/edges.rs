@@ -56,13 +56,9 @@ fn a_client_cannot_have_more_than_was_given() {
         (range(500, 1001), Some(ErrorCode::OFFSET_SYNC_FAILURE)),
         (range(5000, 6000), Some(ErrorCode::OFFSET_SYNC_FAILURE)),
     ] {
-        let mut world = World::new(1);
-        world.connect();
-        let path = world.attach(2);
+        let (mut world, _path, stream, job) = World::at_work(Dir::Uni, range(0, 10_000));
         let now = world.now;
         let primary = world.session(PRIMARY);
-        let stream = primary.open(Dir::Uni).unwrap();
-        let job = primary.open_job(now, stream, NewJob::new(path, range(0, 10_000), "")).unwrap();
         primary.lease(now, &NewLease::new(job, range(0, 1000))).unwrap();
         primary.sync(now, stream).unwrap();
         let frame =
@@ -76,13 +72,7 @@ fn a_client_cannot_have_more_than_was_given() {
 /// Half of what it had, and twice as much with each lease that is done. Spec: KWIK §8.
 #[test]
 fn a_path_that_was_silent_is_given_less_until_it_has_shown_itself() {
-    let mut world = World::new(1);
-    world.connect();
-    let path = world.attach(2);
-    let now = world.now;
-    let primary = world.session(PRIMARY);
-    let stream = primary.open(Dir::Uni).unwrap();
-    let job = primary.open_job(now, stream, NewJob::new(path, range(0, 1 << 20), "")).unwrap();
+    let (mut world, path, _stream, job) = World::at_work(Dir::Uni, range(0, 1 << 20));
     let mut at = 0;
     let mut give = |world: &mut World, count: u64| {
         let now = world.now;
@@ -127,13 +117,8 @@ fn a_priority_reads_back_as_it_was_set() {
 /// Spec: KWIK §8: a command that names a dead path says so, though the path's end has ended the job too.
 #[test]
 fn a_lease_on_a_dead_path_says_that_the_path_is_dead() {
-    let mut world = World::new(1);
-    world.connect();
-    let path = world.attach(2);
+    let (mut world, path, stream, job) = World::at_work(Dir::Bi, range(0, 100));
     let now = world.now;
-    let primary = world.session(PRIMARY);
-    let stream = primary.open(Dir::Bi).unwrap();
-    let job = primary.open_job(now, stream, NewJob::new(path, range(0, 100), "")).unwrap();
     world.session(PRIMARY).remove_path(now, path).unwrap();
     world.run(|w| matches!(w.session(PRIMARY).path_state(path), Some(PathState::Dead(_))));
     let now = world.now;
@@ -149,13 +134,9 @@ fn a_lease_on_a_dead_path_says_that_the_path_is_dead() {
 /// Spec: KWIK §10: an application cannot speak in KWIK's name, and a call that is refused has done nothing.
 #[test]
 fn reserved_codes_are_refused_wherever_an_application_names_one() {
-    let mut world = World::new(1);
-    world.connect();
-    let path = world.attach(2);
+    let (mut world, _path, stream, job) = World::at_work(Dir::Bi, range(0, 100));
     let now = world.now;
     let primary = world.session(PRIMARY);
-    let stream = primary.open(Dir::Bi).unwrap();
-    let job = primary.open_job(now, stream, NewJob::new(path, range(0, 100), "")).unwrap();
     let lease = primary.lease(now, &NewLease::new(job, range(0, 100))).unwrap();
     world.run(|w| w.session(CLIENT).accept(Dir::Bi).is_some());
     world.run(|w| w.session(2).accept_job().is_some());
