@@ -1,7 +1,7 @@
 //! When a path that owes bytes has gone silent. Spec: KWIK §8.
 //!
-//! Life is counted in decrypted frames, not in datagrams, and a path is asked three times before anything is held against it:
-//! first it is suspected, so that somebody else may begin to bring what the reader waits for, then it is called silent.
+//! Life is counted in decrypted frames, not in datagrams, and a path is asked five times, for three answers, before anything is
+//! held against it: first it is suspected, so that somebody else may begin to bring what the reader waits for, then it is called silent.
 //! Probes are timed from the moment they were sent, and a verdict that comes late is put off once for another, so a
 //! client that was itself asleep never blames its servers.
 
@@ -12,7 +12,12 @@ const MAX_ACK_DELAY: Duration = Duration::from_millis(25);
 /// What an operating system may keep a server with work to do from running: four time slices of 3 ms, and no more,
 /// because with it a silent death is still noticed within 3 PTO + 4 RTT however short the path is.
 const SCHEDULING: Duration = Duration::from_millis(12);
-/// How long the second probe must have stayed unanswered before its path is suspected: what the peer may take its time
+/// Probes before anything is held against a path, from half a PTO to three quarters. A peer acknowledges every second one
+/// at once (RFC 9000 §13.2.2), and the last on its own, so that they bring three answers in time. They have to be so many: a
+/// disk that is slow is asked about ten times a second, and where a hundredth of the packets is lost each way, two answers
+/// are both lost every hour or two.
+pub(crate) const PROBES: u32 = 5;
+/// How long the last of them must have stayed unanswered before its path is suspected: what the peer may take its time
 /// for. On paths longer than 24 ms three quarters of a PTO are longer than that.
 const SUSPECT_MIN: Duration = MAX_ACK_DELAY.saturating_add(SCHEDULING);
 /// How long nothing must have been heard before a path is called silent: that for each probe. Above 11 ms of round trip
@@ -28,9 +33,9 @@ pub(crate) enum Verdict {
     Wait,
     /// Make it answer.
     Probe,
-    /// Both probes should have been answered by now.
+    /// All probes should have been answered by now.
     Suspect,
-    /// Neither was, for long enough to act on it.
+    /// None was, for long enough to act on it.
     Silent,
 }
 
@@ -49,11 +54,11 @@ pub(crate) struct Health {
     last_heard: Instant,
     /// Since when bytes are due, if they are.
     due_since: Option<Instant>,
-    /// When the probes of this silence went out, and whether the one between the two did.
+    /// When the first and the last probe of this silence went out, and how many did.
     first_probe: Option<Instant>,
-    between: bool,
-    second_probe: Option<Instant>,
-    /// A third probe went out in place of a verdict.
+    probes: u32,
+    last_probe: Option<Instant>,
+    /// One more went out in place of a verdict.
     put_off: bool,
     /// Since when the path is suspected of this silence.
     suspected: Option<Instant>,
@@ -67,8 +72,8 @@ impl Health {
             last_heard: now,
             due_since: None,
             first_probe: None,
-            between: false,
-            second_probe: None,
+            probes: 0,
+            last_probe: None,
             put_off: false,
             suspected: None,
         }
@@ -108,8 +113,8 @@ impl Health {
 
     fn forget_probes(&mut self) {
         self.first_probe = None;
-        self.between = false;
-        self.second_probe = None;
+        self.probes = 0;
+        self.last_probe = None;
         self.put_off = false;
         self.suspected = None;
     }
@@ -130,19 +135,16 @@ impl Health {
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let due_since = self.due_since?;
         let pto = self.pto();
-        Some(match (self.first_probe, self.second_probe) {
+        Some(match (self.first_probe, self.last_probe) {
             (None, _) => self.last_heard.max(due_since) + pto / 2,
-            // Soon after the first: one lost packet must not make a path suspect, nor must two where a hundredth of them
-            // is lost each way and a slow disk is asked about ten times a second; and a second that asks for an answer
-            // makes the peer answer at once (RFC 9000 §13.2.2).
-            (Some(first), None) => first + if self.between { pto / 4 } else { pto / 8 },
-            (Some(_), Some(second)) => {
+            (Some(first), None) => first + pto * self.probes / (4 * (PROBES - 1)),
+            (Some(_), Some(last)) => {
                 let patience = (pto * 3 / 4).max(SUSPECT_MIN);
-                self.suspected.map_or(second + patience, |since| {
+                self.suspected.map_or(last + patience, |since| {
                     // Two PTO after the last sign of life, but never before `SILENCE_MIN`; and a probe that went out
                     // in place of this verdict has its time as well.
                     let rest = (pto * 2).max(SILENCE_MIN).saturating_sub(pto * 3 / 4 + patience);
-                    (since + rest).max(second + patience)
+                    (since + rest).max(last + patience)
                 })
             }
         })
@@ -153,22 +155,19 @@ impl Health {
         let Some(deadline) = self.deadline().filter(|&deadline| deadline <= now) else {
             return Verdict::Wait;
         };
-        if self.first_probe.is_none() {
-            self.first_probe = Some(now);
-            return Verdict::Probe;
-        }
-        if self.second_probe.is_none() {
-            // Late, one will do for both.
-            let second = self.between || self.first_probe.is_some_and(|first| first + self.pto() / 4 <= now);
-            self.between = true;
-            self.second_probe = second.then_some(now);
+        if self.last_probe.is_none() {
+            let first = *self.first_probe.get_or_insert(now);
+            self.probes += 1;
+            // Late, one will do for all that are left.
+            let last = self.probes == PROBES || (self.probes > 1 && first + self.pto() / 4 <= now);
+            self.last_probe = last.then_some(now);
             return Verdict::Probe;
         }
         // Whoever did not get its own turn in time cannot say that the server has had one. Once, or nobody would ever be
         // judged on a machine that is always late.
         if now.saturating_duration_since(deadline) > SCHEDULING && !self.put_off {
             self.put_off = true;
-            self.second_probe = Some(now);
+            self.last_probe = Some(now);
             return Verdict::Probe;
         }
         if self.suspected.is_none() {
@@ -208,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn two_probes_then_suspicion_then_silence() {
+    fn probes_then_suspicion_then_silence() {
         let start = epoch();
         let mut health = health(start);
         let pto = health.pto();
@@ -277,8 +276,8 @@ mod tests {
                 }
             };
             let pto = health.pto();
-            assert_eq!(probes, [pto / 2, pto / 2 + pto / 8, pto / 2 + pto / 4]);
-            assert!(suspect >= probes[2] + SUSPECT_MIN && suspect < silent);
+            assert_eq!(probes, [0, 1, 2, 3, 4].map(|nth| pto / 2 + pto * nth / 16));
+            assert!(suspect >= probes[4] + SUSPECT_MIN && suspect < silent);
             // Filled by the primary: one trip to tell it, one for its bytes.
             let first_byte = suspect + rtt;
             assert!(rtt < Duration::from_millis(8) || first_byte <= pto + rtt * 2 + MAX_ACK_DELAY);

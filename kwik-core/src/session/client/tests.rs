@@ -8,6 +8,7 @@ use crate::{
     action::Chunk,
     error::ReadError,
     id::Signature,
+    path::health::PROBES,
     session::action::{InternalEnd, Opened},
     wire::{AddPath, LeaseGrant, MappingOperation, PathStatus, ServerHello, StreamHeader},
 };
@@ -314,7 +315,7 @@ fn a_silent_path_loses_its_leases_and_may_come_back() {
     let mut machine = Machine::new();
     machine.grant(0, range(200, 300));
     machine.client.settle(machine.now);
-    for _ in 0..3 {
+    for _ in 0..PROBES {
         machine.now = machine.client.deadline().unwrap();
         machine.client.handle_timeout(machine.now);
         assert_eq!(machine.actions(), [Action::Ping { path: PATH }]);

@@ -554,7 +554,7 @@ fn suspicion_ends_when_the_path_is_heard() {
     let mut machine = machine();
     machine.grant(0, range(200, 300));
     machine.settled();
-    for _ in 0..3 {
+    for _ in 0..PROBES {
         assert_eq!(machine.time_out(), [Action::Ping { path: PATH }]);
     }
     let suspended = mapping(MappingOperation::Suspend, 0, range(200, 300));
