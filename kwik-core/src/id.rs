@@ -225,6 +225,11 @@ impl ByteRange {
     pub const fn overlaps(self, other: Self) -> bool {
         self.start < other.end && other.start < self.end
     }
+
+    /// Returns the bytes that are in both, if there are any.
+    pub(crate) fn intersection(self, other: Self) -> Option<Self> {
+        Self::between(self.start().max(other.start()), self.end().min(other.end()))
+    }
 }
 
 impl fmt::Display for ByteRange {

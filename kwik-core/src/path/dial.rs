@@ -34,8 +34,8 @@ impl DialPolicy for NotMorePrivate {
 }
 
 /// Ports above 1023 at which UDP services answer datagrams of strangers: what a client sends there could be taken for a
-/// question of its own (RFC 9000 §21.5). None where systems choose
-/// ports by themselves, or one in some thousand servers could not be dialled.
+/// question of its own (RFC 9000 §21.5). None of those that systems choose by themselves, or one in some thousand servers
+/// could not be dialled.
 const SERVICES: &[u16] = &[
     1194,  // OpenVPN
     1434,  // Microsoft SQL

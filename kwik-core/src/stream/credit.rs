@@ -10,8 +10,19 @@ pub(crate) struct Wanting {
     pub(crate) lease: LeaseId,
     /// Bytes of it that have no credit yet; more than zero.
     pub(crate) uncredited: u64,
-    /// Of use with credit for all of it only: it is verified, and the reader gets nothing of it before its last byte.
-    pub(crate) whole: bool,
+    pub(crate) need: Need,
+}
+
+/// What credit is of use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// Any.
+    Part,
+    /// For all of it only: it is verified, and the reader gets nothing of it before its last byte.
+    Whole {
+        /// There will be room for it if it is waited for.
+        waits: bool,
+    },
 }
 
 /// One server and what it could be given.
@@ -27,8 +38,8 @@ pub(crate) struct Demand<K> {
 impl<K> Demand<K> {
     /// What waits for credit as a whole, if that is the next thing the server would be given, and it has nothing else.
     fn whole_first(&self) -> Option<u64> {
-        let first = self.leases.first().filter(|first| first.whole && self.outstanding == 0);
-        first.map(|first| first.uncredited)
+        let first = self.leases.first().filter(|_| self.outstanding == 0)?;
+        (first.need == Need::Whole { waits: true }).then_some(first.uncredited)
     }
 
     /// What the server could be given of a window of which it may have `part`.
@@ -43,7 +54,8 @@ impl<K> Demand<K> {
 /// wait, unless they end their lease: a credit frame per packet would cost more than it brings.
 ///
 /// What needs credit as a whole may take more than its server's part, if that is all the server has. Where there is no
-/// room for it yet, those after it get nothing: small grants would fill each gap as it opens, and it would never fit.
+/// room for it yet, those after it get nothing: small grants would fill each gap as it opens, and it would never fit. That
+/// is so only if it will fit once what is under way has come and is read.
 pub(crate) fn share<K: Copy>(
     window: u64,
     mut room: u64,
@@ -61,9 +73,11 @@ pub(crate) fn share<K: Copy>(
         let mut own = part.saturating_sub(demand.outstanding).max(whole.unwrap_or_default()).min(room);
         for wanting in &demand.leases {
             let bytes = wanting.uncredited.min(own);
-            let part_of_it = bytes < wanting.uncredited;
-            if bytes == 0 || (part_of_it && (wanting.whole || bytes < quantum)) {
-                break;
+            match wanting.need {
+                Need::Whole { waits: false } if bytes < wanting.uncredited => continue,
+                Need::Whole { .. } if bytes < wanting.uncredited => break,
+                Need::Part if bytes == 0 || (bytes < quantum && bytes < wanting.uncredited) => break,
+                Need::Whole { .. } | Need::Part => {}
             }
             grant(demand.source, wanting.lease, bytes);
             own -= bytes;
@@ -80,13 +94,13 @@ mod tests {
     use super::*;
 
     fn demand(source: u32, outstanding: u64, lease: u64, uncredited: u64) -> Demand<u32> {
-        let leases = smallvec![Wanting { lease: LeaseId::new(lease), uncredited, whole: false }];
+        let leases = smallvec![Wanting { lease: LeaseId::new(lease), uncredited, need: Need::Part }];
         Demand { source, outstanding, leases }
     }
 
     fn whole(source: u32, outstanding: u64, lease: u64, uncredited: u64) -> Demand<u32> {
         let mut demand = demand(source, outstanding, lease, uncredited);
-        demand.leases[0].whole = true;
+        demand.leases[0].need = Need::Whole { waits: true };
         demand
     }
 
@@ -118,6 +132,9 @@ mod tests {
         let rivals = || [demand(1, 0, 1, 900), whole(2, 0, 2, 400), demand(3, 100, 3, 900)];
         assert_eq!(given(1_000, &mut rivals()), [(2, 400), (1, 333), (3, 233)]);
         assert_eq!(given(399, &mut rivals()), [], "or it would never fit");
+        let mut stuck = rivals();
+        stuck[1].leases[0].need = Need::Whole { waits: false };
+        assert_eq!(given(399, &mut stuck), [(1, 333), (3, 66)], "it would never fit, so nobody waits for it");
         // One that has something under way already keeps to its part, and holds nobody up.
         assert_eq!(given(1_000, &mut [whole(1, 200, 1, 400), demand(2, 300, 2, 900)]), [(2, 200)]);
     }
@@ -131,16 +148,17 @@ mod tests {
             room in 0u64..1_000_000,
             quantum in 0u64..10_000,
             servers in prop::collection::vec(
-                (prop_oneof![Just(0), 0u64..500_000], prop::collection::vec((1u64..300_000, any::<bool>()), 0..5)),
+                (prop_oneof![Just(0), 0u64..500_000], prop::collection::vec((1u64..300_000, 0..3), 0..5)),
                 0..6,
             ),
         ) {
             let room = room.min(window);
             let mut next = 0;
             let mut demands: Vec<Demand<usize>> = servers.iter().enumerate().map(|(source, (outstanding, wants))| {
-                let leases = wants.iter().map(|&(uncredited, whole)| {
+                let leases = wants.iter().map(|&(uncredited, need)| {
                     next += 1;
-                    Wanting { lease: LeaseId::new(next), uncredited, whole }
+                    let need = if need == 0 { Need::Part } else { Need::Whole { waits: need == 1 } };
+                    Wanting { lease: LeaseId::new(next), uncredited, need }
                 }).collect();
                 Demand { source, outstanding: *outstanding, leases }
             }).collect();
@@ -150,7 +168,7 @@ mod tests {
             let mut per_server = vec![0; servers.len()];
             share(window, room, quantum, &mut demands, |source, lease, bytes| {
                 let want = before[source].leases.iter().find(|w| w.lease == lease).unwrap();
-                assert!(bytes > 0 && bytes <= want.uncredited && (bytes == want.uncredited || !want.whole));
+                assert!(bytes > 0 && bytes <= want.uncredited && (bytes == want.uncredited || want.need == Need::Part));
                 total += bytes;
                 per_server[source] += bytes;
             });

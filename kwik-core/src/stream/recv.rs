@@ -277,12 +277,16 @@ impl SplitRecv {
         self.missing(ByteRange::between(self.base, end)?, usize::MAX).next()
     }
 
+    /// What may still come under credit by offset, from whoever is to bring it.
+    pub(crate) fn missing_below(&self) -> u64 {
+        let received = self.assembler.received().total();
+        (self.max_offset - self.base).saturating_sub(received.saturating_sub(self.received_above))
+    }
+
     /// What of the window is taken: held, or promised. `leased` is what live leases may still bring at or beyond
     /// `max_offset`.
     fn committed(&self, leased: u64) -> u64 {
-        let received = self.assembler.received().total();
-        let below =
-            (self.max_offset - self.base).saturating_sub(received.saturating_sub(self.received_above));
+        let below = self.missing_below();
         let run = self.run_credit - self.run_above.min(self.run_credit);
         self.assembler.held().saturating_add(below).saturating_add(run).saturating_add(leased)
     }

@@ -59,9 +59,7 @@ impl Client {
     fn audit_streams(&self) -> Result<(), Contradiction> {
         let (mut held, mut extents, mut extra) = (0, 0, 0);
         for (id, stream) in &self.streams {
-            let max_offset = stream.max_offset();
-            let of = self.leases.of_stream(*id);
-            let leased = of.map(|(_, lease)| lease.outstanding_above(max_offset)).sum();
+            let leased = self.leases.of_stream(*id).map(|(_, lease)| self.outstanding(stream, lease)).sum();
             stream.audit(leased).map_err(|error| error.of(*id))?;
             check(stream.extents() <= limits::EXTENTS_PER_STREAM, || format!("{id} is in too many pieces"))?;
             held += stream.held();

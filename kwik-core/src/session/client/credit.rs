@@ -4,11 +4,15 @@ use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 
-use super::Client;
+use super::{Client, Lease};
 use crate::{
-    id::{LeaseId, PathId, StreamId},
+    id::{ByteRange, LeaseId, PathId, StreamId},
+    lease::table::Live,
     limits,
-    stream::credit::{self, Demand, Wanting},
+    stream::{
+        credit::{self, Demand, Need, Wanting},
+        recv::SplitRecv,
+    },
     wire::Credit,
 };
 
@@ -35,7 +39,8 @@ impl Client {
             stream.grow(growth);
             self.extra_window += growth;
         }
-        if !stream.is_unordered() || stream.take_quantum(QUANTUM_PART) {
+        // The last of what is held is worth a look however little it is: nothing else may come before there is credit.
+        if !stream.is_unordered() || stream.take_quantum(QUANTUM_PART) || stream.held() == 0 {
             self.replenish(id);
         }
     }
@@ -79,21 +84,93 @@ impl Client {
         }
     }
 
-    /// Shares the window of an unordered reader among the servers. Spec: KWIK §6, "Credit".
-    fn share_credit(&mut self, id: StreamId) {
+    /// What of the window a lease takes: the new bytes that it may bring beyond credit by offset. What it hedges may bring the
+    /// same, and takes that already.
+    pub(super) fn outstanding(&self, stream: &SplitRecv, lease: &Live<Lease>) -> u64 {
+        let max_offset = stream.max_offset();
+        let Some(promised) = lease.promised_above(max_offset) else {
+            return 0;
+        };
+        if !lease.state.contested {
+            return promised.len();
+        }
+        let hedged = lease.state.hedge_of.and_then(|hedged| self.leases.get(hedged));
+        let theirs = hedged.filter(|hedged| hedged.stream() == lease.stream());
+        let both = theirs.and_then(|hedged| hedged.promised_above(max_offset)?.intersection(promised));
+        let missing = |range| stream.missing(range, usize::MAX).map(ByteRange::len).sum::<u64>();
+        missing(promised) - both.map_or(0, missing)
+    }
+
+    /// Lets leases that others compete for bring what costs the window nothing: it is here already, or promised to the other.
+    fn share_promises(&mut self, id: StreamId) {
         let Some(stream) = self.streams.get(&id) else {
             return;
         };
         let max_offset = stream.max_offset();
+        let quantum = (stream.window() / QUANTUM_PART).max(1);
+        let mut granted: SmallVec<[(PathId, LeaseId, u64); 2]> = SmallVec::new();
+        let of = self.leases.of_stream(id).filter(|(_, lease)| lease.state.contested && lease.state.noticed);
+        for (lease_id, lease) in of.filter(|(_, lease)| lease.state.suspended.is_none()) {
+            let range = lease.range();
+            let allowed = lease.allowed(max_offset);
+            let Some(rest) = ByteRange::between(range.start() + allowed, range.end()) else {
+                continue;
+            };
+            let others: SmallVec<[ByteRange; 2]> = self
+                .leases
+                .overlapping(id, rest)
+                .filter(|(other, _)| *other != lease_id)
+                .filter_map(|(_, other)| other.promised_above(max_offset))
+                .collect();
+            let bytes = first_unpromised(stream, rest, &others) - range.start();
+            let whole = bytes == range.len();
+            if bytes > allowed && (whole || (!lease.is_verified() && bytes - allowed >= quantum)) {
+                granted.push((lease.path(), lease_id, bytes));
+            }
+        }
+        for (path, lease, bytes) in granted {
+            self.credit_lease(path, lease, bytes);
+        }
+    }
+
+    /// Lets a server send the first `bytes` of a lease.
+    fn credit_lease(&mut self, path: PathId, id: LeaseId, bytes: u64) {
+        let Some(lease) = self.leases.get_mut(id) else {
+            return;
+        };
+        lease.state.credit = bytes;
+        if let Some(state) = self.paths.get_mut(&path) {
+            state.relook();
+        }
+        self.credit(path, Credit::Lease { lease: id, bytes });
+    }
+
+    /// Shares the window of an unordered reader among the servers. Spec: KWIK §6, "Credit".
+    fn share_credit(&mut self, id: StreamId) {
+        self.share_promises(id);
+        let Some(stream) = self.streams.get(&id) else {
+            return;
+        };
+        let max_offset = stream.max_offset();
+        let run_outstanding = stream.run_outstanding();
         let mut demands: SmallVec<[Demand<PathId>; 8]> = SmallVec::new();
-        let mut leased = 0;
-        for (lease_id, lease) in self.leases.of_stream(id).filter(|(_, lease)| lease.state.noticed) {
-            let outstanding = lease.outstanding_above(max_offset);
+        // What leases may bring, and what of the window nobody can say of when it is free again.
+        let (mut leased, mut stuck) = (0, run_outstanding + stream.missing_below());
+        for (_, lease) in self.leases.of_stream(id) {
+            let outstanding = self.outstanding(stream, lease);
             leased += outstanding;
+            stuck += if lease.state.suspended.is_some() { outstanding } else { 0 };
+        }
+        for (lease_id, lease) in self.leases.of_stream(id).filter(|(_, lease)| lease.state.noticed) {
             if lease.state.suspended.is_some() {
                 continue; // what it has stays its own; more it gets when bytes come
             }
+            let outstanding = self.outstanding(stream, lease);
             let uncredited = lease.range().len() - lease.allowed(max_offset);
+            let need = match lease.is_verified() {
+                false => Need::Part,
+                true => Need::Whole { waits: lease.range().len() + stuck <= stream.window() },
+            };
             let position = demands.iter().position(|demand| demand.source == lease.path());
             let index = position.unwrap_or_else(|| {
                 demands.push(Demand { source: lease.path(), outstanding: 0, leases: SmallVec::new() });
@@ -102,7 +179,7 @@ impl Client {
             if let Some(demand) = demands.get_mut(index) {
                 demand.outstanding += outstanding;
                 if uncredited > 0 {
-                    demand.leases.push(Wanting { lease: lease_id, uncredited, whole: lease.is_verified() });
+                    demand.leases.push(Wanting { lease: lease_id, uncredited, need });
                 }
             }
         }
@@ -117,11 +194,11 @@ impl Client {
             limits::GUARANTEED_CREDIT.min(stream.window() / 2)
         };
         let window = if runs { stream.window() - run_part } else { stream.window() };
-        let run_outstanding = stream.run_outstanding();
-        // Who has less outstanding comes first, and takes this much at most.
+        // Who has less outstanding comes first, and takes this much at most, or one verified lease. A primary that writes
+        // does not come before one that has nothing either: it would again and again.
         let part = window / (demands.len() as u64).max(1);
-        let ahead = demands.iter().filter(|demand| demand.outstanding < run_outstanding);
-        let ahead = ahead.map(|demand| demand.due(part));
+        let before = |outstanding| outstanding < run_outstanding || (runs && outstanding == run_outstanding);
+        let ahead = demands.iter().filter(|demand| before(demand.outstanding)).map(|demand| demand.due(part));
         let run_room = run_part.saturating_sub(run_outstanding).min(room.saturating_sub(ahead.sum()));
         let run_grant = if run_room >= quantum.min(limits::GUARANTEED_CREDIT / 2) { run_room } else { 0 };
         let mut granted: SmallVec<[(PathId, LeaseId, u64); 8]> = SmallVec::new();
@@ -132,16 +209,24 @@ impl Client {
             let bytes = stream.raise_run_credit(run_grant);
             self.credit(PathId::PRIMARY, Credit::Run { stream: id, bytes });
         }
-        for (path, lease_id, bytes) in granted {
-            let Some(lease) = self.leases.get_mut(lease_id) else {
-                continue;
-            };
-            lease.state.credit = lease.allowed(max_offset) + bytes;
-            let credit = Credit::Lease { lease: lease_id, bytes: lease.state.credit };
-            if let Some(state) = self.paths.get_mut(&path) {
-                state.relook();
-            }
-            self.credit(path, credit);
+        for (path, lease, bytes) in granted {
+            let allowed = self.leases.get(lease).map_or(0, |lease| lease.allowed(max_offset));
+            self.credit_lease(path, lease, allowed + bytes);
         }
     }
+}
+
+/// Where in `rest` the first byte lies that is neither here nor promised to others; its end if there is none.
+fn first_unpromised(stream: &SplitRecv, rest: ByteRange, others: &[ByteRange]) -> u64 {
+    let mut at = rest.start();
+    while let Some(missing) =
+        ByteRange::between(at, rest.end()).and_then(|rest| stream.missing(rest, 1).next())
+    {
+        at = missing.start();
+        match others.iter().find(|other| (other.start()..other.end()).contains(&at)) {
+            Some(other) => at = other.end(),
+            None => return at,
+        }
+    }
+    rest.end()
 }

@@ -1,11 +1,10 @@
 //! What is done about a secondary that breaks a rule, as far as the application has a say in it. Spec: KWIK §10.
 
-use super::{Client, Lease};
+use super::Client;
 use crate::{
     error::{ErrorCode, ReadError},
     faults::{AggregationFaults, MappingFaults, MetadataFaults},
     id::{ByteRange, LeaseId, PathId, StreamId},
-    lease::table::Live,
     session::action::{Action, Opened},
     stream::{conflict::Difference, recv::By},
 };
@@ -74,12 +73,8 @@ impl Client {
         };
         match self.config.aggregation_faults {
             AggregationFaults::ReLease => {
-                // Once for each lease, however many pieces its bytes come in; and not for the one that is full, which has
-                // just shown what is right.
-                let by = |(_, lease): &(LeaseId, &Live<Lease>)| {
-                    lease.path() == liar && lease.state.placed < lease.range().len()
-                };
-                let there = self.leases.overlapping(stream, range).find(by);
+                // Once for each lease, however many pieces its bytes come in.
+                let there = self.leases.overlapping(stream, range).find(|(_, lease)| lease.path() == liar);
                 let lease = there.map(|(id, _)| id);
                 if let Some(lease) = lease {
                     self.lose_lease(lease, code, true);

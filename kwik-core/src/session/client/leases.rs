@@ -78,9 +78,10 @@ impl Client {
         Ok(Ok((job.path, job.stream)))
     }
 
-    /// The longest a verified lease can be: two of them must fit the widest window that a stream can have.
+    /// The longest a verified lease can be: two of them must fit the widest window that a stream can have, beside the part
+    /// of it that the primary's own writing is given.
     pub(super) fn verified_max(&self) -> u64 {
-        (limits::GUARANTEED_CREDIT + self.extra_window_max()) / 2
+        self.extra_window_max() / 2
     }
 
     /// What a grant takes of the session window for verified bytes. Spec: KWIK §5.4.
@@ -94,12 +95,25 @@ impl Client {
         let hedged = grant.hedge_of.and_then(|id| self.leases.get(id));
         let hedged =
             hedged.filter(|lease| lease.stream() == stream_id && lease.range().overlaps(grant.range));
-        if grant.digest.is_some() {
-            let window = grant.range.len().saturating_mul(2).saturating_sub(stream.window());
-            let twice = hedged.is_some() || stream.has_any(grant.range);
-            return Room { window, own: if twice { grant.range.len() } else { 0 }, hedged: 0 };
+        if grant.digest.is_none() {
+            return Room { hedged: hedged.map_or(0, Live::own_room_wanted), ..Room::default() };
         }
-        Room { hedged: hedged.map_or(0, Live::own_room_wanted), ..Room::default() }
+        let len = grant.range.len();
+        let twice = hedged.is_some() || stream.has_any(grant.range);
+        // If all of what it hedges is here once it is, that is over; a part of it would be here twice.
+        let outlived = hedged.filter(|hedged| !grant.range.contains(hedged.range()));
+        let window = len.saturating_mul(2).saturating_sub(stream.window());
+        let own = if twice { len } else { 0 };
+        Room { window, own, hedged: outlived.map_or(0, Live::own_room_wanted) }
+    }
+
+    /// By how much more than it must a window is to be widened for a verified lease, so that two of them fit beside what
+    /// the primary's own writing is given.
+    fn room_for_second(&self, grant: &LeaseGrant, stream: StreamId, room: Room) -> u64 {
+        let window = self.streams.get(&stream).map_or(u64::MAX, |stream| stream.window() + room.window);
+        let len = grant.range.len();
+        let wanted = len.saturating_mul(2).saturating_add(len.min(limits::GUARANTEED_CREDIT));
+        wanted.saturating_sub(window).min(self.extra_window_free().saturating_sub(room.total()))
     }
 
     /// Gives a verified lease room of its own, as somebody else is to bring its bytes into the stream's. Returns whether
@@ -138,7 +152,10 @@ impl Client {
 
     fn accept_grant(&mut self, now: Instant, grant: &LeaseGrant, path: PathId, stream: StreamId) {
         let id = grant.lease;
-        let room = self.room_for(grant, stream);
+        let mut room = self.room_for(grant, stream);
+        if grant.digest.is_some() {
+            room.window += self.room_for_second(grant, stream, room);
+        }
         let deadline = grant.deadline_ms.and_then(|ms| now.checked_add(Duration::from_millis(ms)));
         let staging = grant.digest.map(|digest| Box::new(Staging::new(grant.range, digest)));
         let lease = Lease {
@@ -152,18 +169,25 @@ impl Client {
             suspended: None,
             staging,
             own_room: room.own,
+            hedge_of: grant.hedge_of,
+            contested: grant.hedge_of.is_some(),
         };
         self.extra_window += room.window + room.own;
         if let Some(stream) = self.streams.get_mut(&stream).filter(|_| room.window > 0) {
             stream.grow(room.window);
         }
-        if let Some(hedged) = grant.hedge_of.filter(|_| room.hedged > 0) {
-            self.set_apart(hedged);
+        if let Some(hedged) = grant.hedge_of {
+            if room.hedged > 0 {
+                self.set_apart(hedged);
+            }
+            if let Some(hedged) = self.leases.get_mut(hedged) {
+                hedged.state.contested = true;
+            }
         }
         let inserted = self.leases.insert(id, path, stream, grant.range, lease);
         debug_assert!(inserted.is_ok(), "what a grant may overlap was checked");
         self.lease_deadlines.extend(deadline.map(|deadline| (deadline, id)));
-        self.recredit.insert(stream);
+        self.recredit.insert(stream); // a wider window is of use to others, even if this path is not active yet
         self.notice(id);
     }
 

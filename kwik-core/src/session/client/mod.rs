@@ -14,6 +14,7 @@ mod jobs;
 mod leases;
 mod observe;
 mod paths;
+mod placing;
 mod relay;
 mod stall;
 mod streams;
@@ -103,7 +104,7 @@ pub(super) struct Client {
     gaps: BTreeMap<StreamId, Gap>,
     /// Streams whose credit has to be looked at once the present facts have settled.
     recredit: BTreeSet<StreamId>,
-    /// What of the session window streams have beyond their guaranteed part.
+    /// What of the session window streams have beyond their guaranteed parts, and leases for themselves.
     extra_window: u64,
     sources: BTreeMap<PathId, SourceStats>,
     held: u64,
@@ -203,6 +204,10 @@ struct Lease {
     /// Room beyond the stream's window that is set aside for them: all of it, where somebody else has brought or may bring
     /// some of them as well, otherwise none.
     own_room: u64,
+    /// The lease that it hedges. That one may have ended.
+    hedge_of: Option<LeaseId>,
+    /// It hedges another, or was hedged: others may have brought what it was to bring.
+    contested: bool,
 }
 
 impl Live<Lease> {
@@ -213,10 +218,11 @@ impl Live<Lease> {
 
     /// What it may still bring at or beyond `max_offset`. What has come and waits for its digest is counted here, as
     /// nothing of it is in the stream yet.
-    fn outstanding_above(&self, max_offset: u64) -> u64 {
+    fn promised_above(&self, max_offset: u64) -> Option<ByteRange> {
+        let range = self.range();
         let counted = if self.is_verified() { 0 } else { self.state.placed };
-        let next = self.range().start().saturating_add(counted).max(max_offset);
-        self.range().start().saturating_add(self.state.credit).saturating_sub(next)
+        let next = range.start().saturating_add(counted).max(max_offset);
+        ByteRange::between(next, range.start().saturating_add(self.state.credit).min(range.end()))
     }
 
     fn is_verified(&self) -> bool {

@@ -184,7 +184,9 @@ impl Client {
             return;
         };
         lease.state.suspended = Some(why);
-        let start = lease.range().start() + lease.state.placed;
+        // Nothing of a verified one counts before its last byte.
+        let counted = if lease.is_verified() { 0 } else { lease.state.placed };
+        let start = lease.range().start() + counted;
         let (path, stream, rest) =
             (lease.path(), lease.stream(), ByteRange::between(start, lease.range().end()));
         self.source(path).stalls += 1;

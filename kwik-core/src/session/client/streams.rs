@@ -3,8 +3,6 @@
 
 use std::time::Instant;
 
-use bytes::Bytes;
-
 use super::{Client, ENDED_REMEMBERED, Filling, Run};
 use crate::{
     action::{Chunk, Event},
@@ -12,16 +10,9 @@ use crate::{
     id::{ByteRange, LeaseId, OFFSET_MAX, PathId, StreamId},
     limits,
     session::action::{Action, InternalEnd, Opened},
-    stream::{
-        conflict::ConflictPolicy,
-        gap::Gap,
-        recv::{By, SplitRecv},
-    },
+    stream::{conflict::ConflictPolicy, gap::Gap, recv::SplitRecv},
     wire::{Frame, MappingOperation, StreamHeader},
 };
-
-/// By how many bytes a lease is taken for full too early: none, unless the proof that the simulator can fail is run.
-const CANARY: u64 = if cfg!(feature = "__canary") { 1 } else { 0 };
 
 impl Client {
     pub(in crate::session) fn is_split(&self, stream: StreamId) -> bool {
@@ -136,7 +127,7 @@ impl Client {
         Ok(())
     }
 
-    fn check_complete(&mut self, stream: StreamId) {
+    pub(super) fn check_complete(&mut self, stream: StreamId) {
         let Some(split) = self.streams.get_mut(&stream) else {
             return;
         };
@@ -221,184 +212,6 @@ impl Client {
         // How many may wait is bounded by the streams the primary is permitted, and their bytes by QUIC's windows.
         self.waiting.insert(internal, (stream, offset));
         Opened::Wait
-    }
-
-    /// Bytes of an internal stream arrived, next in its order. Returns whether more are wanted.
-    pub(in crate::session) fn on_bytes(&mut self, path: PathId, internal: StreamId, bytes: Bytes) -> bool {
-        let placed = if path.is_primary() {
-            self.place_run(internal, bytes)
-        } else {
-            self.place_lease(path, internal, bytes)
-        };
-        match placed {
-            Ok(wanted) => wanted,
-            Err(code) => {
-                self.fault(path, code);
-                false
-            }
-        }
-    }
-
-    fn place_lease(&mut self, path: PathId, internal: StreamId, mut bytes: Bytes) -> Result<bool, ErrorCode> {
-        let mut len = bytes.len() as u64;
-        let Some(state) = self.paths.get_mut(&path) else {
-            return Ok(false);
-        };
-        let Some(filling) = state.internal.get_mut(&internal) else {
-            // Its lease ended while the bytes were on their way: late, not hostile. Spec: KWIK §5.7.
-            self.source(path).late_bytes += len;
-            return Ok(false);
-        };
-        // A lease filled to its end is gone; an honest server has nothing more to say there but FIN.
-        let lease = self.leases.get_mut(filling.lease).ok_or(ErrorCode::LEASE_VIOLATION)?;
-        let Some(stream) = self.streams.get_mut(&lease.stream()) else {
-            return Ok(false);
-        };
-        let end = filling.next.checked_add(len).filter(|&end| end <= lease.state.noticed_end);
-        let mut end = end.ok_or(ErrorCode::LEASE_VIOLATION)?;
-        // Its server knows the range as it was noticed: what lies behind a later cut is late. Spec: KWIK §5.7.
-        let late = end.saturating_sub(lease.range().end());
-        (end, len) = (end - late, len - late);
-        bytes.truncate(usize::try_from(len).unwrap_or(usize::MAX));
-        if end - lease.range().start() > lease.allowed(stream.max_offset()) {
-            return Err(ErrorCode::SECONDARY_STREAM_OVERFLOW);
-        }
-        let offset = std::mem::replace(&mut filling.next, end);
-        lease.state.placed += len;
-        state.touched = true;
-        let (id, stream) = (filling.lease, lease.stream());
-        let filled = end + CANARY >= lease.range().end();
-        let suspended = lease.state.suspended.is_some();
-        if let Some(staging) = &mut lease.state.staging {
-            staging.push(path, bytes);
-        } else {
-            self.place(path, stream, offset, bytes, By::Lease)?;
-        }
-        if late > 0 {
-            self.source(path).late_bytes += late;
-        }
-        if filled {
-            self.fill_lease(id)?;
-        } else if self.is_all_here(id) {
-            // Somebody else has brought the rest.
-            self.lose_lease(id, ErrorCode::LEASE_REVOKED, true);
-        } else {
-            if suspended {
-                self.resume(id);
-            }
-            return Ok(late == 0);
-        }
-        self.check_complete(stream);
-        Ok(late == 0)
-    }
-
-    /// Returns whether nothing of a lease is missing, whoever brought it.
-    pub(super) fn is_all_here(&self, id: LeaseId) -> bool {
-        let lease = self.leases.get(id);
-        let stream = lease.and_then(|lease| self.streams.get(&lease.stream()));
-        lease.zip(stream).is_some_and(|(lease, stream)| stream.missing(lease.range(), 1).next().is_none())
-    }
-
-    /// The last byte of a lease came. A verified one counts only if it is what the primary promised. Spec: KWIK §5.4.
-    fn fill_lease(&mut self, id: LeaseId) -> Result<(), ErrorCode> {
-        let staging = self.leases.get_mut(id).and_then(|lease| lease.state.staging.take());
-        let (Some(staging), Some(lease)) = (staging, self.leases.get(id)) else {
-            self.finish_lease(id);
-            return Ok(());
-        };
-        let (path, stream, lease_range) = (lease.path(), lease.stream(), lease.range());
-        let Some(chunks) = staging.verify() else {
-            self.source(path).digests_wrong += 1;
-            self.lose_lease(id, ErrorCode::DIGEST_MISMATCH, true);
-            self.on_wrong_digest(path, stream, lease_range);
-            return Ok(());
-        };
-        for (offset, bytes) in chunks {
-            self.place(path, stream, offset, bytes, By::Verified)?;
-        }
-        self.finish_lease(id);
-        Ok(())
-    }
-
-    fn place_run(&mut self, internal: StreamId, bytes: Bytes) -> Result<bool, ErrorCode> {
-        let len = bytes.len() as u64;
-        let Some(run) = self.runs.get_mut(&internal) else {
-            self.source(PathId::PRIMARY).late_bytes += len;
-            return Ok(false);
-        };
-        let Some(stream) = self.streams.get_mut(&run.stream) else {
-            return Ok(false);
-        };
-        let end =
-            run.next.checked_add(len).filter(|&end| end <= OFFSET_MAX).ok_or(ErrorCode::OFFSET_OVERFLOW)?;
-        stream.claim(end).map_err(|_| ErrorCode::FINAL_SIZE)?;
-        if !stream.run_has_credit(run.next, len) {
-            return Err(ErrorCode::FLOW_CONTROL);
-        }
-        let offset = std::mem::replace(&mut run.next, end);
-        let stream = run.stream;
-        // A run may bring what a lease was to bring.
-        let range = ByteRange::between(offset, end);
-        range.into_iter().for_each(|range| self.make_room_beside_runs(stream, range));
-        self.place(PathId::PRIMARY, stream, offset, bytes, By::Run)?;
-        range.into_iter().for_each(|range| self.supersede(stream, range));
-        self.check_complete(stream);
-        Ok(true)
-    }
-
-    /// Puts checked bytes where they belong, counts them, and tells the reader.
-    fn place(
-        &mut self,
-        path: PathId,
-        id: StreamId,
-        offset: u64,
-        bytes: Bytes,
-        by: By,
-    ) -> Result<(), ErrorCode> {
-        if self.extents_full(id, offset, bytes.len() as u64) {
-            return Err(ErrorCode::LIMIT_EXCEEDED);
-        }
-        let Some(stream) = self.streams.get_mut(&id) else {
-            return Ok(());
-        };
-        let before = stream.held();
-        let inserted = stream.place(path, offset, bytes, by);
-        self.held += stream.held() - before;
-        self.held_max = self.held_max.max(self.held);
-        let unordered = stream.is_unordered();
-        let readable = stream.is_readable();
-        self.observed.touch(id);
-        let source = self.source(path);
-        source.bytes += inserted.new;
-        source.overlap_bytes += inserted.overlap;
-        source.conflicts += u64::from(inserted.differed);
-        let difference = self.streams.get_mut(&id).and_then(SplitRecv::take_difference);
-        if readable {
-            self.actions.push_back(Action::Notify(Event::Readable(id)));
-        }
-        // Noted, not done: a batch brings many pieces from many servers, and all have to be counted before any of them
-        // is promised more.
-        if inserted.overlap > 0 || (by == By::Run && unordered) {
-            self.recredit.insert(id);
-        }
-        if let Some(difference) = difference {
-            self.on_difference(path, id, difference, by);
-        }
-        Ok(())
-    }
-
-    /// Returns whether the bytes would leave more disjoint pieces than may be. Spec: KWIK §11, extents.
-    fn extents_full(&self, id: StreamId, offset: u64, len: u64) -> bool {
-        let Some(stream) = self.streams.get(&id) else {
-            return false;
-        };
-        // As long as every stream has its equal part of the session's cap, the sum need not be looked at.
-        if stream.extents() < limits::EXTENTS_PER_SESSION / limits::SPLIT_STREAMS_MAX {
-            return false;
-        }
-        let all: usize = self.streams.values().map(SplitRecv::extents).sum();
-        stream.would_exceed(offset, len, limits::EXTENTS_PER_STREAM)
-            || (all >= limits::EXTENTS_PER_SESSION && stream.would_exceed(offset, len, stream.extents()))
     }
 
     /// An internal stream ended.

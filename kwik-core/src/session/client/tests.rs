@@ -13,6 +13,7 @@ use crate::{
     wire::{AddPath, LeaseGrant, MappingOperation, PathStatus, ServerHello, StreamHeader},
 };
 
+mod credit;
 mod faults;
 mod mapping;
 mod observe;
@@ -43,8 +44,12 @@ struct Machine {
 }
 
 impl Machine {
-    #[expect(clippy::disallowed_methods, reason = "the tests' epoch")]
     fn new() -> Self {
+        Self::with(|config| config)
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the tests' epoch")]
+    fn with(change: impl FnOnce(TransportConfig) -> TransportConfig) -> Self {
         let now = Instant::now();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let tls = rustls::ClientConfig::builder_with_provider(provider)
@@ -52,7 +57,7 @@ impl Machine {
             .unwrap()
             .with_root_certificates(rustls::RootCertStore::empty())
             .with_no_client_auth();
-        let config = ClientConfig::new(tls).unwrap();
+        let config = ClientConfig::new(tls).unwrap().transport(change(TransportConfig::default()));
         let wall = Wall::new(now, Duration::from_secs(1000));
         let primary = "127.0.0.1:1".parse().unwrap();
         let client = Client::new(now, wall, Rng::from_seed([0; 32]), &config, primary);

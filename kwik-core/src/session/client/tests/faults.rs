@@ -7,10 +7,7 @@ use crate::{
 };
 
 fn with(change: impl FnOnce(TransportConfig) -> TransportConfig) -> Machine {
-    let mut machine = Machine::new();
-    let config = TransportConfig::clone(&machine.client.config);
-    machine.client.config = Arc::new(change(config));
-    machine
+    Machine::with(change)
 }
 
 fn closed(actions: &[Action]) -> Option<ErrorCode> {
@@ -241,6 +238,50 @@ fn a_verified_lease_counts_though_its_own_server_lied_before() {
     let actions = machine.actions();
     assert!(actions.contains(&told(Frame::LeaseDone { lease: LeaseId::new(1) })), "{actions:?}");
     assert_eq!(machine.client.read(machine.now, STREAM, 50, true).unwrap().unwrap().bytes[..], [7; 50]);
+    machine.client.audit().unwrap();
+}
+
+/// A lease is still its server's while its last piece is looked at.
+#[test]
+fn a_lie_in_the_last_piece_is_one_too() {
+    let mut machine = with(|config| config);
+    let header = StreamHeader::Internal { stream: STREAM, offset: 100 };
+    machine.grant(0, range(100, 200));
+    assert_eq!(machine.open(PATH, 0, 100), Opened::Read);
+    assert_eq!(machine.client.on_internal(PathId::PRIMARY, RUN, header), Opened::Read);
+    machine.client.on_bytes(PathId::PRIMARY, RUN, Bytes::from(vec![8; 50]));
+    machine.actions();
+    machine.bytes(100);
+    let lost = lost(0, ErrorCode::DATA_CONFLICT, &[]);
+    assert!(machine.actions().contains(&lost));
+    assert_eq!(machine.client.paths[&PATH].score, 4);
+}
+
+/// Whoever is closed for what it did before has still brought what it has proved.
+#[test]
+fn what_was_proved_counts_whatever_becomes_of_its_server() {
+    let mut machine = with(|config| config.aggregation_faults(AggregationFaults::Isolate));
+    machine.grant(0, range(100, 150));
+    machine.open(PATH, 0, 100);
+    machine.client.on_bytes(PATH, FILL, Bytes::from(vec![9; 50]));
+    machine.client.on_internal_end(PATH, FILL, InternalEnd::Fin);
+    let grant = LeaseGrant {
+        lease: LeaseId::new(1),
+        job: JOB,
+        range: range(100, 4900),
+        digest: Some(blake3::hash(&[7; 4800]).into()),
+        deadline_ms: None,
+        hedge_of: None,
+    };
+    machine.primary(Frame::LeaseGrant(grant));
+    machine.open(PATH, 1, 100);
+    machine.actions();
+    for _ in 0..4 {
+        machine.bytes(1200);
+    }
+    let actions = machine.actions();
+    assert!(actions.contains(&told(Frame::LeaseDone { lease: LeaseId::new(1) })), "{actions:?}");
+    assert_eq!(closed(&actions), Some(ErrorCode::DATA_CONFLICT));
     machine.client.audit().unwrap();
 }
 
