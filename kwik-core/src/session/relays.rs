@@ -5,6 +5,7 @@
 //! messages they are refused, so that they never take the place of anything else. Spec: KWIK §9.
 
 use std::{
+    cmp::Ordering,
     collections::{BTreeMap, VecDeque},
     time::{Duration, Instant},
 };
@@ -34,6 +35,8 @@ pub(super) struct Relays {
     queued: u64,
     /// The application waits for room.
     wanted: bool,
+    /// One of ours has arrived, so the peer has permitted slots for them.
+    permitted: bool,
     /// Streams for the peer that it has not acknowledged.
     open: BTreeMap<StreamId, Sending>,
 }
@@ -72,6 +75,7 @@ impl Relays {
             queue: VecDeque::new(),
             queued: 0,
             wanted: false,
+            permitted: false,
             open: BTreeMap::new(),
         }
     }
@@ -108,6 +112,11 @@ impl Relays {
     /// Returns whether the stream brings a message; it is read then.
     pub(super) fn reads(&self, stream: StreamId) -> bool {
         self.incoming.contains_key(&stream)
+    }
+
+    /// How many slots are to be set aside for messages on the primary's connection, out of what the peer has permitted.
+    pub(super) fn slots_wanted(&self) -> usize {
+        if self.permitted { limits::RELAY_STREAMS.saturating_sub(self.open.len()) } else { 0 }
     }
 
     /// Returns whether the stream was one of ours; it has ended.
@@ -251,6 +260,9 @@ impl Session {
 
     /// A stream of the peer's brings a message.
     pub(super) fn on_relay_header(&mut self, path: PathId, stream: StreamId, head: RelayOpen) {
+        if path == HOME {
+            self.permit_relays(); // whatever becomes of this one: its sender goes by whether it arrived
+        }
         let allowed = match &mut self.machine {
             Machine::Client(client) => client.check_relay(path, &head),
             Machine::Primary(primary) => primary.check_relay(&head).map(|()| HOME),
@@ -264,9 +276,6 @@ impl Session {
         };
         if self.is_full_of_relays(onward, &head) {
             return self.refuse_relay(path, stream, ErrorCode::RELAY_REFUSED);
-        }
-        if path == HOME {
-            self.permit_relays();
         }
         let now = self.now;
         let Some(link) = self.links.get_mut(&path) else {
@@ -390,7 +399,8 @@ impl Session {
         if self.links.values().all(|link| link.relays.as_ref().is_none_or(|relays| !relays.is_sending())) {
             return;
         }
-        let spared = self.keep_run_slots();
+        self.keep_slots();
+        let runs = self.run_slots_wanted();
         let client = matches!(self.machine, Machine::Client(_));
         for (&path, link) in &mut self.links {
             if link.is_backlogged() || !link.control_open {
@@ -400,8 +410,8 @@ impl Session {
                 continue;
             };
             while relays.open.len() < limits::RELAY_STREAMS {
-                let Some(next) = relays.queue.front().filter(|_| path != HOME || spared) else {
-                    break; // none, or the slots are for runs, whose readers wait for them
+                let Some(next) = relays.queue.front() else {
+                    break;
                 };
                 if !relays.is_near(&next.head, client) {
                     break; // acknowledgements let it go
@@ -410,7 +420,13 @@ impl Session {
                     self.resume_at = earliest(self.resume_at, Some(at));
                     break;
                 }
-                let Some(stream) = link.quic.open(Dir::Uni) else {
+                let spare = match self.spare.len().cmp(&runs) {
+                    _ if path != HOME => None,
+                    Ordering::Less => break, // what there is is for runs, whose readers wait for them
+                    Ordering::Equal => None,
+                    Ordering::Greater => self.spare.pop_back(),
+                };
+                let Some(stream) = spare.or_else(|| link.quic.open(Dir::Uni)) else {
                     break;
                 };
                 let Some(Outgoing { head, payload }) = relays.queue.pop_front() else {
@@ -451,6 +467,7 @@ impl Session {
         if !relays.forget_open(stream) {
             return false;
         }
+        relays.permitted = true;
         if stopped {
             link.quic.reset(stream, ErrorCode::RELAY_REFUSED);
             self.relays_refused += 1;

@@ -446,7 +446,7 @@ impl Session {
 
     /// Permits the peer `count` streams per direction, and the connection window that goes with them.
     pub(super) fn permit_streams(&mut self, count: u64) {
-        let (streams, window) = native_streams(&self.transport, count);
+        let (streams, _) = native_streams(&self.transport, count);
         if streams <= self.permitted {
             return;
         }
@@ -454,7 +454,6 @@ impl Session {
         if let Some(home) = self.links.get_mut(&HOME) {
             // One bidirectional stream more than the application may use: control.
             home.quic.set_max_concurrent_streams(Dir::Bi, streams + 1);
-            home.quic.set_receive_window(window + relay_window(self.relay_slots));
         }
         self.permit_uni();
     }
@@ -464,8 +463,13 @@ impl Session {
         let count = self.permitted + beyond;
         // quinn-proto tells of streams that may follow ended ones only once they are more than an eighth.
         let untold = if beyond > 0 { count / 7 + 1 } else { 0 };
+        let (_, window) = native_streams(&self.transport, self.permitted);
+        // Those that come early may be left unread as well; those for runs and messages are not.
+        let early = untold.saturating_mul(self.transport.stream_receive_window.into());
+        let relays = self.relay_slots as u64 * u64::from(limits::RELAY_MAX);
         if let Some(home) = self.links.get_mut(&HOME) {
             home.quic.set_max_concurrent_streams(Dir::Uni, count + untold);
+            home.quic.set_receive_window(window.saturating_add(early + relays));
         }
     }
 
@@ -488,10 +492,6 @@ impl Session {
             return; // a secondary's connection has them from the start
         }
         self.relay_slots = limits::RELAY_STREAMS;
-        if let Some(home) = self.links.get_mut(&HOME) {
-            let (_, window) = native_streams(&self.transport, self.permitted);
-            home.quic.set_receive_window(window + relay_window(self.relay_slots));
-        }
         self.permit_uni();
     }
 
@@ -503,9 +503,4 @@ impl Session {
         let needed = client.needs_primary() && self.lost.is_none();
         needed.then(|| self.home_heard + self.transport.idle_timeout / 3)
     }
-}
-
-/// What of the connection window goes with slots for messages.
-fn relay_window(slots: usize) -> u64 {
-    slots as u64 * u64::from(limits::RELAY_MAX)
 }

@@ -63,7 +63,7 @@ impl Session {
         if !self.links.get(&HOME)?.control_open {
             return None; // control is the first stream of every connection
         }
-        if dir == Dir::Uni && !self.keep_run_slots() {
+        if dir == Dir::Uni && !self.keep_slots() {
             return None;
         }
         let stream = self.links.get_mut(&HOME)?.quic.open(dir)?;
@@ -78,20 +78,30 @@ impl Session {
         Some(stream)
     }
 
-    /// Sets aside the slots that a primary needs for what it writes into split streams. Were all of them others', readers
-    /// could wait for a run that has none. Returns whether they are there. Spec: KWIK §4.
-    pub(super) fn keep_run_slots(&mut self) -> bool {
-        let (Machine::Primary(primary), Some(home)) = (&self.machine, self.links.get_mut(&HOME)) else {
+    /// Sets aside the slots that a primary needs for what it writes into split streams: were all of them others', readers
+    /// could wait for a run that has none. And those of messages, which the peer permits on top of the application's
+    /// streams: its window is for as many of those as it permits. Returns whether all are there. Spec: KWIK §4.
+    pub(super) fn keep_slots(&mut self) -> bool {
+        let runs = self.run_slots_wanted();
+        let Some(home) = self.links.get_mut(&HOME) else {
             return true;
         };
-        let reserved = limits::run_slots(primary.splits()).saturating_sub(self.outgoing.len());
-        while self.spare.len() < reserved {
+        let relays = home.relays.as_ref().map_or(0, |relays| relays.slots_wanted());
+        while self.spare.len() < runs + relays {
             let Some(stream) = home.quic.open(Dir::Uni) else {
                 return false;
             };
             self.spare.push_back(stream);
         }
         true
+    }
+
+    /// How many slots a primary's own writing must find set aside.
+    pub(super) fn run_slots_wanted(&self) -> usize {
+        let Machine::Primary(primary) = &self.machine else {
+            return 0;
+        };
+        limits::run_slots(primary.splits()).saturating_sub(self.outgoing.len())
     }
 
     /// Accepts a stream that the peer opened; [`Event::Opened`](crate::Event::Opened) tells when to ask. Never one of a secondary.

@@ -186,3 +186,45 @@ fn messages_leave_the_applications_slots_alone() {
     });
     assert!(opened > 30 && sent > 200, "{opened} streams opened, {sent} messages sent in fifty round trips");
 }
+
+/// What comes on top of the streams that a client permits is not the application's: left unread, it would take the
+/// connection window from control. Spec: KWIK §4.
+#[test]
+fn slots_that_are_permitted_on_top_starve_no_control() {
+    for (relays, splits) in [(false, false), (true, false), (false, true), (true, true)] {
+        let mut world = World::new(1);
+        world.connect_with(TransportConfig::default().streams_start(1).streams_max(1));
+        let path = world.attach(2);
+        let now = world.now;
+        let bi = world.session(PRIMARY).open(Dir::Bi).unwrap();
+        if relays {
+            world.session(PRIMARY).relay(now, path, Bytes::from_static(b"hello")).unwrap();
+        }
+        if splits {
+            world.session(PRIMARY).open_job(now, bi, NewJob::new(path, range(0, 1000), "")).unwrap();
+        }
+        world.run_for(ONE_WAY * 10);
+        while world.session(2).accept_job().is_some() {}
+        let (mut streams, end) = (Vec::new(), world.now + ONE_WAY * 200);
+        world.run(|w| {
+            let now = w.now;
+            let primary = w.session(PRIMARY);
+            streams.extend(std::iter::from_fn(|| primary.open(Dir::Uni)));
+            for &stream in &streams {
+                while primary.write(now, stream, &mut [Bytes::from(vec![1; 64 * 1024])]).is_ok() {}
+            }
+            now >= end
+        });
+        // Some more where QUIC tells of freed slots late.
+        assert!(
+            if splits { (1..=16).contains(&streams.len()) } else { streams.len() <= 3 },
+            "{}",
+            streams.len()
+        );
+        let now = world.now;
+        world.session(PRIMARY).open_job(now, bi, NewJob::new(path, range(0, 1000), "")).unwrap();
+        let end = world.now + ONE_WAY * 10;
+        world.run(|w| w.session(2).accept_job().is_some() || w.now >= end);
+        assert!(world.now < end, "relays {relays}, splits {splits}: the job does not arrive");
+    }
+}
