@@ -82,6 +82,9 @@ impl Session {
     /// could wait for a run that has none. And those of messages, which the peer permits on top of the application's
     /// streams: its window is for as many of those as it permits. Returns whether all are there. Spec: KWIK §4.
     pub(super) fn keep_slots(&mut self) -> bool {
+        if !self.serves_streams() {
+            return true; // on a secondary's connection everything has slots of its own
+        }
         let runs = self.run_slots_wanted();
         let Some(home) = self.links.get_mut(&HOME) else {
             return true;
