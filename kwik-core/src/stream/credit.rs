@@ -10,6 +10,8 @@ pub(crate) struct Wanting {
     pub(crate) lease: LeaseId,
     /// Bytes of it that have no credit yet; more than zero.
     pub(crate) uncredited: u64,
+    /// What they take of the window: less, where somebody else may bring the same.
+    pub(crate) cost: u64,
     pub(crate) need: Need,
 }
 
@@ -39,12 +41,12 @@ impl<K> Demand<K> {
     /// What waits for credit as a whole, if that is the next thing the server would be given, and it has nothing else.
     fn whole_first(&self) -> Option<u64> {
         let first = self.leases.first().filter(|_| self.outstanding == 0)?;
-        (first.need == Need::Whole { waits: true }).then_some(first.uncredited)
+        (first.need == Need::Whole { waits: true }).then_some(first.cost)
     }
 
     /// What the server could be given of a window of which it may have `part`.
     pub(crate) fn due(&self, part: u64) -> u64 {
-        let wanted = self.leases.iter().map(|wanting| wanting.uncredited).sum::<u64>();
+        let wanted = self.leases.iter().map(|wanting| wanting.cost).sum::<u64>();
         part.saturating_sub(self.outstanding).min(wanted).max(self.whole_first().unwrap_or_default())
     }
 }
@@ -72,16 +74,17 @@ pub(crate) fn share<K: Copy>(
         }
         let mut own = part.saturating_sub(demand.outstanding).max(whole.unwrap_or_default()).min(room);
         for wanting in &demand.leases {
-            let bytes = wanting.uncredited.min(own);
-            match wanting.need {
-                Need::Whole { waits: false } if bytes < wanting.uncredited => continue,
-                Need::Whole { .. } if bytes < wanting.uncredited => break,
-                Need::Part if bytes == 0 || (bytes < quantum && bytes < wanting.uncredited) => break,
-                Need::Whole { .. } | Need::Part => {}
-            }
+            let cost = wanting.cost.min(own);
+            let bytes = match wanting.need {
+                Need::Whole { waits: false } if cost < wanting.cost => continue,
+                Need::Whole { .. } if cost < wanting.cost => break,
+                Need::Part if cost == 0 || (cost < quantum && cost < wanting.cost) => break,
+                Need::Whole { .. } => wanting.uncredited,
+                Need::Part => cost,
+            };
             grant(demand.source, wanting.lease, bytes);
-            own -= bytes;
-            room -= bytes;
+            own -= cost;
+            room -= cost;
         }
     }
 }
@@ -94,7 +97,8 @@ mod tests {
     use super::*;
 
     fn demand(source: u32, outstanding: u64, lease: u64, uncredited: u64) -> Demand<u32> {
-        let leases = smallvec![Wanting { lease: LeaseId::new(lease), uncredited, need: Need::Part }];
+        let leases =
+            smallvec![Wanting { lease: LeaseId::new(lease), uncredited, cost: uncredited, need: Need::Part }];
         Demand { source, outstanding, leases }
     }
 
@@ -158,7 +162,7 @@ mod tests {
                 let leases = wants.iter().map(|&(uncredited, need)| {
                     next += 1;
                     let need = if need == 0 { Need::Part } else { Need::Whole { waits: need == 1 } };
-                    Wanting { lease: LeaseId::new(next), uncredited, need }
+                    Wanting { lease: LeaseId::new(next), uncredited, cost: uncredited, need }
                 }).collect();
                 Demand { source, outstanding: *outstanding, leases }
             }).collect();

@@ -267,6 +267,16 @@ impl SplitRecv {
         })
     }
 
+    /// Where the first byte of `range` is that is not here.
+    pub(crate) fn first_missing_of(&self, range: ByteRange) -> Option<u64> {
+        self.assembler.received().missing(range).next().map(ByteRange::start)
+    }
+
+    /// How many bytes of `range` are not here.
+    pub(crate) fn count_missing(&self, range: ByteRange) -> u64 {
+        self.assembler.received().missing(range).map(ByteRange::len).sum()
+    }
+
     /// The first hole the reader waits for; `None` if the stream is complete.
     pub(crate) fn first_missing(&self) -> Option<ByteRange> {
         self.first_missing_before(self.final_size.unwrap_or(OFFSET_MAX))

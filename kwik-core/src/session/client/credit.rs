@@ -39,10 +39,18 @@ impl Client {
             stream.grow(growth);
             self.extra_window += growth;
         }
-        // The last of what is held is worth a look however little it is: nothing else may come before there is credit.
-        if !stream.is_unordered() || stream.take_quantum(QUANTUM_PART) || stream.held() == 0 {
+        if !stream.is_unordered() || stream.take_quantum(QUANTUM_PART) {
             self.replenish(id);
+        } else if stream.held() == 0 && !self.is_under_way(id) {
+            self.recredit.insert(id); // however little it was, nothing more comes before there is credit
         }
+    }
+
+    /// Returns whether somebody is to bring bytes of a stream under credit by amount.
+    fn is_under_way(&self, id: StreamId) -> bool {
+        let max_offset = self.streams.get(&id).map_or(0, SplitRecv::max_offset);
+        let mut going_on = self.leases.of_stream(id).filter(|(_, lease)| lease.state.suspended.is_none());
+        going_on.any(|(_, lease)| lease.promised_above(max_offset).is_some())
     }
 
     /// Gives credit on the streams where something came or ended since this was last called. Once per batch: each look
@@ -97,8 +105,32 @@ impl Client {
         let hedged = lease.state.hedge_of.and_then(|hedged| self.leases.get(hedged));
         let theirs = hedged.filter(|hedged| hedged.stream() == lease.stream());
         let both = theirs.and_then(|hedged| hedged.promised_above(max_offset)?.intersection(promised));
-        let missing = |range| stream.missing(range, usize::MAX).map(ByteRange::len).sum::<u64>();
-        missing(promised) - both.map_or(0, missing)
+        stream.count_missing(promised) - both.map_or(0, |both| stream.count_missing(both))
+    }
+
+    /// What others may bring of `range` beyond credit by offset, lowest first.
+    fn promised_to_others(&self, id: LeaseId, stream: StreamId, range: ByteRange) -> Promises {
+        let max_offset = self.streams.get(&stream).map_or(0, SplitRecv::max_offset);
+        let others = self.leases.overlapping(stream, range).filter(|(other, _)| *other != id);
+        let mut ranges: SmallVec<[ByteRange; 2]> = SmallVec::new();
+        let mut stuck = false;
+        for (_, other) in others {
+            stuck |= other.state.suspended.is_some();
+            ranges.extend(other.promised_above(max_offset).and_then(|promised| promised.intersection(range)));
+        }
+        ranges.sort_by_key(|range| range.start());
+        Promises { ranges, stuck }
+    }
+
+    /// What it takes of the window to let a server send all of a lease of which `uncredited` bytes have no credit.
+    fn cost(&self, stream: &SplitRecv, id: LeaseId, lease: &Live<Lease>, uncredited: u64) -> u64 {
+        let rest = ByteRange::between(lease.range().end() - uncredited, lease.range().end());
+        let Some(rest) = rest.filter(|_| lease.state.contested) else {
+            return uncredited;
+        };
+        let promised = self.promised_to_others(id, lease.stream(), rest).ranges;
+        let theirs = promised.into_iter().map(|range| stream.count_missing(range)).sum::<u64>();
+        stream.count_missing(rest) - theirs
     }
 
     /// Lets leases that others compete for bring what costs the window nothing: it is here already, or promised to the other.
@@ -116,15 +148,11 @@ impl Client {
             let Some(rest) = ByteRange::between(range.start() + allowed, range.end()) else {
                 continue;
             };
-            let others: SmallVec<[ByteRange; 2]> = self
-                .leases
-                .overlapping(id, rest)
-                .filter(|(other, _)| *other != lease_id)
-                .filter_map(|(_, other)| other.promised_above(max_offset))
-                .collect();
-            let bytes = first_unpromised(stream, rest, &others) - range.start();
-            let whole = bytes == range.len();
-            if bytes > allowed && (whole || (!lease.is_verified() && bytes - allowed >= quantum)) {
+            let others = self.promised_to_others(lease_id, id, rest);
+            let bytes = others.first_other(stream, rest) - range.start();
+            // What is stuck becomes no more.
+            let enough = others.stuck || bytes - allowed >= quantum;
+            if bytes > allowed && (bytes == range.len() || (!lease.is_verified() && enough)) {
                 granted.push((lease.path(), lease_id, bytes));
             }
         }
@@ -167,9 +195,11 @@ impl Client {
             }
             let outstanding = self.outstanding(stream, lease);
             let uncredited = lease.range().len() - lease.allowed(max_offset);
-            let need = match lease.is_verified() {
-                false => Need::Part,
-                true => Need::Whole { waits: lease.range().len() + stuck <= stream.window() },
+            let (cost, need) = if lease.is_verified() {
+                let cost = self.cost(stream, lease_id, lease, uncredited);
+                (cost, Need::Whole { waits: cost + stuck <= stream.window() })
+            } else {
+                (uncredited, Need::Part)
             };
             let position = demands.iter().position(|demand| demand.source == lease.path());
             let index = position.unwrap_or_else(|| {
@@ -179,7 +209,7 @@ impl Client {
             if let Some(demand) = demands.get_mut(index) {
                 demand.outstanding += outstanding;
                 if uncredited > 0 {
-                    demand.leases.push(Wanting { lease: lease_id, uncredited, need });
+                    demand.leases.push(Wanting { lease: lease_id, uncredited, cost, need });
                 }
             }
         }
@@ -216,17 +246,29 @@ impl Client {
     }
 }
 
-/// Where in `rest` the first byte lies that is neither here nor promised to others; its end if there is none.
-fn first_unpromised(stream: &SplitRecv, rest: ByteRange, others: &[ByteRange]) -> u64 {
-    let mut at = rest.start();
-    while let Some(missing) =
-        ByteRange::between(at, rest.end()).and_then(|rest| stream.missing(rest, 1).next())
-    {
-        at = missing.start();
-        match others.iter().find(|other| (other.start()..other.end()).contains(&at)) {
-            Some(other) => at = other.end(),
-            None => return at,
+/// What others may bring of a range.
+struct Promises {
+    /// Apart from each other, and rising.
+    ranges: SmallVec<[ByteRange; 2]>,
+    /// Nobody can say when some of it comes.
+    stuck: bool,
+}
+
+impl Promises {
+    /// Where in `rest` the first byte lies that is neither here nor among them; its end if there is none.
+    fn first_other(&self, stream: &SplitRecv, rest: ByteRange) -> u64 {
+        let mut at = rest.start();
+        while let Some(missing) =
+            ByteRange::between(at, rest.end()).and_then(|rest| stream.first_missing_of(rest))
+        {
+            at = missing;
+            let before = self.ranges.partition_point(|range| range.start() <= at);
+            let around = before.checked_sub(1).and_then(|index| self.ranges.get(index));
+            match around.filter(|range| at < range.end()) {
+                Some(range) => at = range.end(),
+                None => return at,
+            }
         }
+        rest.end()
     }
-    rest.end()
 }

@@ -48,7 +48,7 @@ impl Client {
             return Err(ErrorCode::LEASE_VIOLATION);
         }
         stream.claim(grant.range.end()).map_err(|_| ErrorCode::FINAL_SIZE)?;
-        if stream.missing(grant.range, 1).next().is_none() {
+        if stream.first_missing_of(grant.range).is_none() {
             return Ok(Err(Answer::Done));
         }
         let Some(path) = self.paths.get(&job.path) else {
@@ -306,9 +306,14 @@ impl Client {
 
     /// Every byte of a lease is placed.
     pub(super) fn finish_lease(&mut self, id: LeaseId) {
-        let Some(lease) = self.drop_lease(id) else {
-            return;
-        };
+        if let Some((stream, range)) = self.close_full(id) {
+            self.supersede(stream, range);
+        }
+    }
+
+    /// Ends a lease of which every byte is placed; what that means to others is its caller's to see to.
+    pub(super) fn close_full(&mut self, id: LeaseId) -> Option<(StreamId, ByteRange)> {
+        let lease = self.drop_lease(id)?;
         self.source(lease.path()).leases_done += 1;
         self.forgive(lease.path());
         if lease.range().end() < lease.state.noticed_end {
@@ -317,7 +322,7 @@ impl Client {
         }
         self.tell_primary(Frame::LeaseDone { lease: id });
         self.recredit.insert(lease.stream());
-        self.supersede(lease.stream(), lease.range());
+        Some((lease.stream(), lease.range()))
     }
 
     /// Ends the leases of which every byte has come from somebody else. Spec: KWIK §7.

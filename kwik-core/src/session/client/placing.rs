@@ -66,7 +66,7 @@ impl Client {
         state.touched = true;
         let (id, stream) = (filling.lease, lease.stream());
         let filled = end + CANARY >= lease.range().end();
-        let suspended = lease.state.suspended.is_some();
+        let (suspended, contested) = (lease.state.suspended.is_some(), lease.state.contested);
         if let Some(staging) = &mut lease.state.staging {
             staging.push(path, bytes);
         } else {
@@ -80,16 +80,16 @@ impl Client {
         }
         if filled {
             self.fill_lease(id)?;
+        } else if let Some(placed) = ByteRange::between(offset, end).filter(|_| contested) {
+            self.supersede(stream, placed); // this one too, if others have brought the rest
         } else if self.is_all_here(id) {
-            // Somebody else has brought the rest.
-            self.lose_lease(id, ErrorCode::LEASE_REVOKED, true);
-        } else {
-            if suspended {
-                self.resume(id);
-            }
-            return Ok(late == 0);
+            self.lose_lease(id, ErrorCode::LEASE_REVOKED, true); // the primary has brought the rest
         }
-        self.check_complete(stream);
+        if !self.leases.contains(id) {
+            self.check_complete(stream);
+        } else if suspended {
+            self.resume(id);
+        }
         Ok(late == 0)
     }
 
@@ -97,7 +97,7 @@ impl Client {
     pub(super) fn is_all_here(&self, id: LeaseId) -> bool {
         let lease = self.leases.get(id);
         let stream = lease.and_then(|lease| self.streams.get(&lease.stream()));
-        lease.zip(stream).is_some_and(|(lease, stream)| stream.missing(lease.range(), 1).next().is_none())
+        lease.zip(stream).is_some_and(|(lease, stream)| stream.first_missing_of(lease.range()).is_none())
     }
 
     /// The last byte of a lease came. A verified one counts only if it is what the primary promised. Spec: KWIK §5.4.
@@ -118,11 +118,13 @@ impl Client {
         for (offset, bytes) in chunks {
             differences.extend(self.place(path, stream, offset, bytes, By::Verified)?);
         }
-        self.finish_lease(id);
-        // Only now: what is done about whoever was wrong must not come between the pieces of what is right.
+        // What is done about whoever was wrong must not come between the pieces of what is right, nor after their leases
+        // have ended because all of them is here.
+        let done = self.close_full(id);
         for difference in differences {
             self.on_difference(path, stream, difference, By::Verified);
         }
+        done.into_iter().for_each(|(stream, range)| self.supersede(stream, range));
         Ok(())
     }
 

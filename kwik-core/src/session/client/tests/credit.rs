@@ -6,10 +6,10 @@ use crate::wire::Credit;
 const SECOND_JOB: JobId = JobId::new(1);
 const SECOND_FILL: StreamId = stream(11);
 const KIB: u64 = 1024;
-/// A window that takes all that the session window of [`tight`] has beyond what streams are guaranteed.
+/// The window of a stream that with another has all that the session window of [`tight`] holds.
 const TIGHT: u64 = 320 * KIB;
-/// The longest verified lease there.
-const LEN: u64 = 128 * KIB;
+/// The longest verified lease that it takes.
+const LEN: u64 = TIGHT / 2;
 
 /// A machine whose second path has a job on the same stream.
 fn machine(change: impl FnOnce(TransportConfig) -> TransportConfig) -> Machine {
@@ -21,7 +21,9 @@ fn machine(change: impl FnOnce(TransportConfig) -> TransportConfig) -> Machine {
 
 /// One whose stream's window cannot be widened, nor anything have room beside it.
 fn tight() -> Machine {
-    let machine = machine(|config| config.session_window(512 * KIB).stream_window(TIGHT));
+    let mut machine = machine(|config| config.session_window(1024 * KIB).stream_window(TIGHT));
+    machine.primary(Frame::Split { stream: stream(5), offset: 0 });
+    machine.settled();
     assert_eq!((window(&machine), machine.client.extra_window_free()), (TIGHT, 0));
     machine
 }
@@ -134,18 +136,32 @@ impl Machine {
 fn verified_leases_are_credited_whole() {
     let mut machine = tight();
     let at = machine.unordered();
-    for (index, credit) in [(0, LEN), (1, LEN), (2, 0)] {
-        let path = if index == 1 { SECOND_JOB } else { JOB };
-        let given =
-            machine.give(verified(lease(index, path, range(at + index * LEN, at + (index + 1) * LEN))));
-        assert_eq!(credited(&given, index), credit);
-    }
+    let given = machine.give(verified(lease(0, JOB, range(at, at + LEN))));
+    assert_eq!(credited(&given, 0), LEN);
+    let given = machine.give(verified(lease(1, SECOND_JOB, range(at + LEN, at + 2 * LEN))));
+    assert_eq!(credited(&given, 1), 0, "what the primary may write at any time takes some");
     machine.bring(PATH, FILL, 0, at, LEN - 1);
-    assert_eq!(credited(&machine.settled(), 2), 0, "what waits for its digest takes room as well");
+    assert_eq!(credited(&machine.settled(), 1), 0, "what waits for its digest takes room as well");
     machine.client.on_bytes(PATH, FILL, sevens(1));
-    assert_eq!(credited(&machine.settled(), 2), 0, "so does what waits for its reader");
-    // The last that is read is less than what is usually worth a frame.
-    assert_eq!(credited(&machine.read_out(), 2), LEN);
+    assert_eq!(credited(&machine.settled(), 1), 0, "so does what waits for its reader");
+    assert_eq!(credited(&machine.read_out(), 1), LEN);
+}
+
+/// The last that is read may be less than what is usually worth a look, and what waits may need all there is.
+#[test]
+fn the_last_byte_read_makes_room() {
+    let mut machine = tight();
+    let at = machine.unordered();
+    waste_half(&mut machine);
+    let given = machine.give(verified(lease(0, JOB, range(at, at + LEN))));
+    assert_eq!(credited(&given, 0), LEN);
+    machine.give(verified(lease(1, SECOND_JOB, range(at + LEN, at + 2 * LEN))));
+    machine.bring(PATH, FILL, 0, at, LEN);
+    let quantum = usize::try_from(TIGHT / 32).unwrap();
+    machine.client.read(machine.now, STREAM, usize::try_from(LEN).unwrap() - quantum / 2, false).unwrap();
+    machine.now += Duration::from_secs(1);
+    assert_eq!(credited(&machine.settled(), 1), 0);
+    assert_eq!(credited(&machine.read_out(), 1), LEN);
 }
 
 /// Nobody else is given what bytes that wait for their digest take.
@@ -246,6 +262,67 @@ fn a_promise_outlives_one_of_two() {
         machine.settled();
         machine.client.audit().unwrap();
         machine.read_out();
+    }
+}
+
+/// Has the primary open a run and end it, which leaves half of the window with nobody.
+fn waste_half(machine: &mut Machine) {
+    machine.run_at(512 << 20);
+    machine.settled();
+    machine.client.on_bytes(PathId::PRIMARY, RUN, sevens(1));
+    machine.client.on_internal_end(PathId::PRIMARY, RUN, InternalEnd::Fin);
+    machine.read_out();
+    assert_eq!(machine.client.streams[&STREAM].run_outstanding(), window(machine) / 2 - 1);
+}
+
+/// What a verified hedge takes of the window is what nobody was promised. Found by a random walk.
+#[test]
+fn a_hedge_costs_what_is_not_promised_yet() {
+    let mut machine = machine(|config| config);
+    let at = machine.unordered();
+    waste_half(&mut machine);
+    let (all, first, second) = (window(&machine), window(&machine) * 5 / 16, window(&machine) * 6 / 16);
+    machine.give(lease(0, JOB, range(at, at + first)));
+    let given = machine.give(lease(1, JOB, range(at + first, at + first + second)));
+    let promised = credited(&given, 1);
+    assert!((1..second).contains(&promised));
+    let mut frames = 0;
+    machine.stall(0, &mut frames);
+    machine.stall(1, &mut frames);
+    machine.bring(PATH, FILL, 0, at, first);
+    machine.read_out();
+    let room = all - (all / 2 - 1) - promised;
+    assert!(room < second && room >= second - promised);
+    let given =
+        machine.give(hedging(1, verified(lease(2, SECOND_JOB, range(at + first, at + first + second)))));
+    assert_eq!(credited(&given, 2), second);
+}
+
+/// What is left of what a stalled lease was promised comes by its hedge, however little it is. Found by a random walk.
+#[test]
+fn slivers_of_promises_are_brought_by_hedges() {
+    let mut machine = machine(|config| config.session_window(512 * KIB).stream_window(64 * KIB));
+    let at = machine.unordered();
+    waste_half(&mut machine);
+    let sliver = window(&machine) / 32 - 1;
+    let (mut frames, mut stuck, mut next) = (0, Vec::new(), at);
+    for id in 0.. {
+        let whole = range(next, next + (1 << 20));
+        next = whole.end();
+        let credit = credited(&machine.give(lease(id, JOB, whole)), id);
+        if credit <= sliver {
+            break;
+        }
+        machine.bring(PATH, stream(3 + 4 * (100 + id)), id, whole.start(), credit - sliver);
+        machine.stall(id, &mut frames);
+        machine.read_out();
+        stuck.push((id, range(whole.start() + credit - sliver, whole.end())));
+    }
+    let first = stuck.len() as u64 + 1;
+    assert!(first > 8 && machine.client.held().0 == 0);
+    for (hedge, &(id, rest)) in (first..).zip(&stuck) {
+        let given = machine.give(hedging(id, lease(hedge, SECOND_JOB, rest)));
+        assert_eq!(credited(&given, hedge), sliver);
     }
 }
 

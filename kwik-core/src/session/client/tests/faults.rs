@@ -215,6 +215,31 @@ fn what_a_digest_has_proved_takes_the_place_of_a_lie() {
     }
 }
 
+/// It is not forgotten because all that its lease was to bring is here now.
+#[test]
+fn a_lie_under_a_hedge_of_all_of_it_is_held_against_the_liar() {
+    let mut machine = with(|config| config);
+    machine.primary(Frame::JobOpen(job(JobId::new(1), OTHER)));
+    machine.grant(0, range(100, 200));
+    machine.open(PATH, 0, 100);
+    machine.client.on_bytes(PATH, FILL, Bytes::from(vec![9; 50]));
+    let hedge = LeaseGrant {
+        lease: LeaseId::new(1),
+        job: JobId::new(1),
+        range: range(100, 200),
+        digest: Some(blake3::hash(&[7; 100]).into()),
+        deadline_ms: None,
+        hedge_of: Some(LeaseId::new(0)),
+    };
+    machine.primary(Frame::LeaseGrant(hedge));
+    let header = StreamHeader::Secondary { lease: LeaseId::new(1), offset: 100 };
+    machine.client.on_internal(OTHER, stream(11), header);
+    machine.actions();
+    machine.client.on_bytes(OTHER, stream(11), Bytes::from(vec![7; 100]));
+    assert!(machine.actions().contains(&lost(0, ErrorCode::DATA_CONFLICT, &[])));
+    assert_eq!(machine.client.paths[&PATH].score, 4);
+}
+
 /// A server that lied and then brings what was promised keeps what it has done right.
 #[test]
 fn a_verified_lease_counts_though_its_own_server_lied_before() {

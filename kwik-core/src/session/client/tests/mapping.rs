@@ -192,6 +192,26 @@ fn an_overlap_is_refused_unless_it_hedges_a_live_lease_of_another_path() {
     assert_eq!(machine.actions(), [refused(7)], "twice");
 }
 
+/// A hedge may cross a cut that is on its way: it ends what was cut as soon as all of that is here. Found by a random walk.
+#[test]
+fn what_a_longer_hedge_has_brought_ends_the_shorter_lease() {
+    let mut machine = machine();
+    machine.primary(Frame::LeaseGrant(LeaseGrant {
+        lease: LeaseId::new(0),
+        job: JOB,
+        range: range(100, 300),
+        digest: None,
+        deadline_ms: None,
+        hedge_of: None,
+    }));
+    machine.primary(revoke(0, 50));
+    machine.primary(hedge(1, 0, range(100, 300)));
+    machine.open_second(1, 100);
+    machine.actions();
+    machine.second_bytes(120);
+    assert!(machine.actions().contains(&lost(0, ErrorCode::LEASE_REVOKED, &[])));
+}
+
 /// Spec: KWIK §5.4: no byte counts before all of them are right.
 #[test]
 fn a_verified_lease_counts_whole_or_not_at_all() {
