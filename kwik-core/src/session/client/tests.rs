@@ -17,6 +17,7 @@ mod credit;
 mod faults;
 mod mapping;
 mod observe;
+mod walk;
 
 const PATH: PathId = PathId::new(1);
 const OTHER: PathId = PathId::new(2);
@@ -64,21 +65,25 @@ impl Machine {
         let mut machine = Self { client, now };
         machine.primary(Frame::ServerHello(hello()));
         for path in [PATH, OTHER] {
-            machine.primary(Frame::AddPath(AddPath {
-                path,
-                addresses: smallvec!["127.0.0.1:4430".parse().unwrap()],
-                server_name: "secondary.test".to_owned(),
-                pins: smallvec![],
-                ticket: Bytes::from_static(b"ticket"),
-                ticket_expiry: 1060,
-            }));
-            machine.client.on_path_handshake(path, None, Some([1; 32]));
-            machine.secondary(path, Frame::ServerHello(hello()));
+            machine.attach(path);
         }
         machine.primary(Frame::Split { stream: STREAM, offset: 100 });
         machine.primary(Frame::JobOpen(job(JOB, PATH)));
         machine.actions();
         machine
+    }
+
+    fn attach(&mut self, path: PathId) {
+        self.primary(Frame::AddPath(AddPath {
+            path,
+            addresses: smallvec!["127.0.0.1:4430".parse().unwrap()],
+            server_name: "secondary.test".to_owned(),
+            pins: smallvec![],
+            ticket: Bytes::from_static(b"ticket"),
+            ticket_expiry: 1060,
+        }));
+        self.client.on_path_handshake(path, None, Some([1; 32]));
+        self.secondary(path, Frame::ServerHello(hello()));
     }
 
     fn primary(&mut self, frame: Frame) {
