@@ -22,6 +22,8 @@ mod walk;
 const PATH: PathId = PathId::new(1);
 const OTHER: PathId = PathId::new(2);
 const JOB: JobId = JobId::new(0);
+/// A job of the other path.
+const SECOND_JOB: JobId = JobId::new(1);
 /// An internal stream of a secondary, an internal stream of the primary, and the application's stream.
 const FILL: StreamId = stream(3);
 const RUN: StreamId = stream(7);
@@ -74,6 +76,12 @@ impl Machine {
     }
 
     fn attach(&mut self, path: PathId) {
+        self.add(path);
+        self.client.on_path_handshake(path, None, Some([1; 32]));
+        self.secondary(path, Frame::ServerHello(hello()));
+    }
+
+    fn add(&mut self, path: PathId) {
         self.primary(Frame::AddPath(AddPath {
             path,
             addresses: smallvec!["127.0.0.1:4430".parse().unwrap()],
@@ -82,8 +90,6 @@ impl Machine {
             ticket: Bytes::from_static(b"ticket"),
             ticket_expiry: 1060,
         }));
-        self.client.on_path_handshake(path, None, Some([1; 32]));
-        self.secondary(path, Frame::ServerHello(hello()));
     }
 
     fn primary(&mut self, frame: Frame) {
@@ -138,9 +144,25 @@ fn job(job: JobId, path: PathId) -> JobOpen {
     }
 }
 
-fn grant(lease: u64, range: ByteRange) -> Frame {
-    let lease = LeaseId::new(lease);
-    Frame::LeaseGrant(LeaseGrant { lease, job: JOB, range, digest: None, deadline_ms: None, hedge_of: None })
+fn grant(id: u64, range: ByteRange) -> Frame {
+    Frame::LeaseGrant(lease(id, JOB, range))
+}
+
+fn lease(lease: u64, job: JobId, range: ByteRange) -> LeaseGrant {
+    LeaseGrant { lease: LeaseId::new(lease), job, range, digest: None, deadline_ms: None, hedge_of: None }
+}
+
+/// The same, of which the bytes must all be sevens.
+fn verified(grant: LeaseGrant) -> LeaseGrant {
+    LeaseGrant { digest: Some(blake3::hash(&sevens(grant.range.len())).into()), ..grant }
+}
+
+fn hedging(of: u64, grant: LeaseGrant) -> LeaseGrant {
+    LeaseGrant { hedge_of: Some(LeaseId::new(of)), ..grant }
+}
+
+fn sevens(len: u64) -> Bytes {
+    vec![7; usize::try_from(len).unwrap()].into()
 }
 
 fn told(frame: Frame) -> Action {

@@ -3,7 +3,6 @@
 use super::*;
 use crate::wire::Credit;
 
-const SECOND_JOB: JobId = JobId::new(1);
 const SECOND_FILL: StreamId = stream(11);
 const KIB: u64 = 1024;
 /// The window of a stream that with another has all that the session window of [`tight`] holds.
@@ -30,23 +29,6 @@ fn tight() -> Machine {
 
 fn window(machine: &Machine) -> u64 {
     machine.client.streams[&STREAM].window()
-}
-
-fn lease(lease: u64, job: JobId, range: ByteRange) -> LeaseGrant {
-    LeaseGrant { lease: LeaseId::new(lease), job, range, digest: None, deadline_ms: None, hedge_of: None }
-}
-
-/// The same, of which the bytes must all be sevens.
-fn verified(grant: LeaseGrant) -> LeaseGrant {
-    LeaseGrant { digest: Some(blake3::hash(&sevens(grant.range.len())).into()), ..grant }
-}
-
-fn hedging(of: u64, grant: LeaseGrant) -> LeaseGrant {
-    LeaseGrant { hedge_of: Some(LeaseId::new(of)), ..grant }
-}
-
-fn sevens(len: u64) -> Bytes {
-    vec![7; usize::try_from(len).unwrap()].into()
 }
 
 /// What a lease was let send, by the highest of the frames that say so.
@@ -195,14 +177,7 @@ fn a_wider_window_is_everybodys() {
     let mut machine = machine(|config| config.stream_window(64 * KIB));
     machine.give(lease(0, JOB, range(100, 100 + (1 << 20))));
     let (third, path) = (JobId::new(2), PathId::new(3));
-    machine.primary(Frame::AddPath(AddPath {
-        path,
-        addresses: smallvec!["127.0.0.1:4431".parse().unwrap()],
-        server_name: "secondary.test".to_owned(),
-        pins: smallvec![],
-        ticket: Bytes::from_static(b"ticket"),
-        ticket_expiry: 1060,
-    }));
+    machine.add(path);
     machine.primary(Frame::JobOpen(job(third, path)));
     machine.settled();
     let given = machine.give(verified(lease(1, third, range(1 << 21, 3 << 20))));

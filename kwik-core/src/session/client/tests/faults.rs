@@ -175,30 +175,14 @@ fn what_a_digest_has_proved_takes_the_place_of_a_lie() {
         for liar in [PATH, OTHER] {
             let mut machine = with(|config| config.conflict_policy(policy));
             machine.client.set_conflict_policy(STREAM, policy);
-            let second = JobId::new(1);
-            machine.primary(Frame::JobOpen(job(second, OTHER)));
+            machine.primary(Frame::JobOpen(job(SECOND_JOB, OTHER)));
+            let (honest, its_job, others) =
+                if liar == PATH { (OTHER, JOB, SECOND_JOB) } else { (PATH, SECOND_JOB, JOB) };
             // What it lied about is done, and it goes on with the next.
-            let lied = LeaseGrant {
-                lease: LeaseId::new(0),
-                job: if liar == PATH { JOB } else { second },
-                range: range(100, 300),
-                digest: None,
-                deadline_ms: None,
-                hedge_of: None,
-            };
-            machine.primary(Frame::LeaseGrant(lied.clone()));
+            machine.primary(Frame::LeaseGrant(lease(0, its_job, range(100, 300))));
             machine.open(liar, 0, 100);
             machine.client.on_bytes(liar, FILL, Bytes::from(vec![9; 50]));
-            let hedge = LeaseGrant {
-                lease: LeaseId::new(1),
-                job: if liar == PATH { second } else { JOB },
-                range: range(100, 200),
-                digest: Some(blake3::hash(&[7; 100]).into()),
-                hedge_of: Some(LeaseId::new(0)),
-                ..lied
-            };
-            machine.primary(Frame::LeaseGrant(hedge));
-            let honest = if liar == PATH { OTHER } else { PATH };
+            machine.primary(Frame::LeaseGrant(hedging(0, verified(lease(1, others, range(100, 200))))));
             let header = StreamHeader::Secondary { lease: LeaseId::new(1), offset: 100 };
             machine.client.on_internal(honest, stream(11), header);
             machine.client.on_bytes(honest, stream(11), Bytes::from(vec![7; 100]));
@@ -219,19 +203,11 @@ fn what_a_digest_has_proved_takes_the_place_of_a_lie() {
 #[test]
 fn a_lie_under_a_hedge_of_all_of_it_is_held_against_the_liar() {
     let mut machine = with(|config| config);
-    machine.primary(Frame::JobOpen(job(JobId::new(1), OTHER)));
+    machine.primary(Frame::JobOpen(job(SECOND_JOB, OTHER)));
     machine.grant(0, range(100, 200));
     machine.open(PATH, 0, 100);
     machine.client.on_bytes(PATH, FILL, Bytes::from(vec![9; 50]));
-    let hedge = LeaseGrant {
-        lease: LeaseId::new(1),
-        job: JobId::new(1),
-        range: range(100, 200),
-        digest: Some(blake3::hash(&[7; 100]).into()),
-        deadline_ms: None,
-        hedge_of: Some(LeaseId::new(0)),
-    };
-    machine.primary(Frame::LeaseGrant(hedge));
+    machine.primary(Frame::LeaseGrant(hedging(0, verified(lease(1, SECOND_JOB, range(100, 200))))));
     let header = StreamHeader::Secondary { lease: LeaseId::new(1), offset: 100 };
     machine.client.on_internal(OTHER, stream(11), header);
     machine.actions();
@@ -240,23 +216,22 @@ fn a_lie_under_a_hedge_of_all_of_it_is_held_against_the_liar() {
     assert_eq!(machine.client.paths[&PATH].score, 4);
 }
 
+impl Machine {
+    /// A path brings what is wrong, under a lease that is done.
+    fn lie_before(&mut self) {
+        self.grant(0, range(100, 150));
+        self.open(PATH, 0, 100);
+        self.client.on_bytes(PATH, FILL, Bytes::from(vec![9; 50]));
+        self.client.on_internal_end(PATH, FILL, InternalEnd::Fin);
+    }
+}
+
 /// A server that lied and then brings what was promised keeps what it has done right.
 #[test]
 fn a_verified_lease_counts_though_its_own_server_lied_before() {
     let mut machine = with(|config| config);
-    machine.grant(0, range(100, 150));
-    machine.open(PATH, 0, 100);
-    machine.client.on_bytes(PATH, FILL, Bytes::from(vec![9; 50]));
-    machine.client.on_internal_end(PATH, FILL, InternalEnd::Fin);
-    let grant = LeaseGrant {
-        lease: LeaseId::new(1),
-        job: JOB,
-        range: range(100, 200),
-        digest: Some(blake3::hash(&[7; 100]).into()),
-        deadline_ms: None,
-        hedge_of: None,
-    };
-    machine.primary(Frame::LeaseGrant(grant));
+    machine.lie_before();
+    machine.primary(Frame::LeaseGrant(verified(lease(1, JOB, range(100, 200)))));
     machine.open(PATH, 1, 100);
     machine.actions();
     machine.bytes(100);
@@ -286,19 +261,8 @@ fn a_lie_in_the_last_piece_is_one_too() {
 #[test]
 fn what_was_proved_counts_whatever_becomes_of_its_server() {
     let mut machine = with(|config| config.aggregation_faults(AggregationFaults::Isolate));
-    machine.grant(0, range(100, 150));
-    machine.open(PATH, 0, 100);
-    machine.client.on_bytes(PATH, FILL, Bytes::from(vec![9; 50]));
-    machine.client.on_internal_end(PATH, FILL, InternalEnd::Fin);
-    let grant = LeaseGrant {
-        lease: LeaseId::new(1),
-        job: JOB,
-        range: range(100, 4900),
-        digest: Some(blake3::hash(&[7; 4800]).into()),
-        deadline_ms: None,
-        hedge_of: None,
-    };
-    machine.primary(Frame::LeaseGrant(grant));
+    machine.lie_before();
+    machine.primary(Frame::LeaseGrant(verified(lease(1, JOB, range(100, 4900)))));
     machine.open(PATH, 1, 100);
     machine.actions();
     for _ in 0..4 {

@@ -2,7 +2,6 @@
 
 use super::*;
 
-const SECOND_JOB: JobId = JobId::new(1);
 const SECOND_FILL: StreamId = stream(11);
 
 /// A machine whose second path has a job on the same stream.

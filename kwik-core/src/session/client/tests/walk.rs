@@ -69,10 +69,6 @@ fn index(dice: &mut Dice, bound: usize) -> usize {
     usize::try_from(dice.below(bound as u64)).unwrap()
 }
 
-fn sevens(len: u64) -> Bytes {
-    vec![7; usize::try_from(len).unwrap()].into()
-}
-
 impl Walk {
     fn new(seed: u64) -> Self {
         let mut dice = Dice(seed);
