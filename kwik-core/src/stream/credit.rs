@@ -44,10 +44,19 @@ impl<K> Demand<K> {
         (first.need == Need::Whole { waits: true }).then_some(first.cost)
     }
 
-    /// What the server could be given of a window of which it may have `part`.
-    pub(crate) fn due(&self, part: u64) -> u64 {
-        let wanted = self.leases.iter().map(|wanting| wanting.cost).sum::<u64>();
-        part.saturating_sub(self.outstanding).min(wanted).max(self.whole_first().unwrap_or_default())
+    /// What the server is to be given of a window of which it may have `part`, and `room` is left: more than that if it is
+    /// worth waiting for.
+    pub(crate) fn due(&self, part: u64, room: u64) -> u64 {
+        let own = part.saturating_sub(self.outstanding).max(self.whole_first().unwrap_or_default());
+        let mut left = own;
+        for wanting in &self.leases {
+            match wanting.need {
+                Need::Whole { waits: false } if wanting.cost > left.min(room) => continue,
+                Need::Whole { .. } if wanting.cost > left => break,
+                Need::Whole { .. } | Need::Part => left -= wanting.cost.min(left),
+            }
+        }
+        own - left
     }
 }
 

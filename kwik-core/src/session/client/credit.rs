@@ -228,8 +228,9 @@ impl Client {
         // does not come before one that has nothing either: it would again and again.
         let part = window / (demands.len() as u64).max(1);
         let before = |outstanding| outstanding < run_outstanding || (runs && outstanding == run_outstanding);
-        let ahead = demands.iter().filter(|demand| before(demand.outstanding)).map(|demand| demand.due(part));
-        let run_room = run_part.saturating_sub(run_outstanding).min(room.saturating_sub(ahead.sum()));
+        let ahead = demands.iter().filter(|demand| before(demand.outstanding));
+        let ahead = ahead.map(|demand| demand.due(part, room)).sum();
+        let run_room = run_part.saturating_sub(run_outstanding).min(room.saturating_sub(ahead));
         let run_grant = if run_room >= quantum.min(limits::GUARANTEED_CREDIT / 2) { run_room } else { 0 };
         let mut granted: SmallVec<[(PathId, LeaseId, u64); 8]> = SmallVec::new();
         credit::share(window, room - run_grant, quantum, &mut demands, |path, lease, bytes| {

@@ -317,6 +317,34 @@ fn what_cannot_fit_holds_nobody_up() {
     assert!(credited(&given, 2) > 0, "it waits behind one that waits for what has stalled");
 }
 
+/// Nor does it hold up a primary that writes what has stalled. Found by the random walk, seed 47045.
+#[test]
+fn what_cannot_fit_does_not_hold_up_the_primary() {
+    let mut machine = tight();
+    let at = machine.unordered();
+    let len = 100 * KIB;
+    for index in 0..2 {
+        let range = range(at + index * len, at + (index + 1) * len);
+        assert_eq!(credited(&machine.give(verified(lease(index, JOB, range))), index), len);
+    }
+    let mut frames = 0;
+    machine.stall(0, &mut frames);
+    machine.stall(1, &mut frames);
+    machine.run_at(512 << 20);
+    machine.settled();
+    let given = machine.give(verified(lease(2, SECOND_JOB, range(at + 2 * len, at + 2 * len + 128 * KIB))));
+    assert_eq!(credited(&given, 2), 0);
+    let mut written = 0;
+    for _ in 0..20 {
+        let most = machine.client.streams[&STREAM].run_outstanding();
+        written += most;
+        machine.client.on_bytes(PathId::PRIMARY, RUN, sevens(most));
+        machine.settled();
+        machine.read_out();
+    }
+    assert!(written > 10 * limits::GUARANTEED_CREDIT, "{written}");
+}
+
 /// A primary that writes whenever it may does not come first each time.
 #[test]
 fn a_writing_primary_leaves_room_for_others() {
