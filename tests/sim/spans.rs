@@ -76,7 +76,10 @@ impl Subscriber for Capture {
     }
 
     fn record(&self, span: &Id, values: &Record<'_>) {
-        self.with(|captured| values.record(&mut Take(&mut captured.spans[index(span)].1)));
+        self.with(|captured| {
+            let (_, fields) = captured.spans.get_mut(index(span)).expect("a span of ours");
+            values.record(&mut Take(fields));
+        });
     }
 
     fn record_follows_from(&self, _span: &Id, _follows: &Id) {}
@@ -84,7 +87,7 @@ impl Subscriber for Capture {
     fn event(&self, event: &Event<'_>) {
         self.with(|captured| {
             let mut seen = Seen { spans: Vec::new(), fields: Fields::new() };
-            for (name, fields) in captured.stack.iter().map(|&span| &captured.spans[span]) {
+            for (name, fields) in captured.stack.iter().filter_map(|&span| captured.spans.get(span)) {
                 seen.spans.push(name);
                 seen.fields.extend(fields.clone());
             }
