@@ -243,10 +243,10 @@ impl Walk {
         !self.refused
     }
 
-    /// Gives something that is nobody's to one of `servers`.
-    fn grant(&mut self, servers: &[usize]) {
+    /// Gives one of the first `holes` that are nobody's to one of `servers`.
+    fn grant(&mut self, servers: &[usize], holes: usize) {
         let free = self.free(self.whole(), None);
-        let first: Vec<ByteRange> = free.into_iter().take(3).collect();
+        let first: Vec<ByteRange> = free.into_iter().take(holes).collect();
         let (Some(hole), Some(to)) = (self.pick(&first), self.pick(servers)) else {
             return;
         };
@@ -428,7 +428,7 @@ impl Walk {
     fn step(&mut self) {
         let all: Vec<usize> = (0..self.paths.len()).collect();
         match self.dice.below(40) {
-            0..=3 if self.leases().len() < LEASES => self.grant(&all),
+            0..=3 if self.leases().len() < LEASES => self.grant(&all, 3),
             4 | 5 => self.pick(&self.leases()).into_iter().for_each(|id| self.hedge(id, &all, false)),
             6 => self.pick(&self.leases()).into_iter().for_each(|id| self.cut(id)),
             7 => self.open_run(),
@@ -481,9 +481,7 @@ impl Walk {
             if self.ended {
                 return;
             }
-            if self.leases().len() < LEASES {
-                self.grant(&awake);
-            }
+            self.grant(&awake, 1); // what the reader waits for, however much is leased further on
             for id in self.leases() {
                 if !self.is_suspended(id) {
                     continue;
