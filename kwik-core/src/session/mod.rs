@@ -407,11 +407,12 @@ impl Session {
         self.lost.as_ref()
     }
 
-    /// Returns whether something waits to be sent that a command or a read has made, as far as that is known without
-    /// asking QUIC.
+    /// Returns whether something waits to be sent, or to be polled for, that a command or a read has made, as far as that is
+    /// known without asking QUIC.
     pub fn wants_transmit(&self) -> bool {
         let waits = |link: &Link| link.is_backlogged() || link.quic.wants_transmit();
         self.links.values().any(|link| waits(link))
+            || matches!(&self.machine, Machine::Client(client) if client.wants_settling())
             || !self.endpoint_events.is_empty()
             || !self.events.is_empty()
     }

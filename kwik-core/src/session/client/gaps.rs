@@ -55,11 +55,18 @@ impl Client {
     /// A reader found nothing: what it waits for is watched from now on.
     pub(super) fn on_reader_blocked(&mut self, stream: StreamId) {
         self.blocked.insert(stream);
+        self.unwatched |= !self.gaps.contains_key(&stream) && self.unowned_hole(stream).is_some();
         self.observe_blocked(stream);
+    }
+
+    /// Returns whether reading has left something to be settled that nothing else may bring about.
+    pub(in crate::session) fn wants_settling(&self) -> bool {
+        self.unwatched || !self.recredit.is_empty()
     }
 
     /// Looks again at what blocked readers wait for. Called once facts have settled.
     pub(super) fn watch_gaps(&mut self, now: Instant) {
+        self.unwatched = false;
         if self.blocked.is_empty() || self.lost.is_some() || !self.features.contains(Features::OFFSET_SYNC) {
             return;
         }

@@ -102,6 +102,8 @@ pub(super) struct Client {
     splits: usize,
     /// What they wait for, where nobody seems to fill it.
     gaps: BTreeMap<StreamId, Gap>,
+    /// A reader waits for what nobody is known to fill, and that is not watched yet.
+    unwatched: bool,
     /// Streams whose credit has to be looked at once the present facts have settled.
     recredit: BTreeSet<StreamId>,
     /// What of the session window streams have beyond their guaranteed parts, and leases for themselves.
@@ -304,6 +306,7 @@ impl Client {
             blocked: BTreeSet::new(),
             splits: 0,
             gaps: BTreeMap::new(),
+            unwatched: false,
             recredit: BTreeSet::new(),
             extra_window: 0,
             sources: BTreeMap::new(),

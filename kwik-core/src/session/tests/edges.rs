@@ -366,3 +366,28 @@ fn a_disagreement_is_the_reason_however_it_is_told() {
     world.run(|w| w.session(PRIMARY).stopped(stream) != Ok(None));
     assert_eq!(world.session(PRIMARY).stopped(stream), Ok(Some(ErrorCode::DATA_CONFLICT)));
 }
+
+/// A driver that sleeps after a read must be told when the read has begun something that only time will end: a reader that
+/// came to an unowned hole once everything else was quiet waited for the next keep-alive.
+#[test]
+fn a_reader_that_comes_late_to_a_hole_is_watched() {
+    let (mut world, _path, stream, job) = World::at_work(Dir::Uni, range(0, 2000));
+    let now = world.now;
+    world.session(PRIMARY).lease(now, &NewLease::new(job, range(1000, 2000))).unwrap();
+    let mut filler = Filler::default();
+    world.run(|w| {
+        filler.turn(w.now, w.session(2));
+        w.session(CLIENT).stats().held_bytes == 1000
+    });
+    world.run_for(Duration::from_secs(1));
+    let now = world.now;
+    let client = world.session(CLIENT);
+    assert_eq!(client.accept(Dir::Uni), Some(stream));
+    assert!(!client.wants_transmit());
+    assert_eq!(client.read(now, stream, 1, true), Err(ReadError::Blocked));
+    assert!(client.wants_transmit());
+    world.run_for(Duration::from_millis(1));
+    let client = world.session(CLIENT);
+    assert_eq!(client.read(now, stream, 1, true), Err(ReadError::Blocked));
+    assert!(!client.wants_transmit(), "it is watched now");
+}
