@@ -1,7 +1,8 @@
 //! When a path that owes bytes has gone silent. Spec: KWIK §8.
 //!
-//! Life is counted in decrypted frames, not in datagrams, and a path is asked five times, for three answers, before anything is
-//! held against it: first it is suspected, so that somebody else may begin to bring what the reader waits for, then it is called silent.
+//! Life is counted in decrypted frames, not in datagrams, and a path is asked five times, for three answers, before
+//! anything is held against it: first it is suspected, so that somebody else may begin to bring what the reader waits
+//! for, then it is called silent.
 //! Probes are timed from the moment they were sent, and a verdict that comes late is put off once for another, so a
 //! client that was itself asleep never blames its servers.
 

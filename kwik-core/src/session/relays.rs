@@ -5,7 +5,6 @@
 //! messages they are refused, so that they never take the place of anything else. Spec: KWIK §9.
 
 use std::{
-    cmp::Ordering,
     collections::{BTreeMap, VecDeque},
     time::{Duration, Instant},
 };
@@ -420,12 +419,11 @@ impl Session {
                     self.resume_at = earliest(self.resume_at, Some(at));
                     break;
                 }
-                let spare = match self.spare.len().cmp(&runs) {
-                    _ if path != HOME => None,
-                    Ordering::Less => break, // what there is is for runs, whose readers wait for them
-                    Ordering::Equal => None,
-                    Ordering::Greater => self.spare.pop_back(),
-                };
+                if path == HOME && self.spare.len() < runs {
+                    break; // what there is is for runs, whose readers wait for them
+                }
+                let set_aside = path == HOME && self.spare.len() > runs;
+                let spare = if set_aside { self.spare.pop_back() } else { None };
                 let Some(stream) = spare.or_else(|| link.quic.open(Dir::Uni)) else {
                     break;
                 };

@@ -4,8 +4,8 @@ use crate::id::{ByteRange, PathId};
 
 /// Whose bytes a reader gets where two sources brought different ones for the same place.
 ///
-/// Whatever the policy, delivered bytes are never changed, what a lease's digest has proved takes the place of what is held then,
-/// every overlap is counted per source, and so is each whose bytes differed
+/// Whatever the policy, delivered bytes are never changed, what a lease's digest has proved takes the place of what is
+/// held then, every overlap is counted per source, and so is each whose bytes differed
 /// ([`SourceStats::conflicts`](crate::SourceStats::conflicts)). Spec: KWIK §6.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]

@@ -184,20 +184,17 @@ impl Client {
         let mut demands: SmallVec<[Demand<PathId>; 8]> = SmallVec::new();
         // What leases may bring, and what of the window nobody can say of when it is free again.
         let (mut leased, mut stuck) = (0, run_outstanding + stream.missing_below());
-        for (_, lease) in self.leases.of_stream(id) {
+        for (lease_id, lease) in self.leases.of_stream(id).filter(|(_, lease)| lease.state.noticed) {
             let outstanding = self.outstanding(stream, lease);
             leased += outstanding;
-            stuck += if lease.state.suspended.is_some() { outstanding } else { 0 };
-        }
-        for (lease_id, lease) in self.leases.of_stream(id).filter(|(_, lease)| lease.state.noticed) {
             if lease.state.suspended.is_some() {
+                stuck += outstanding;
                 continue; // what it has stays its own; more it gets when bytes come
             }
-            let outstanding = self.outstanding(stream, lease);
             let uncredited = lease.range().len() - lease.allowed(max_offset);
             let (cost, need) = if lease.is_verified() {
                 let cost = self.cost(stream, lease_id, lease, uncredited);
-                (cost, Need::Whole { waits: cost + stuck <= stream.window() })
+                (cost, Need::Whole { waits: true })
             } else {
                 (uncredited, Need::Part)
             };
@@ -211,6 +208,11 @@ impl Client {
                 if uncredited > 0 {
                     demand.leases.push(Wanting { lease: lease_id, uncredited, cost, need });
                 }
+            }
+        }
+        for wanting in demands.iter_mut().flat_map(|demand| &mut demand.leases) {
+            if let Need::Whole { waits } = &mut wanting.need {
+                *waits = wanting.cost + stuck <= stream.window();
             }
         }
         let room = stream.room(leased);

@@ -145,8 +145,9 @@ impl Client {
         }
         let offset = std::mem::replace(&mut run.next, end);
         let stream = run.stream;
-        // A run may bring what a lease was to bring.
+        // A run may bring what a lease was to bring; most do not.
         let range = ByteRange::between(offset, end);
+        let range = range.filter(|range| self.leases.overlapping(stream, *range).next().is_some());
         range.into_iter().for_each(|range| self.make_room_beside_runs(stream, range));
         let difference = self.place(PathId::PRIMARY, stream, offset, bytes, By::Run)?;
         difference

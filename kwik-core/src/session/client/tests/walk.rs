@@ -189,7 +189,7 @@ impl Walk {
 
     // The primary.
 
-    /// What of `range` is missing and nobody's, or only one's who is let be.
+    /// What of `range` is missing and neither leased, except as `but`, nor being written.
     fn free(&self, range: ByteRange, but: Option<LeaseId>) -> Vec<ByteRange> {
         let mut free = RangeSet::new();
         for hole in self.split().missing(range, usize::MAX) {
