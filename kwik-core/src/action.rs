@@ -39,7 +39,7 @@ pub struct Transmit {
 }
 
 /// News for the application. Each says what to look at again; the state itself is asked of the session.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Event {
     /// A client: the handshake is done and the hello sent. A server: the hello is accepted.

@@ -207,7 +207,7 @@ impl FrameError {
 }
 
 /// Why a session is over, or why one of its paths is. Variants as in quinn.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Error)]
 #[non_exhaustive]
 pub enum ConnectionError {
     /// The peer closed with an application code, or with one of KWIK's.
@@ -240,7 +240,7 @@ pub enum ConnectionError {
 }
 
 /// A code and a text that came with a close.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub struct ApplicationClose {
     /// The code.

@@ -28,6 +28,7 @@ mod audit;
 #[cfg(any(test, feature = "__bench"))]
 #[doc(hidden)]
 pub mod bench;
+mod budget;
 mod config;
 #[cfg(feature = "driver")]
 pub mod driver;

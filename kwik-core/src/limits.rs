@@ -15,14 +15,25 @@ pub const STREAM_HEADER_MAX: usize = 128;
 pub const CONTROL_BACKLOG_MAX: usize = 1024 * 1024;
 /// Part of QUIC's send window that application bytes leave free for control.
 pub const CONTROL_RESERVE: u64 = 256 * 1024;
-/// Control frames a peer may send at once, before any are earned.
-pub const CONTROL_BURST: u32 = 100;
-/// Control frames a peer earns per second.
-pub const CONTROL_RATE: u32 = 50;
-/// Control frames a peer earns per lease that ends.
-pub const CONTROL_PER_LEASE: u32 = 4;
-/// Bytes of internal streams that earn their reader one control frame: credit is given in larger pieces.
-pub const CONTROL_FRAME_PER_BYTES: u64 = 4 * 1024;
+/// Control frames that a peer may send beyond what is paid for, and what unspent ones pile up to: more than all that an
+/// honest peer has to say at once where every table of a session is full.
+pub const CONTROL_BURST: u64 = 16 * 1024;
+/// Control frames a peer may send per second beyond what is paid for.
+pub const CONTROL_RATE: u64 = 128;
+/// Bytes of internal streams that pay for one control frame: credit is given in larger pieces.
+pub const BYTES_PER_CONTROL_FRAME: u64 = 2 * 1024;
+/// Jobs and leases that a client takes to one secondary beyond what came of earlier ones.
+pub const ERRANDS_BURST: u64 = 1024;
+/// Jobs and leases that a client takes to one secondary per second beyond what came of earlier ones.
+pub const ERRANDS_RATE: u64 = 32;
+/// Jobs with a wrong seal that a secondary looks at before it closes the path. Nothing earns more of them.
+pub const FORGED_JOBS_BURST: u64 = 16;
+/// Jobs with a wrong seal per minute that a secondary looks at.
+pub const FORGED_JOBS_PER_MINUTE: u64 = 6;
+/// Messages with a wrong seal that a server looks at; beyond them those that are sealed are dropped unread.
+pub const FORGED_RELAYS_BURST: u64 = 64;
+/// Messages with a wrong seal per second that a server looks at.
+pub const FORGED_RELAYS_PER_SECOND: u64 = 8;
 /// Entries of any repeated field in a control frame.
 pub const REPEATED_MAX: usize = 64;
 /// Bytes of any free text from a peer.
@@ -39,7 +50,7 @@ pub const PATH_PINS_MAX: usize = 4;
 /// Dials under way at once in a session.
 pub const DIALS_AT_ONCE: usize = 4;
 /// Dials per minute in a session.
-pub const DIALS_PER_MINUTE: u32 = 16;
+pub const DIALS_PER_MINUTE: u64 = 16;
 /// Addresses that could not be attached and are remembered for it.
 pub const FAILED_DIALS_MAX: usize = 64;
 /// Bytes of a ticket.

@@ -187,6 +187,9 @@ pub struct SessionStats {
     pub relays_refused: u64,
     /// Frames sent that give credit.
     pub credit_frames: u64,
+    /// Times that a peer's control frames were left unread for a while, because it had sent more than was paid for: none,
+    /// where both ends are honest. Spec: KWIK §11.
+    pub control_pauses: u64,
     /// How often a peer broke a rule, by the code that says which; KWIK's codes only.
     pub faults: BTreeMap<ErrorCode, u64>,
 }

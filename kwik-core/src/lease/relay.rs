@@ -69,6 +69,11 @@ pub(crate) struct Once {
 pub(crate) const WINDOW: u64 = u128::BITS as u64;
 
 impl Once {
+    /// Returns whether an id has been noted, or is too old to tell.
+    pub(crate) fn contains(&self, id: u64) -> bool {
+        !Self::insert(&mut self.clone(), id)
+    }
+
     /// Notes an id; returns whether it is new.
     pub(crate) fn insert(&mut self, id: u64) -> bool {
         let Some(above) = id.checked_add(1) else {

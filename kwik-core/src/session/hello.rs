@@ -143,10 +143,15 @@ impl Greeting {
     }
 
     /// The endpoint has looked the nonce up.
-    pub(super) fn on_nonce(&mut self, fresh: bool) -> Result<(Secondary, ServerHello), ErrorCode> {
+    pub(super) fn on_nonce(
+        &mut self,
+        now: Instant,
+        fresh: bool,
+    ) -> Result<(Secondary, ServerHello), ErrorCode> {
         let pending = self.pending.take().filter(|_| fresh).ok_or(ErrorCode::AUTH_FAILED)?;
         let signer = self.config.secondary.as_ref().and_then(|config| config.signer.clone());
         let secondary = Secondary::new(
+            now,
             self.wall,
             pending.session,
             pending.path,

@@ -95,7 +95,7 @@ impl Session {
         }
         flush_header(&mut home.quic, internal, &mut out.header)?;
         let written = write_limited(&mut home.quic, internal, chunks, limit)?;
-        home.earn_bytes(written.bytes);
+        home.allow_for_bytes(written.bytes);
         Ok(written)
     }
 
@@ -169,6 +169,12 @@ impl Session {
         let header = StreamHeader::Internal { stream, offset: allowance.offset };
         let open = self.outgoing.iter().find(|(_, out)| out.owner == owner).map(|(&internal, _)| internal);
         let priority = self.priority(stream).unwrap_or_default();
+        if allowance.now == 0 && allowance.hedges {
+            // The header alone tells the client that credit is wanted. Spec: KWIK §6, "Credit".
+            let internal = open.or_else(|| self.open_internal(owner, header, priority));
+            let _told = internal.map(|internal| self.write_internal(internal, &mut [], 0));
+            return Err(LeaseWriteError::Blocked);
+        }
         let written = self.fill(owner, open, header, priority, chunks, allowance.left, allowance.now)?;
         let Machine::Primary(primary) = &mut self.machine else {
             return Ok(written.1);

@@ -10,8 +10,9 @@ use std::{
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use super::relays::Relays;
+use super::{price::Account, relays::Relays};
 use crate::{
+    budget::{Bucket, Rate},
     error::{ErrorCode, FrameError},
     id::{Dir, StreamId},
     limits,
@@ -31,7 +32,8 @@ pub(super) struct Link {
     /// Encoded frames that QUIC has not taken.
     backlog: VecDeque<Bytes>,
     backlog_bytes: usize,
-    budget: FrameBudget,
+    /// Frames that the peer may send. Spec: KWIK §11, control rate.
+    allowance: Bucket,
     /// Unidirectional streams of the peer whose header is incomplete.
     headers: BTreeMap<StreamId, HeaderDecoder>,
     /// The control stream is open: others may follow.
@@ -50,8 +52,8 @@ pub(super) struct Link {
     /// Nothing of the connection is left but what was received.
     pub(super) drained: bool,
     pub(super) acks_heard: u64,
-    /// Bytes sent for the peer that have not earned it a frame yet.
-    earning: u64,
+    /// Bytes sent to the peer that have not paid for a frame yet.
+    unpaid_bytes: u64,
     /// Messages between servers, if there ever were any.
     pub(super) relays: Option<Box<Relays>>,
 }
@@ -72,7 +74,7 @@ pub(super) enum HeaderEnd {
 pub(super) enum ControlEnd {
     /// Nothing more has arrived.
     Blocked,
-    /// The peer has spoken more than it has earned; it is read again at this time.
+    /// The peer has sent more than was paid for; it is read again at this time.
     Paused(Instant),
     Bad(FrameError),
     /// FIN, reset or stop: it ends the path.
@@ -86,7 +88,7 @@ impl Link {
             decoder: Decoder::new(),
             backlog: VecDeque::new(),
             backlog_bytes: 0,
-            budget: FrameBudget::new(now),
+            allowance: Bucket::new(now, Rate::per_second(limits::CONTROL_RATE), limits::CONTROL_BURST),
             headers: BTreeMap::new(),
             control_open: false,
             control_ready: false,
@@ -96,7 +98,7 @@ impl Link {
             heard_at: now,
             reprieved: false,
             drained: false,
-            earning: 0,
+            unpaid_bytes: 0,
             acks_heard: 0,
             relays: None,
         }
@@ -144,18 +146,14 @@ impl Link {
     /// Returns the next control frame.
     pub(super) fn next_frame(&mut self, now: Instant) -> Result<Frame, ControlEnd> {
         loop {
-            if let Some(at) = self.budget.paused_until(now) {
-                return Err(ControlEnd::Paused(at));
-            }
+            self.check_allowance(now)?;
             let next = self.decoder.next().map_err(ControlEnd::Bad)?;
-            self.budget.spend(self.decoder.take_skipped());
+            self.allowance.spend(self.decoder.take_skipped().into());
             if let Some(frame) = next {
-                self.budget.spend(1);
+                self.allowance.spend(1);
                 return Ok(frame);
             }
-            if let Some(at) = self.budget.paused_until(now) {
-                return Err(ControlEnd::Paused(at));
-            }
+            self.check_allowance(now)?; // small frames that are skipped share a read
             match self.quic.read(StreamId::CONTROL, limits::CONTROL_FRAME_MAX, true) {
                 Ok(chunk) => self.decoder.push(&chunk.bytes),
                 Err(ReadEnd::Blocked) => return Err(ControlEnd::Blocked),
@@ -166,17 +164,32 @@ impl Link {
         }
     }
 
-    /// Lets the peer send more frames, because of work it did.
-    pub(super) fn earn_frames(&mut self, frames: u32) {
-        self.budget.earn(frames);
+    fn check_allowance(&mut self, now: Instant) -> Result<(), ControlEnd> {
+        self.allowance.ready(now, 1).map_err(ControlEnd::Paused)
     }
 
-    /// Lets the peer send more frames, because it took bytes of internal streams: credit for them costs frames.
-    pub(super) fn earn_bytes(&mut self, bytes: usize) {
-        self.earning = self.earning.saturating_add(bytes as u64);
-        let frames = self.earning / limits::CONTROL_FRAME_PER_BYTES;
-        self.earning %= limits::CONTROL_FRAME_PER_BYTES;
-        self.earn_frames(u32::try_from(frames).unwrap_or(u32::MAX));
+    /// Frames that the peer may send now; below zero, they are owed.
+    #[cfg(test)]
+    pub(super) fn allowance_left(&self) -> i128 {
+        self.allowance.left()
+    }
+
+    /// Lets the peer send more frames.
+    pub(super) fn allow_frames(&mut self, frames: u64) {
+        self.allowance.earn(frames);
+    }
+
+    /// Lets the peer send more frames, or fewer, for what came of those it sent.
+    pub(super) fn settle(&mut self, account: Account) {
+        self.allowance.earn(account.earned);
+        self.allowance.spend(account.charged);
+    }
+
+    /// Lets the peer send more frames for bytes of internal streams that it was sent: credit for them costs frames.
+    pub(super) fn allow_for_bytes(&mut self, bytes: usize) {
+        self.unpaid_bytes = self.unpaid_bytes.saturating_add(bytes as u64);
+        self.allow_frames(self.unpaid_bytes / limits::BYTES_PER_CONTROL_FRAME);
+        self.unpaid_bytes %= limits::BYTES_PER_CONTROL_FRAME;
     }
 
     /// A unidirectional stream of the peer was opened.
@@ -239,89 +252,5 @@ impl Link {
         if !self.readable.contains(&stream) {
             self.readable.push(stream);
         }
-    }
-}
-
-/// Control frames a peer may send: a burst, a steady rate, and what its work earns. Beyond that it is left unread,
-/// so that QUIC's flow control holds it back; nobody is punished for being fast. Spec: KWIK §11, control rate.
-#[derive(Debug)]
-struct FrameBudget {
-    left: u32,
-    /// Frames that were there all at once beyond it: small ones share a read.
-    debt: u32,
-    refilled: Instant,
-}
-
-/// Unspent frames do not pile up beyond this: four per lease that may live, and the burst.
-const BUDGET_MAX: u32 = limits::CONTROL_BURST + 4 * 256;
-const _: () = assert!(limits::LEASES_PER_PATH == 256, "the budget counts the leases that may live");
-
-impl FrameBudget {
-    fn new(now: Instant) -> Self {
-        Self { left: BUDGET_MAX, debt: 0, refilled: now }
-    }
-
-    fn spend(&mut self, frames: u32) {
-        self.debt = self.debt.saturating_add(frames.saturating_sub(self.left));
-        self.left = self.left.saturating_sub(frames);
-    }
-
-    fn earn(&mut self, frames: u32) {
-        let paid = frames.min(self.debt);
-        self.debt -= paid;
-        self.left = self.left.saturating_add(frames - paid).min(BUDGET_MAX);
-    }
-
-    /// `None` if a frame may be taken now.
-    fn paused_until(&mut self, now: Instant) -> Option<Instant> {
-        if self.left > 0 {
-            return None;
-        }
-        let each = Duration::from_secs(1) / limits::CONTROL_RATE;
-        let earned = now.saturating_duration_since(self.refilled).as_nanos() / each.as_nanos().max(1);
-        let earned = u32::try_from(earned).unwrap_or(u32::MAX);
-        if earned <= self.debt {
-            return Some(self.refilled + each.saturating_mul(self.debt.saturating_add(1)));
-        }
-        self.refilled = now;
-        self.left = (earned - self.debt).min(limits::CONTROL_BURST);
-        self.debt = 0;
-        None
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A read of 4 KiB may hold two thousand frames that are skipped.
-    #[test]
-    #[expect(clippy::disallowed_methods, reason = "the tests' epoch")]
-    fn what_came_beyond_the_budget_is_paid_back_first() {
-        let start = Instant::now();
-        let mut budget = FrameBudget::new(start);
-        budget.spend(BUDGET_MAX + 50);
-        let resume = budget.paused_until(start).expect("spent");
-        assert!(resume > start + Duration::from_secs(1), "{:?}", resume - start);
-        budget.earn(51);
-        assert_eq!(budget.paused_until(start), None);
-    }
-
-    #[test]
-    #[expect(clippy::disallowed_methods, reason = "the tests' epoch")]
-    fn a_peer_that_talks_too_much_is_left_unread_not_cut() {
-        let start = Instant::now();
-        let mut budget = FrameBudget::new(start);
-        for _ in 0..BUDGET_MAX {
-            assert_eq!(budget.paused_until(start), None);
-            budget.spend(1);
-        }
-        let resume = budget.paused_until(start).expect("spent");
-        assert!(resume > start);
-        assert_eq!(budget.paused_until(resume), None);
-        budget.spend(1);
-        assert!(budget.paused_until(resume).is_some());
-        budget.earn(2);
-        assert_eq!(budget.paused_until(resume), None);
     }
 }

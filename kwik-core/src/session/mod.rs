@@ -8,6 +8,7 @@
 mod action;
 mod arrivals;
 mod client;
+mod events;
 #[cfg(any(test, fuzzing))]
 mod fuzzing;
 mod hello;
@@ -17,6 +18,7 @@ mod link;
 mod log;
 mod native;
 mod observe;
+mod price;
 mod primary;
 mod relays;
 mod secondary;
@@ -40,6 +42,7 @@ use rustls_pki_types::CertificateDer;
 pub use self::primary::{NewJob, NewLease, NewPath};
 use self::{
     client::Client,
+    events::EventQueue,
     hello::Greeting,
     internal::Outgoing,
     link::Link,
@@ -131,7 +134,7 @@ pub struct Session {
     slot_waiters: BTreeSet<internal::Owner>,
     /// Writers that found control waiting ahead of them.
     control_waiters: BTreeSet<internal::Owner>,
-    events: VecDeque<Event>,
+    events: EventQueue,
     endpoint_events: VecDeque<EndpointEvent>,
     lost: Option<ConnectionError>,
     app_protocol: Option<Bytes>,
@@ -223,7 +226,7 @@ impl Session {
             outgoing: BTreeMap::new(),
             slot_waiters: BTreeSet::new(),
             control_waiters: BTreeSet::new(),
-            events: VecDeque::new(),
+            events: EventQueue::default(),
             endpoint_events: VecDeque::new(),
             lost: None,
             app_protocol: None,
@@ -356,7 +359,7 @@ impl Session {
     /// Returns the next news for the application.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.settle();
-        self.events.pop_front()
+        self.events.pop()
     }
 
     /// Returns when `handle_timeout` is due; the latest known instant if anything waits to be polled.
@@ -508,7 +511,7 @@ impl Session {
         if let Machine::Client(client) = &mut self.machine {
             client.on_primary_lost(ErrorCode::PRIMARY_LOST);
         }
-        self.events.push_back(Event::Lost(cause));
+        self.events.push(Event::Lost(cause));
         self.unsettled = true;
     }
 }

@@ -14,6 +14,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct Observed {
     credit_frames: u64,
+    pub(super) control_pauses: u64,
     faults: BTreeMap<ErrorCode, u64>,
 }
 
@@ -42,6 +43,7 @@ impl Session {
             paths: self.links.iter().map(|(&path, link)| (path, link.quic.stats())).collect(),
             relays_refused: self.relays_refused,
             credit_frames: self.observed.credit_frames,
+            control_pauses: self.observed.control_pauses,
             faults: self.observed.faults.clone(),
             ..SessionStats::default()
         };

@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -14,6 +14,7 @@ use bytes::Bytes;
 use super::{HOME, Machine, Session, streams::below_control};
 use crate::{
     action::{Event, Relay},
+    budget::{Bucket, Rate},
     error::{ApiMisuse, ErrorCode, RelayError},
     id::{Dir, PathId, StreamId},
     limits,
@@ -27,9 +28,9 @@ use crate::{
 pub(super) struct Relays {
     /// Messages of the peer that are not whole, and how many may come.
     incoming: BTreeMap<StreamId, Incoming>,
-    taken: ByteBudget,
+    taken: Bucket,
     /// Messages for the peer that have no stream yet, what they count for together, and how fast they go.
-    given: ByteBudget,
+    given: Bucket,
     queue: VecDeque<Outgoing>,
     queued: u64,
     /// The application waits for room.
@@ -69,8 +70,12 @@ impl Relays {
             incoming: BTreeMap::new(),
             // Twice what an honest peer sends, as clocks differ; and at once both its burst and what may have been under
             // way before.
-            taken: ByteBudget::new(now, limits::RELAY_RATE * 2, limits::RELAY_BURST),
-            given: ByteBudget::new(now, limits::RELAY_RATE, limits::RELAY_BURST - limits::RELAY_WINDOW),
+            taken: Bucket::new(now, Rate::per_second(limits::RELAY_RATE * 2), limits::RELAY_BURST),
+            given: Bucket::new(
+                now,
+                Rate::per_second(limits::RELAY_RATE),
+                limits::RELAY_BURST - limits::RELAY_WINDOW,
+            ),
             queue: VecDeque::new(),
             queued: 0,
             wanted: false,
@@ -150,56 +155,6 @@ const _: () =
 fn cost(length: u32) -> u64 {
     u64::from(length).max(limits::RELAY_COST_MIN)
 }
-
-/// How fast messages pass. Spec: KWIK §11.
-#[derive(Debug)]
-struct ByteBudget {
-    left: u64,
-    refilled: Instant,
-    /// Bytes per second.
-    rate: u64,
-    /// What piles up at most.
-    burst: u64,
-}
-
-impl ByteBudget {
-    fn new(now: Instant, rate: u64, burst: u64) -> Self {
-        Self { left: burst, refilled: now, rate, burst }
-    }
-
-    /// Takes `bytes`, or says when there will be as many.
-    fn take(&mut self, now: Instant, bytes: u64) -> Result<(), Instant> {
-        self.ready(now, bytes)?;
-        self.left -= bytes;
-        Ok(())
-    }
-
-    /// Says when there will be `bytes`, if there are not.
-    fn ready(&mut self, now: Instant, bytes: u64) -> Result<(), Instant> {
-        let rate = self.rate.max(1);
-        let elapsed = now.saturating_duration_since(self.refilled);
-        let earned = elapsed.as_nanos() * u128::from(rate) / NANOS;
-        let earned = u64::try_from(earned).unwrap_or(u64::MAX);
-        self.left = self.left.saturating_add(earned);
-        if self.left >= self.burst {
-            (self.left, self.refilled) = (self.burst, now);
-        } else {
-            // Not `now`: what is left of a byte's time counts for the next, or a promised time would come too early.
-            self.refilled += Duration::from_nanos(
-                u64::try_from(u128::from(earned) * NANOS / u128::from(rate)).unwrap_or(u64::MAX),
-            );
-        }
-        match bytes.checked_sub(self.left) {
-            None | Some(0) => Ok(()),
-            Some(short) => {
-                let wait = (u128::from(short) * NANOS).div_ceil(u128::from(rate));
-                Err(self.refilled + Duration::from_nanos(u64::try_from(wait).unwrap_or(u64::MAX)))
-            }
-        }
-    }
-}
-
-const NANOS: u128 = 1_000_000_000;
 
 const _: () = assert!(
     limits::RELAY_BURST > limits::RELAY_WINDOW + limits::RELAY_MAX as u64,
@@ -365,8 +320,8 @@ impl Session {
                 }
                 return;
             }
-            Machine::Primary(primary) => primary.open_relay(&head, payload),
-            Machine::Secondary(secondary) => secondary.open_relay(&head, payload),
+            Machine::Primary(primary) => primary.open_relay(self.now, &head, payload),
+            Machine::Secondary(secondary) => secondary.open_relay(self.now, &head, payload),
             Machine::Greeting(_) => None,
         };
         match relay.filter(|_| !self.is_full_of_relays(HOME, &head)) {
@@ -432,7 +387,7 @@ impl Session {
                 };
                 let cost = cost(head.length);
                 relays.queued = relays.queued.saturating_sub(cost);
-                relays.given.left = relays.given.left.saturating_sub(cost);
+                relays.given.spend(cost);
                 // A client's own streams are not to wait for what others say.
                 let priority = if client && path == HOME { 0 } else { below_control(i32::MAX) };
                 link.quic.set_priority(stream, priority);
@@ -483,33 +438,4 @@ pub(super) enum Unwelcome {
     Fault(ErrorCode),
     /// It may happen to an honest one.
     Refuse(ErrorCode),
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    #[expect(clippy::disallowed_methods, reason = "the tests' epoch")]
-    fn messages_are_taken_at_their_rate_and_no_faster() {
-        let start = Instant::now();
-        let mut budget = ByteBudget::new(start, limits::RELAY_RATE, limits::RELAY_BURST);
-        let largest = cost(limits::RELAY_MAX);
-        for _ in 0..limits::RELAY_BURST / largest {
-            assert_eq!(budget.take(start, largest), Ok(()));
-        }
-        let odd = Duration::from_nanos(333);
-        for asked in 1..100 {
-            assert!(budget.ready(start + odd * asked, largest).is_err(), "asking often changes nothing");
-        }
-        let at = budget.take(start + odd * 100, largest).unwrap_err();
-        let each = Duration::from_secs(1) * limits::RELAY_MAX / u32::try_from(limits::RELAY_RATE).unwrap();
-        let about = Duration::from_micros(1);
-        assert!(at + about >= start + each && at < start + each + about);
-        assert_eq!(budget.take(at, largest), Ok(()));
-        assert!(budget.take(at, 1).is_err() || budget.left == 0);
-        let later = at + Duration::from_secs(3600);
-        assert_eq!(budget.take(later, limits::RELAY_BURST), Ok(()), "no more than a burst piles up");
-        assert!(budget.take(later, 1).is_err());
-    }
 }

@@ -20,9 +20,13 @@ use std::{
 
 use smallvec::SmallVec;
 
-use super::action::Action;
+use super::{
+    action::Action,
+    price::{self, Account},
+};
 use crate::{
     action::{Event, JobInfo, LeaseInfo},
+    budget::{Bucket, Rate},
     error::{ErrorCode, LeaseWriteError},
     id::{ByteRange, JobId, LeaseId, PathId, PublicKey, SessionId, StreamId},
     lease::{
@@ -59,6 +63,11 @@ pub(super) struct Secondary {
     relays_sent: u64,
     relays_heard: Once,
     late_frames: u64,
+    /// Jobs, and messages, with a wrong seal that are still looked at: nothing earns more of them.
+    forged_jobs: Bucket,
+    forged_relays: Bucket,
+    /// What came of the client's frames.
+    account: Account,
     actions: VecDeque<Action>,
 }
 
@@ -107,6 +116,7 @@ pub(super) struct LeaseAllowance {
 
 impl Secondary {
     pub(super) fn new(
+        now: Instant,
         wall: Wall,
         session: SessionId,
         path: PathId,
@@ -131,6 +141,17 @@ impl Secondary {
             relays_sent: 0,
             relays_heard: Once::default(),
             late_frames: 0,
+            forged_jobs: Bucket::new(
+                now,
+                Rate::per_minute(limits::FORGED_JOBS_PER_MINUTE),
+                limits::FORGED_JOBS_BURST,
+            ),
+            forged_relays: Bucket::new(
+                now,
+                Rate::per_second(limits::FORGED_RELAYS_PER_SECOND),
+                limits::FORGED_RELAYS_BURST,
+            ),
+            account: Account::default(),
             actions: VecDeque::new(),
         }
     }
@@ -154,6 +175,11 @@ impl Secondary {
 
     pub(super) fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
+    }
+
+    /// What came of the client's frames since this was last called.
+    pub(super) fn take_account(&mut self) -> Account {
+        std::mem::take(&mut self.account)
     }
 
     /// A control frame of the client arrived. An error is the client's fault and ends the path.
@@ -185,8 +211,10 @@ impl Secondary {
             }
             Frame::Drain { deadline_ms } => {
                 let by = now.checked_add(Duration::from_millis(deadline_ms)).unwrap_or(now);
-                self.draining = Some(self.draining.map_or(by, |known| known.min(by)));
-                self.actions.push_back(Action::Notify(Event::Draining));
+                if self.draining.is_none_or(|known| by < known) {
+                    self.draining = Some(by);
+                    self.actions.push_back(Action::Notify(Event::Draining));
+                }
                 Ok(())
             }
             Frame::SessionClose { code, .. } => Err(code),
@@ -231,6 +259,9 @@ impl Secondary {
             payload: &open.payload,
         };
         let refusal = if open.path != self.path || !claims.verify(&self.primary, &open.seal) {
+            // A client cannot tell whether a seal is right. One that brings many wrong ones has made them, or has a primary
+            // that would have it spend this server's time.
+            self.forged_jobs.take(now, 1).map_err(|_| ErrorCode::AUTH_FAILED)?;
             Some(ErrorCode::AUTH_FAILED)
         } else if self.is_expired(now, open.expiry) {
             Some(ErrorCode::TICKET_EXPIRED)
@@ -243,6 +274,8 @@ impl Secondary {
             self.send(Frame::JobRefused { job: open.job, code });
             return Ok(());
         }
+        // Only its primary can have signed it, once, and for more than it costs to look at.
+        self.account.earn(price::JOB_GENUINE);
         let info = JobInfo { id: open.job, stream: open.stream, range: open.range, payload: open.payload };
         let job = Job {
             info,
@@ -267,7 +300,11 @@ impl Secondary {
             self.late_frames += 1;
             return;
         };
-        job.closed.get_or_insert(ErrorCode::NO_ERROR);
+        if job.closed.is_some() {
+            self.late_frames += 1;
+            return;
+        }
+        job.closed = Some(ErrorCode::NO_ERROR);
         self.actions.push_back(Action::Notify(Event::LeaseArrived(id)));
         self.tidy_job(id);
     }
@@ -299,12 +336,14 @@ impl Secondary {
         let expiry = self.jobs.get(&job_id).map(|job| job.expiry);
         let expired = expiry.is_some_and(|expiry| self.is_expired(now, expiry));
         let live = self.leases.values().filter(|lease| lease.ended.is_none()).count();
+        // Those that have ended are the application's to let go of.
+        let full = live >= limits::LEASES_PER_PATH || self.leases.len() >= 2 * limits::LEASES_PER_PATH;
         let refusal = match self.jobs.get_mut(&job_id) {
             None => Some(ErrorCode::PATH_DEAD),
             Some(job) if job.closed.is_some() => job.closed,
             Some(_) if expired => Some(ErrorCode::TICKET_EXPIRED),
             Some(_) if self.draining.is_some() => Some(ErrorCode::DRAINING),
-            Some(_) if live >= limits::LEASES_PER_PATH => Some(ErrorCode::LIMIT_EXCEEDED),
+            Some(_) if full => Some(ErrorCode::LIMIT_EXCEEDED),
             Some(job) if !job.info.range.contains(range) || range.len() > job.left => {
                 Some(ErrorCode::LEASE_VIOLATION)
             }
@@ -340,7 +379,11 @@ impl Secondary {
             self.late_frames += 1;
             return;
         };
-        lease.credit = lease.credit.max(bytes);
+        let before = lease.credit;
+        lease.credit = before.max(bytes.min(lease.noticed));
+        if lease.credit == before || lease.ended.is_some() {
+            return; // nobody can send more than before
+        }
         let job = lease.job;
         self.actions.push_back(Action::Notify(Event::LeaseWritable(id)));
         self.actions.push_back(Action::Notify(Event::LeaseArrived(job)));
@@ -352,11 +395,20 @@ impl Secondary {
             return;
         }
         let known = self.offsets.entry(stream).or_default();
-        *known = offset.max(*known);
+        let before = std::mem::replace(known, offset.max(*known));
+        if offset <= before {
+            return;
+        }
         let mut jobs: SmallVec<[JobId; 4]> = SmallVec::new();
-        for (&id, lease) in
-            self.leases.iter().filter(|(_, lease)| lease.stream == stream && lease.ended.is_none())
-        {
+        // Of use only to those that reach into what is new.
+        let gains = |lease: &Lease| {
+            lease.stream == stream
+                && lease.ended.is_none()
+                && lease.range.start() < offset
+                && lease.range.end() > before
+                && lease.credit < lease.range.len()
+        };
+        for (&id, lease) in self.leases.iter().filter(|(_, lease)| gains(lease)) {
             self.actions.push_back(Action::Notify(Event::LeaseWritable(id)));
             if !jobs.contains(&lease.job) {
                 jobs.push(lease.job);
@@ -423,6 +475,10 @@ impl Secondary {
         let Some(lease) = self.leases.remove(&id) else {
             return;
         };
+        if lease.sent > 0 || lease.forgotten {
+            // Bytes of it were worth sending, or it was this end that did not send them.
+            self.account.earn(price::LEASE_OVER);
+        }
         if !self.leases.values().any(|other| other.stream == lease.stream) {
             self.offsets.remove(&lease.stream);
         }

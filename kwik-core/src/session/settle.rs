@@ -12,6 +12,7 @@ use super::{
     hello::Welcome,
     link::{ControlEnd, Link},
     path_code,
+    price::{self, Account},
     subject::{action_span, frame_span, path_span},
 };
 use crate::{
@@ -114,9 +115,7 @@ impl Session {
     pub(super) fn on_quic_event(&mut self, path: PathId, event: quic::Event) {
         match event {
             quic::Event::Connected => self.on_connected(path),
-            quic::Event::HandshakeDataReady if path == HOME => {
-                self.events.push_back(Event::HandshakeDataReady)
-            }
+            quic::Event::HandshakeDataReady if path == HOME => self.events.push(Event::HandshakeDataReady),
             quic::Event::Lost(cause) => self.on_link_lost(path, cause),
             quic::Event::Opened(dir) => self.on_opened(path, dir),
             quic::Event::Available(dir) => self.on_available(path, dir),
@@ -125,11 +124,9 @@ impl Session {
             quic::Event::Finished(stream) => self.on_finished(path, stream),
             quic::Event::Stopped(stream) => self.on_stopped(path, stream),
             quic::Event::DatagramReceived if self.serves_streams() => {
-                self.events.push_back(Event::DatagramReceived)
+                self.events.push(Event::DatagramReceived)
             }
-            quic::Event::DatagramsUnblocked if path == HOME => {
-                self.events.push_back(Event::DatagramsUnblocked)
-            }
+            quic::Event::DatagramsUnblocked if path == HOME => self.events.push(Event::DatagramsUnblocked),
             quic::Event::HandshakeDataReady
             | quic::Event::DatagramReceived
             | quic::Event::DatagramsUnblocked => {}
@@ -163,7 +160,7 @@ impl Session {
         if path == HOME {
             let sent = link.send(&client.hello());
             debug_assert_eq!(sent, Ok(()), "the first frame of a connection fits");
-            self.events.push_back(Event::Connected);
+            self.events.push(Event::Connected);
         } else {
             let identity = link.quic.peer_certificates();
             let identity =
@@ -216,6 +213,7 @@ impl Session {
                 Err(ControlEnd::Blocked) => link.control_ready = false,
                 Err(ControlEnd::Paused(at)) => {
                     (link.control_ready, link.control_paused) = (false, true);
+                    self.observed.control_pauses += 1;
                     self.resume_at = earliest(self.resume_at, Some(at));
                 }
                 Err(ControlEnd::Bad(error)) => {
@@ -235,12 +233,6 @@ impl Session {
         tracing::trace!(?frame, "received");
         #[cfg(feature = "qlog")]
         self.log(|log, now| log.on_frame(now, path, &frame));
-        if matches!(frame, Frame::LeaseDone { .. } | Frame::LeaseLost { .. } | Frame::LeaseNotice { .. }) {
-            // These answer or are answered: the primary asked for them. Spec: KWIK §11, control rate.
-            if let Some(link) = self.links.get_mut(&path) {
-                link.earn_frames(limits::CONTROL_PER_LEASE);
-            }
-        }
         let handled = match &mut self.machine {
             Machine::Client(client) => {
                 if let (HOME, Frame::ServerHello(hello)) = (path, &frame) {
@@ -293,7 +285,7 @@ impl Session {
         let Machine::Greeting(greeting) = &mut self.machine else {
             return;
         };
-        let welcomed = greeting.on_nonce(fresh).and_then(|(secondary, answer)| {
+        let welcomed = greeting.on_nonce(self.now, fresh).and_then(|(secondary, answer)| {
             self.machine = Machine::Secondary(secondary);
             if let Some(home) = self.links.get_mut(&HOME) {
                 // The client sends nothing here but control and messages of the primary.
@@ -316,7 +308,7 @@ impl Session {
         self.on_named();
         #[cfg(feature = "qlog")]
         self.begin_log();
-        self.events.push_back(Event::Connected);
+        self.events.push(Event::Connected);
         self.on_opened(HOME, Dir::Bi);
         self.on_opened(HOME, Dir::Uni);
         Ok(())
@@ -357,7 +349,7 @@ impl Session {
                 Machine::Greeting(_) => None,
             };
             let Some(action) = action else {
-                return;
+                break;
             };
             if let Action::Notify(event) = action {
                 self.notify(event);
@@ -369,21 +361,23 @@ impl Session {
             self.log(|log, now| log.on_action(now, &action));
             self.perform(action);
         }
+        let account = match &mut self.machine {
+            Machine::Client(client) => client.take_account(),
+            Machine::Secondary(secondary) => secondary.take_account(),
+            Machine::Greeting(_) | Machine::Primary(_) => Account::default(),
+        };
+        if let Some(home) = self.links.get_mut(&HOME) {
+            home.settle(account);
+        }
     }
 
     pub(super) fn perform(&mut self, action: Action) {
         match action {
             Action::Notify(event) => self.notify(event),
             Action::Send { path, frame } => {
-                let ends = matches!(
-                    frame,
-                    Frame::LeaseDone { .. } | Frame::LeaseLost { .. } | Frame::LeaseRefused { .. }
-                );
                 if let Some(link) = self.links.get_mut(&path).filter(|link| !link.quic.is_closed()) {
                     self.observed.on_send(&frame);
-                    if ends {
-                        link.earn_frames(limits::CONTROL_PER_LEASE); // room for the next grants
-                    }
+                    link.allow_frames(price::answers_to(&frame));
                     if let Err(code) = link.send(&frame) {
                         self.fault(path, code);
                     }
@@ -437,11 +431,9 @@ impl Session {
         self.endpoint_events.push_back(EndpointEvent(EndpointEventInner::Dial(dial)));
     }
 
-    /// Tells the application, and not twice in a row the same.
+    /// Tells the application, once until it has heard.
     pub(super) fn notify(&mut self, event: Event) {
-        if self.events.back() != Some(&event) {
-            self.events.push_back(event);
-        }
+        self.events.push(event);
     }
 
     /// Permits the peer `count` streams per direction, and the connection window that goes with them.

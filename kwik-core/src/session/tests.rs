@@ -1,6 +1,7 @@
 //! Sessions over real QUIC and real TLS, in memory and in virtual time: one client, one primary, some secondaries.
 
 mod edges;
+mod price;
 mod relay;
 mod retry;
 

@@ -34,6 +34,9 @@ pub(crate) enum By {
     Run,
 }
 
+/// Credit by offset rises by no less than this, or half a window: a frame for less would cost more than it brings.
+const CREDIT_STEP_MIN: u64 = 16 * 1024;
+
 /// One split stream as its reader sees it.
 #[derive(Debug)]
 pub(crate) struct SplitRecv {
@@ -43,6 +46,8 @@ pub(crate) struct SplitRecv {
     window: u64,
     /// Credit by offset: every source may send what lies below. Rises in ordered reading only.
     max_offset: u64,
+    /// What of it the primary was told.
+    primary_offset: u64,
     /// Bytes that came from at or beyond `max_offset`, under credit by amount.
     received_above: u64,
     /// What the primary's own runs may send at or beyond `max_offset`, and have sent.
@@ -71,6 +76,7 @@ impl SplitRecv {
             unordered: false,
             window,
             max_offset: base.saturating_add(window).min(OFFSET_MAX),
+            primary_offset: base.saturating_add(window).min(OFFSET_MAX),
             received_above: 0,
             run_credit: 0,
             run_above: 0,
@@ -109,6 +115,16 @@ impl SplitRecv {
 
     pub(crate) fn max_offset(&self) -> u64 {
         self.max_offset
+    }
+
+    /// Credit by offset that the primary was told of.
+    pub(crate) fn primary_offset(&self) -> u64 {
+        self.primary_offset
+    }
+
+    /// The primary is told of all credit by offset.
+    pub(crate) fn on_primary_told(&mut self) {
+        self.primary_offset = self.max_offset;
     }
 
     pub(crate) fn is_unordered(&self) -> bool {
@@ -309,7 +325,8 @@ impl SplitRecv {
     /// Raises credit by offset as far as the reader allows; returns it if that is worth telling. Ordered reading.
     pub(crate) fn raise_offset(&mut self) -> Option<u64> {
         let target = self.assembler.read_position().saturating_add(self.window).min(OFFSET_MAX);
-        if self.unordered || target < self.max_offset.saturating_add((self.window / 8).max(1)) {
+        let worth = (self.window / 8).max(CREDIT_STEP_MIN).min(self.window / 2).max(1);
+        if self.unordered || target < self.max_offset.saturating_add(worth) {
             return None;
         }
         self.max_offset = target;

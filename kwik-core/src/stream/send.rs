@@ -133,14 +133,18 @@ impl SplitSend {
         self.run_above = self.run_above.saturating_add(above);
     }
 
-    /// Takes credit by offset; it never shrinks.
-    pub(crate) fn on_offset_credit(&mut self, offset: u64) {
+    /// Takes credit by offset, which never shrinks. Returns whether it has risen.
+    pub(crate) fn on_offset_credit(&mut self, offset: u64) -> bool {
+        let risen = offset > self.max_offset;
         self.max_offset = self.max_offset.max(offset);
+        risen
     }
 
-    /// Takes credit by amount; it never shrinks.
-    pub(crate) fn on_run_credit(&mut self, bytes: u64) {
+    /// Takes credit by amount, which never shrinks. Returns whether it has risen.
+    pub(crate) fn on_run_credit(&mut self, bytes: u64) -> bool {
+        let risen = bytes > self.run_credit;
         self.run_credit = self.run_credit.max(bytes);
+        risen
     }
 
     /// Fixes the size of the stream: the highest end that anybody owns or owned. `None` if it was fixed before.

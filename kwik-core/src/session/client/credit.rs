@@ -58,6 +58,9 @@ impl Client {
     pub(super) fn replenish_noted(&mut self) {
         for id in std::mem::take(&mut self.recredit) {
             self.replenish(id);
+            if self.lost.is_none() {
+                self.tell_primary_offset(id); // what somebody was to bring may be the primary's to write now
+            }
         }
     }
 
@@ -73,14 +76,14 @@ impl Client {
             self.share_credit(id);
             return;
         }
+        let before = stream.max_offset();
         let Some(offset) = stream.raise_offset() else {
             return;
         };
-        self.credit(PathId::PRIMARY, Credit::Offset { stream: id, offset });
         let mut told: SmallVec<[PathId; 8]> = SmallVec::new();
         for (_, lease) in self.leases.of_stream(id).filter(|(_, lease)| lease.state.noticed) {
-            // A lease that had all its credit needs no more.
-            if !told.contains(&lease.path()) && lease.state.credit < lease.range().len() {
+            // Of use only to who has a lease that reaches into what is new.
+            if lease.allowed(offset) > lease.allowed(before) && !told.contains(&lease.path()) {
                 told.push(lease.path());
             }
         }
@@ -89,6 +92,41 @@ impl Client {
                 state.relook();
             }
             self.credit(path, Credit::Offset { stream: id, offset });
+        }
+        self.tell_primary_offset(id);
+    }
+
+    /// Tells the primary of credit by offset that it was not told of, if it can use it: it writes to the stream now, or
+    /// some byte that it may send is neither here nor to be brought by anybody. Spec: KWIK §6, "Credit".
+    fn tell_primary_offset(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.get(&id).filter(|stream| stream.is_open()) else {
+            return;
+        };
+        let offset = stream.max_offset();
+        let Some(untold) = ByteRange::between(stream.primary_offset(), offset) else {
+            return;
+        };
+        let writes = self.runs.values().any(|run| run.stream == id);
+        if !writes && self.first_unowned(stream, id, untold).is_none() {
+            return;
+        }
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.on_primary_told();
+        }
+        self.credit(PathId::PRIMARY, Credit::Offset { stream: id, offset });
+    }
+
+    /// Where in `range` the first byte lies that is not here, and that no lease is to bring of which bytes can be expected.
+    fn first_unowned(&self, stream: &SplitRecv, id: StreamId, range: ByteRange) -> Option<u64> {
+        let mut at = range.start();
+        loop {
+            at = stream.first_missing_of(ByteRange::between(at, range.end())?)?;
+            let owners = self.leases.overlapping(id, ByteRange::new(at, 1)?);
+            let owners = owners.filter(|(_, lease)| lease.state.suspended.is_none());
+            match owners.map(|(_, lease)| lease.range().end()).max() {
+                Some(end) => at = end,
+                None => return Some(at),
+            }
         }
     }
 

@@ -31,6 +31,7 @@ impl Client {
         };
         let received: Vec<ByteRange> = split.received_from(from).collect();
         let mut pages = received.chunks(limits::REPEATED_MAX).peekable();
+        self.account.charge(pages.len().saturating_sub(1) as u64);
         if pages.peek().is_none() {
             self.tell_primary(Frame::OffsetSyncResponse { stream, received: Ranges::new(), more: false });
         }

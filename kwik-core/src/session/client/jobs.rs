@@ -1,16 +1,22 @@
 //! Jobs at the client: what the primary has for a path, and what the path's server says to it. Spec: KWIK §5.1.
 
+use std::time::Instant;
+
 use super::{Client, Job};
 use crate::{
     error::ErrorCode,
     id::{JobId, LeaseId, PathId},
     limits,
+    session::price,
     wire::{Frame, JobOpen},
 };
 
+/// Errands that a job pays for once its server accepts it: another like it, and a lease of that.
+const ERRANDS_PER_JOB: u64 = 2;
+
 impl Client {
     /// The primary has work for a path.
-    pub(super) fn open_job(&mut self, open: JobOpen) -> Result<(), ErrorCode> {
+    pub(super) fn open_job(&mut self, now: Instant, open: JobOpen) -> Result<(), ErrorCode> {
         // A secondary insists that they rise, and would blame the client that passes them on.
         if self.last_job.is_some_and(|last| open.job <= last) || open.path.is_primary() {
             return Err(ErrorCode::METADATA_PROTOCOL_VIOLATION);
@@ -27,7 +33,12 @@ impl Client {
         if self.jobs.values().filter(taken).count() >= limits::JOBS_PER_PATH {
             return self.refuse_job(&open, ErrorCode::LIMIT_EXCEEDED);
         }
-        let job = Job { path: open.path, stream: open.stream, range: open.range, closed: None };
+        // Nothing has come of those it was sent before. Spec: KWIK §9.
+        if path.errands.take(now, 1).is_err() {
+            return self.refuse_job(&open, ErrorCode::EXCESSIVE_LOAD);
+        }
+        let job =
+            Job { path: open.path, stream: open.stream, range: open.range, accepted: false, closed: None };
         self.jobs.insert(open.job, job);
         if path.state.is_attaching() {
             path.held_jobs.push(open);
@@ -57,7 +68,11 @@ impl Client {
             self.send(job.path, Frame::JobClose { job: id });
         } else {
             // The path never heard of the job, so nobody there could fill its leases.
-            self.lose_leases_of_job(job.path, id, ErrorCode::LEASE_REVOKED);
+            let of = self.leases.of_path(job.path).filter(|(_, lease)| lease.state.job == id);
+            let leases: Vec<LeaseId> = of.map(|(lease, _)| lease).collect();
+            for lease in leases {
+                self.withdraw_lease(lease, ErrorCode::LEASE_REVOKED);
+            }
         }
     }
 
@@ -72,8 +87,18 @@ impl Client {
             Some(job) if job.path != path => return Err(ErrorCode::METADATA_PROTOCOL_VIOLATION),
             // What was refused stays refused: the primary, too, counts on it.
             Some(job) if job.closed.is_some() => self.late_frames += 1,
+            // Said again: nobody needs to hear of it.
+            Some(job) if job.accepted && refused.is_none() => self.late_frames += 1,
             Some(job) => {
                 job.closed = refused;
+                job.accepted = true;
+                // Accepted, or refused by the application that was asked: either way it was genuine.
+                if refused.is_none_or(|code| code.check_own().is_ok()) {
+                    self.account.earn(price::JOB_GENUINE);
+                    if let Some(path) = self.paths.get_mut(&path) {
+                        path.errands.earn(ERRANDS_PER_JOB);
+                    }
+                }
                 self.tell_primary(match refused {
                     None => Frame::JobAccepted { job: id },
                     Some(code) => Frame::JobRefused { job: id, code },

@@ -9,10 +9,13 @@ use crate::{
     lease::table::Live,
     limits,
     path::state::State,
-    session::action::Action,
+    session::{action::Action, price},
     stream::staging::Staging,
     wire::{Features, Frame, LeaseGrant, MappingOperation},
 };
+
+/// Errands that a lease pays for when it is over: one like it, and its job.
+const ERRANDS_PER_LEASE: u64 = 2;
 
 impl Client {
     /// The primary gives a range to a path.
@@ -21,7 +24,7 @@ impl Client {
             return Err(ErrorCode::FRAME_UNEXPECTED);
         }
         self.last_lease = Some(grant.lease);
-        match self.check_grant(&grant)? {
+        match self.check_grant(now, &grant)? {
             Ok((path, stream)) => self.accept_grant(now, &grant, path, stream),
             Err(Answer::Done) => self.tell_primary(Frame::LeaseDone { lease: grant.lease }),
             Err(Answer::Refused(code)) => self.tell_primary(Frame::LeaseRefused { lease: grant.lease, code }),
@@ -30,7 +33,11 @@ impl Client {
     }
 
     /// What breaks a rule is an outer error; what an honest primary may run into is an answer.
-    fn check_grant(&mut self, grant: &LeaseGrant) -> Result<Result<(PathId, StreamId), Answer>, ErrorCode> {
+    fn check_grant(
+        &mut self,
+        now: Instant,
+        grant: &LeaseGrant,
+    ) -> Result<Result<(PathId, StreamId), Answer>, ErrorCode> {
         let refused = |code| Ok(Err(Answer::Refused(code)));
         let Some(job) = self.jobs.get(&grant.job) else {
             return refused(ErrorCode::PATH_DEAD); // refused because its path is gone, or closed
@@ -75,7 +82,13 @@ impl Client {
         if self.room_for(grant, job.stream).total() > self.extra_window_free() {
             return refused(ErrorCode::NO_CREDIT);
         }
-        Ok(Ok((job.path, job.stream)))
+        let (path, stream) = (job.path, job.stream);
+        // Nothing has come of those it was sent before. Spec: KWIK §9.
+        let errands = self.paths.get_mut(&path).map(|path| path.errands.take(now, 1));
+        if errands.is_some_and(|errands| errands.is_err()) {
+            return refused(ErrorCode::EXCESSIVE_LOAD);
+        }
+        Ok(Ok((path, stream)))
     }
 
     /// The longest a verified lease can be: two of them must fit the widest window that a stream can have, beside the part
@@ -171,6 +184,7 @@ impl Client {
             own_room: room.own,
             hedge_of: grant.hedge_of,
             contested: grant.hedge_of.is_some(),
+            withdrawn: false,
         };
         self.extra_window += room.window + room.own;
         if let Some(stream) = self.streams.get_mut(&stream).filter(|_| room.window > 0) {
@@ -254,7 +268,7 @@ impl Client {
         let of = lease.path();
         if keep == 0 {
             self.source(of).leases_stolen += 1;
-            self.lose_lease(id, code, true);
+            self.withdraw_lease(id, code);
             return Ok(());
         }
         // A part of it has no digest; and a primary that knows nothing of mapping updates would take what is done for the
@@ -356,6 +370,14 @@ impl Client {
         self.recredit.insert(lease.stream());
     }
 
+    /// Ends a lease because its primary wants it no more, or did not give it time to come.
+    pub(super) fn withdraw_lease(&mut self, id: LeaseId, code: ErrorCode) {
+        if let Some(lease) = self.leases.get_mut(id) {
+            lease.state.withdrawn = lease.state.placed == 0;
+        }
+        self.lose_lease(id, code, true);
+    }
+
     /// Ends every lease of a path. A path that is silent, not dead, is told, should it ever listen again.
     pub(super) fn lose_leases_of(&mut self, path: PathId, code: ErrorCode) {
         let tell_path = self.is_live(path);
@@ -373,7 +395,7 @@ impl Client {
     /// Ends the leases whose time is up.
     pub(super) fn expire_leases(&mut self, now: Instant) {
         while let Some(&(_, id)) = self.lease_deadlines.first().filter(|&&(at, _)| at <= now) {
-            self.lose_lease(id, ErrorCode::AGGREGATION_TIMEOUT, true);
+            self.withdraw_lease(id, ErrorCode::AGGREGATION_TIMEOUT);
         }
     }
 
@@ -395,6 +417,12 @@ impl Client {
         if let Some(path) = self.paths.get_mut(&lease.path()) {
             path.forget_front(id, lease.state.placed);
             path.relook();
+            if !lease.state.withdrawn {
+                path.errands.earn(ERRANDS_PER_LEASE);
+            }
+        }
+        if !lease.state.withdrawn {
+            self.account.earn(price::LEASE_OVER);
         }
         Some(lease)
     }

@@ -35,9 +35,10 @@ use self::{
     observe::Observed,
     stall::{Front, Suspended},
 };
-use super::action::Action;
+use super::{action::Action, price::Account};
 use crate::{
     action::Event,
+    budget::{Bucket, Rate},
     config::{ClientConfig, TransportConfig},
     error::{ErrorCode, ReadError},
     id::{ByteRange, JobId, LeaseId, PathId, SessionId, SpkiHash, StreamId},
@@ -78,7 +79,8 @@ pub(super) struct Client {
     last_path: PathId,
     /// Paths waiting for one of the dials at once.
     undialled: VecDeque<PathId>,
-    dials: DialBudget,
+    /// Dials the primary may cause. Spec: KWIK §9, §11.
+    dials: Bucket,
     failed_dials: FailedDials,
     /// Jobs of paths that are not gone.
     jobs: BTreeMap<JobId, Job>,
@@ -115,6 +117,8 @@ pub(super) struct Client {
     observed: Observed,
     /// Set when the primary path is gone: why nobody will send what is missing.
     lost: Option<ErrorCode>,
+    /// What came of the primary's frames.
+    account: Account,
     actions: VecDeque<Action>,
 }
 
@@ -149,6 +153,8 @@ struct Path {
     fronts: SmallVec<[Front; 1]>,
     /// Streams on which it has leases and no credit for any.
     starved: SmallVec<[StreamId; 1]>,
+    /// Jobs and leases that may be taken to its server, beyond what came of earlier ones.
+    errands: Bucket,
     /// Since when the leases were due of which the first bytes came in this batch.
     begun: SmallVec<[Instant; 1]>,
     /// How long it usually takes from when a lease is due to its first byte.
@@ -183,6 +189,8 @@ struct Job {
     path: PathId,
     stream: StreamId,
     range: ByteRange,
+    /// Its server has answered.
+    accepted: bool,
     /// Why its leases are refused, once they are.
     closed: Option<ErrorCode>,
 }
@@ -210,6 +218,8 @@ struct Lease {
     hedge_of: Option<LeaseId>,
     /// It hedges another, or was hedged: others may have brought what it was to bring.
     contested: bool,
+    /// The primary took it back before a byte of it came: it is as if it had never been given, and pays for nothing.
+    withdrawn: bool,
 }
 
 impl Live<Lease> {
@@ -237,36 +247,6 @@ impl Live<Lease> {
     }
 }
 
-/// Dials a primary may cause: a few per minute, refilled over time. Spec: KWIK §9, §11.
-#[derive(Debug)]
-struct DialBudget {
-    left: u32,
-    refilled: Instant,
-}
-
-impl DialBudget {
-    fn new(now: Instant) -> Self {
-        Self { left: limits::DIALS_PER_MINUTE, refilled: now }
-    }
-
-    fn take(&mut self, now: Instant) -> bool {
-        let each = Duration::from_secs(60) / limits::DIALS_PER_MINUTE;
-        let earned = now.saturating_duration_since(self.refilled).as_millis() / each.as_millis().max(1);
-        let earned = u32::try_from(earned).unwrap_or(u32::MAX);
-        if earned > 0 {
-            self.left = self.left.saturating_add(earned).min(limits::DIALS_PER_MINUTE);
-            self.refilled = now;
-        }
-        match self.left.checked_sub(1) {
-            Some(left) => {
-                self.left = left;
-                true
-            }
-            None => false,
-        }
-    }
-}
-
 /// Ended split streams remembered; older ones are forgotten first.
 const ENDED_REMEMBERED: usize = 1024;
 
@@ -291,7 +271,7 @@ impl Client {
             paths: BTreeMap::new(),
             last_path: PathId::PRIMARY,
             undialled: VecDeque::new(),
-            dials: DialBudget::new(now),
+            dials: Bucket::new(now, Rate::per_minute(limits::DIALS_PER_MINUTE), limits::DIALS_PER_MINUTE),
             failed_dials: FailedDials::default(),
             jobs: BTreeMap::new(),
             last_job: None,
@@ -315,6 +295,7 @@ impl Client {
             late_frames: 0,
             observed: Observed::new(now),
             lost: None,
+            account: Account::default(),
             actions: VecDeque::new(),
         }
     }
@@ -335,6 +316,11 @@ impl Client {
 
     pub(super) fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
+    }
+
+    /// What came of the primary's frames since this was last called.
+    pub(super) fn take_account(&mut self) -> Account {
+        std::mem::take(&mut self.account)
     }
 
     /// A control frame arrived.
@@ -366,7 +352,7 @@ impl Client {
                 self.remove_path(now, path, code, Duration::from_millis(deadline_ms));
                 Ok(())
             }
-            Frame::JobOpen(job) => self.open_job(job),
+            Frame::JobOpen(job) => self.open_job(now, job),
             Frame::JobClose { job } => {
                 self.close_job(job);
                 Ok(())

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use super::{Client, Path};
 use crate::{
     action::Event,
+    budget::{Bucket, Rate},
     error::ErrorCode,
     id::{LeaseId, PathId, SpkiHash},
     lease::ticket::{self, Signer as _},
@@ -43,7 +44,7 @@ impl Client {
             _ if expired => Err(ErrorCode::TICKET_EXPIRED),
             None if all_fail => Err(ErrorCode::PATH_DEAD), // it has just failed, and nothing else is known of it
             None => Err(ErrorCode::DIAL_REFUSED),
-            Some(_) if !self.dials.take(now) => Err(ErrorCode::EXCESSIVE_LOAD),
+            Some(_) if self.dials.take(now, 1).is_err() => Err(ErrorCode::EXCESSIVE_LOAD),
             Some(remote) => Ok(remote),
         };
         let remote = match refusal {
@@ -73,6 +74,7 @@ impl Client {
             stale: false,
             fronts: smallvec::SmallVec::new(),
             starved: smallvec::SmallVec::new(),
+            errands: Bucket::new(now, Rate::per_second(limits::ERRANDS_RATE), limits::ERRANDS_BURST),
             begun: smallvec::SmallVec::new(),
             first_byte: None,
         };

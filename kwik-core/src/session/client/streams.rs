@@ -9,7 +9,10 @@ use crate::{
     error::{ErrorCode, ReadError},
     id::{ByteRange, LeaseId, OFFSET_MAX, PathId, StreamId},
     limits,
-    session::action::{Action, InternalEnd, Opened},
+    session::{
+        action::{Action, InternalEnd, Opened},
+        price,
+    },
     stream::{conflict::ConflictPolicy, gap::Gap, recv::SplitRecv},
     wire::{Frame, MappingOperation, StreamHeader},
 };
@@ -304,6 +307,10 @@ impl Client {
     /// The primary reset the native stream, and with it the whole stream.
     pub(in crate::session) fn on_native_reset(&mut self, stream: StreamId) {
         self.failed.remove(&stream);
+        let leases: Vec<LeaseId> = self.leases.of_stream(stream).map(|(lease, _)| lease).collect();
+        for lease in leases {
+            self.withdraw_lease(lease, ErrorCode::STREAM_CLOSED);
+        }
         self.end_stream(stream, ErrorCode::STREAM_CLOSED);
     }
 
@@ -318,6 +325,7 @@ impl Client {
         if let Some(stream) = self.streams.remove(&id) {
             self.observed.on_end(id, stream);
         }
+        self.account.earn(price::STREAM_OVER);
         self.blocked.remove(&id);
         self.gaps.remove(&id);
         let runs: Vec<StreamId> =

@@ -17,6 +17,7 @@ mod credit;
 mod faults;
 mod mapping;
 mod observe;
+mod price;
 mod walk;
 
 const PATH: PathId = PathId::new(1);

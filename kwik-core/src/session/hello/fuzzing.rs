@@ -152,13 +152,13 @@ impl Case {
                 let again = greeting.on_hello(now, hello, exporter);
                 assert!(matches!(again, Welcome::Refuse(ErrorCode::FRAME_UNEXPECTED)), "one hello");
                 let fresh = genuine.split_streams_max % 2 == 0;
-                let welcomed = greeting.on_nonce(fresh);
+                let welcomed = greeting.on_nonce(now, fresh);
                 assert_eq!(welcomed.is_ok(), fresh, "a ticket is good for once");
                 if let Ok((secondary, answer)) = welcomed {
                     assert_eq!(secondary.session(), answer.session);
                     assert_eq!(Some(answer.session), genuine.attach.as_ref().map(|attach| attach.session));
                 }
-                assert!(greeting.on_nonce(true).is_err(), "let in twice");
+                assert!(greeting.on_nonce(now, true).is_err(), "let in twice");
             }
             Welcome::Primary(primary, answer) => {
                 assert!(plain, "{hello:?} gets a session");

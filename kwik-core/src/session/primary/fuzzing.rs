@@ -481,7 +481,11 @@ impl Driver {
                 assert_eq!(self.primary.revoke(id, middle - range.start()), Ok(()));
                 return;
             }
-            _ => (MappingOperation::Update, front),
+            // A client cuts where it is asked to, or behind what has come.
+            _ => {
+                assert_eq!(self.primary.revoke(id, middle - range.start()), Ok(()));
+                (MappingOperation::Update, front.filter(|_| tail.is_some()))
+            }
         };
         let Some(told) = told else { return };
         self.honest(Frame::StreamMappingUpdate { operation, stream, lease: id, range: told });

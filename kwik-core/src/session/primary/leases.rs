@@ -76,7 +76,8 @@ impl Primary {
         let id = LeaseId::new(self.next_lease);
         self.next_lease += 1;
         let verified = new.digest.is_some();
-        let lease = Lease { begun: false, stalled: None, verified, revoked: false, forgotten: false };
+        let lease =
+            Lease { begun: false, stalled: None, verified, revoked: false, cuts_asked: 0, forgotten: false };
         let job_stream = job.stream;
         let inserted = self.leases.insert(id, job.path, job_stream, range, lease);
         debug_assert!(inserted.is_ok(), "nobody has the range, or only the lease that is hedged");
@@ -107,6 +108,7 @@ impl Primary {
         }
         lease.state.revoked |= keep == 0;
         if keep < lease.range().len() {
+            lease.state.cuts_asked = lease.state.cuts_asked.saturating_add(u32::from(keep > 0));
             self.tell(Frame::LeaseRevoke { lease: id, keep, code: ErrorCode::LEASE_REVOKED });
         }
         Ok(())
@@ -166,14 +168,18 @@ impl Primary {
         if lease.stream() != stream || !lease.range().contains(range) {
             return Err(ErrorCode::METADATA_PROTOCOL_VIOLATION);
         }
+        let before = (lease.state.begun, lease.state.stalled);
         match operation {
             MappingOperation::Create => lease.state.begun = true,
             MappingOperation::Suspend => lease.state.stalled = Some(range),
             MappingOperation::Resume => lease.state.stalled = None,
             MappingOperation::Update => {
-                if range.start() != lease.range().start() {
+                // Only the primary decides that a lease is cut; the client says where.
+                let asked = lease.state.cuts_asked.checked_sub(1);
+                let (Some(left), true) = (asked, range.start() == lease.range().start()) else {
                     return Err(ErrorCode::METADATA_PROTOCOL_VIOLATION);
-                }
+                };
+                lease.state.cuts_asked = left;
                 let (forgotten, path) = (lease.state.forgotten, lease.path());
                 let gone = self.leases.cut(id, range.end());
                 if let Some(path) = self.paths.get_mut(&path).filter(|_| gone.is_some()) {
@@ -185,8 +191,12 @@ impl Primary {
                 }
             }
         }
-        let name = self.retries.name(id);
-        self.actions.push_back(Action::Notify(Event::LeaseChanged(name)));
+        let changed = operation == MappingOperation::Update
+            || self.leases.get(id).is_some_and(|lease| (lease.state.begun, lease.state.stalled) != before);
+        if changed {
+            let name = self.retries.name(id);
+            self.actions.push_back(Action::Notify(Event::LeaseChanged(name)));
+        }
         Ok(())
     }
 

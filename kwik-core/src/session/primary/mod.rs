@@ -30,6 +30,7 @@ use self::{retry::Retries, sync::Sync};
 use super::action::Action;
 use crate::{
     action::{Event, LeaseOutcome, PathInfo, PathState, RunId},
+    budget::{Bucket, Rate},
     error::{AddPathError, ErrorCode},
     id::{ByteRange, JobId, LeaseId, PathId, PublicKey, SessionId, SpkiHash, StreamId},
     lease::{
@@ -203,7 +204,8 @@ pub(super) struct Primary {
     /// What readers wait for and nobody is to bring, until the application takes it.
     gaps: BTreeMap<StreamId, u64>,
     runs: BTreeMap<RunId, Run>,
-    /// How many `SplitAck` frames came.
+    /// How many `Split` frames went out, and how many of them were answered.
+    splits_sent: usize,
     splits: usize,
     next_run: u64,
     late_frames: u64,
@@ -227,6 +229,8 @@ struct Path {
     relay_key: Option<PublicKey>,
     relays_sent: u64,
     relays_heard: Once,
+    /// Messages with a wrong seal that are still looked at.
+    forged_relays: Bucket,
     stolen: u64,
     bytes_done: u64,
 }
@@ -250,6 +254,8 @@ struct Lease {
     verified: bool,
     /// All of it was asked back.
     revoked: bool,
+    /// Cuts that the client has been asked for and has not answered.
+    cuts_asked: u32,
     /// The application does not want to know what becomes of it.
     forgotten: bool,
 }
@@ -304,6 +310,7 @@ impl Primary {
             syncs: BTreeMap::new(),
             gaps: BTreeMap::new(),
             runs: BTreeMap::new(),
+            splits_sent: 0,
             splits: 0,
             next_run: 0,
             late_frames: 0,
@@ -365,6 +372,11 @@ impl Primary {
                 relay_key: new.relay_key,
                 relays_sent: 0,
                 relays_heard: Once::default(),
+                forged_relays: Bucket::new(
+                    now,
+                    Rate::per_second(limits::FORGED_RELAYS_PER_SECOND),
+                    limits::FORGED_RELAYS_BURST,
+                ),
                 stolen: 0,
                 bytes_done: 0,
             },
@@ -446,6 +458,9 @@ impl Primary {
             }
             Frame::LeaseLost { lease, code, missing } => self.check_lease(lease, Some((code, missing)))?,
             Frame::SplitAck { stream, credit } => {
+                if self.splits >= self.splits_sent {
+                    return Err(ErrorCode::FRAME_UNEXPECTED); // one for each Split
+                }
                 self.splits += 1;
                 self.on_credit(Credit::Offset { stream, offset: credit })?
             }
@@ -482,7 +497,13 @@ impl Primary {
             self.late_frames += 1;
             return;
         };
-        if matches!(path.state, PathState::Dead(_)) {
+        let said = matches!(
+            (path.state, status),
+            (PathState::Dead(_), _)
+                | (PathState::Active, PathStatus::Active)
+                | (PathState::Degraded, PathStatus::Degraded)
+        );
+        if said {
             self.late_frames += 1;
             return;
         }
@@ -515,7 +536,9 @@ impl Primary {
             return;
         };
         // A refusal may follow an acceptance, never the other way round.
-        if !matches!(job.answer, Some(Err(_))) {
+        if matches!(job.answer, Some(Err(_))) || job.answer == Some(answer) {
+            self.late_frames += 1;
+        } else {
             job.answer = Some(answer);
             self.actions.push_back(Action::Notify(Event::JobAnswered(id)));
         }
@@ -546,9 +569,12 @@ impl Primary {
             self.late_frames += 1;
             return Ok(());
         };
-        match run {
+        let risen = match run {
             Ok(bytes) => split.on_run_credit(bytes),
             Err(offset) => split.on_offset_credit(offset),
+        };
+        if !risen {
+            return Ok(());
         }
         self.actions.push_back(Action::Notify(Event::Writable(stream)));
         for (&id, _) in self.runs.iter().filter(|(_, run)| run.stream == stream && run.outcome.is_none()) {

@@ -1,5 +1,7 @@
 //! Messages to and from the servers of a session. Spec: KWIK §9.
 
+use std::time::Instant;
+
 use bytes::Bytes;
 
 use super::Primary;
@@ -53,10 +55,18 @@ impl Primary {
     }
 
     /// Returns what the application gets of a message; `None` if it is not from whom it should be, or came before.
-    pub(in crate::session) fn open_relay(&mut self, head: &RelayOpen, payload: Bytes) -> Option<Relay> {
+    pub(in crate::session) fn open_relay(
+        &mut self,
+        now: Instant,
+        head: &RelayOpen,
+        payload: Bytes,
+    ) -> Option<Relay> {
         let session = self.session;
         let path = self.paths.get_mut(&head.path)?;
         if let Some(key) = &path.relay_key {
+            if path.relays_heard.contains(head.id) || path.forged_relays.ready(now, 1).is_err() {
+                return None;
+            }
             let claims = RelayClaims {
                 session,
                 path: head.path,
@@ -65,9 +75,11 @@ impl Primary {
                 payload: &payload,
             };
             let sealed = head.seal.is_some_and(|seal| claims.verify(key, &seal));
-            if !sealed || !path.relays_heard.insert(head.id) {
+            if !sealed {
+                path.forged_relays.spend(1);
                 return None;
             }
+            path.relays_heard.insert(head.id);
         }
         Some(Relay { path: head.path, payload, sealed: path.relay_key.is_some() })
     }

@@ -67,6 +67,10 @@ impl Primary {
             }
             sync.received.insert(*range);
         }
+        // A page that says nothing but that another follows, or more pieces than a client may have.
+        if (more && received.is_empty()) || sync.received.len() > limits::EXTENTS_PER_STREAM + 1 {
+            return Err(ErrorCode::OFFSET_SYNC_FAILURE);
+        }
         if !more {
             sync.whole = true;
             self.actions.push_back(Action::Notify(Event::Synced(stream)));

@@ -95,6 +95,7 @@ impl Primary {
             return Err(LeaseError::NoCredit);
         }
         self.streams.insert(stream, SplitSend::new(native));
+        self.splits_sent += 1;
         self.tell(Frame::Split { stream, offset: native });
         Ok(())
     }
@@ -158,7 +159,8 @@ impl Primary {
         let split = self.streams.get(&run.stream).ok_or(ErrorCode::STREAM_CLOSED)?;
         let offset = run.range.start() + run.sent;
         let left = run.range.len() - run.sent;
-        Ok(RunAllowance { stream: run.stream, offset, left, now: split.allowance(offset, left) })
+        let hedges = run.hedge_of.is_some();
+        Ok(RunAllowance { stream: run.stream, offset, left, now: split.allowance(offset, left), hedges })
     }
 
     /// `len` bytes of a run were handed to QUIC. Returns whether it is all of the run.
@@ -303,4 +305,6 @@ pub(in crate::session) struct RunAllowance {
     pub(in crate::session) left: u64,
     /// How many of them have credit.
     pub(in crate::session) now: u64,
+    /// It is in the range of a lease: the client does not know that this server could use credit there.
+    pub(in crate::session) hedges: bool,
 }

@@ -88,7 +88,8 @@ impl Driver {
     fn new(now: Instant) -> Self {
         let primary = SigningKey::from_seed([3; 32]);
         let wall = Wall::new(now, Duration::from_secs(1_000));
-        let secondary = Secondary::new(wall, SESSION, PATH, primary.public_key(), Features::OFFERED, None);
+        let secondary =
+            Secondary::new(now, wall, SESSION, PATH, primary.public_key(), Features::OFFERED, None);
         let (jobs, leases, offsets) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         Self { secondary, now, wall, primary, jobs, leases, offsets, next_job: 0, next_lease: 0 }
     }

@@ -1,5 +1,7 @@
 //! Messages to and from the primary. Spec: KWIK §9.
 
+use std::time::Instant;
+
 use bytes::Bytes;
 
 use super::Secondary;
@@ -39,11 +41,23 @@ impl Secondary {
 
     /// Returns what the application gets of a message; `None` if the primary has not made it, or it came before. Whose
     /// fault that is cannot be told here: the client's, or that of a primary that would have the client blamed.
-    pub(in crate::session) fn open_relay(&mut self, head: &RelayOpen, payload: Bytes) -> Option<Relay> {
+    pub(in crate::session) fn open_relay(
+        &mut self,
+        now: Instant,
+        head: &RelayOpen,
+        payload: Bytes,
+    ) -> Option<Relay> {
+        if self.relays_heard.contains(head.id) || self.forged_relays.ready(now, 1).is_err() {
+            return None;
+        }
         let (session, path) = (self.session, self.path);
         let claims =
             RelayClaims { session, path, direction: Direction::ToSecondary, id: head.id, payload: &payload };
         let sealed = head.seal.is_some_and(|seal| claims.verify(&self.primary, &seal));
-        (sealed && self.relays_heard.insert(head.id)).then_some(Relay { path, payload, sealed })
+        if !sealed {
+            self.forged_relays.spend(1);
+            return None;
+        }
+        self.relays_heard.insert(head.id).then_some(Relay { path, payload, sealed })
     }
 }

@@ -25,7 +25,8 @@ fn waiting() -> (Secondary, Instant) {
     let now = Instant::now();
     let primary = SigningKey::from_seed([3; 32]);
     let wall = Wall::new(now, Duration::from_secs(1_000));
-    let mut secondary = Secondary::new(wall, SESSION, PATH, primary.public_key(), Features::OFFERED, None);
+    let mut secondary =
+        Secondary::new(now, wall, SESSION, PATH, primary.public_key(), Features::OFFERED, None);
     let range = ByteRange::between(0, 100).unwrap();
     let (stream, total, expiry) = (StreamId::from_u64(1).unwrap(), 100, 2_000);
     let claims =
@@ -71,7 +72,7 @@ fn the_end_of_a_job_is_told_when_its_last_lease_is_taken_back() {
 /// The client can drop a message, and nothing else: not make one, change one, or say one twice. Spec: KWIK §9.
 #[test]
 fn only_what_the_primary_has_said_is_heard_and_once() {
-    let (mut secondary, _) = waiting();
+    let (mut secondary, now) = waiting();
     let primary = SigningKey::from_seed([3; 32]);
     let payload = Bytes::from_static(b"words");
     let claims = RelayClaims {
@@ -98,12 +99,12 @@ fn only_what_the_primary_has_said_is_heard_and_once() {
         RelayOpen { seal: None, ..right },
     ];
     for head in forged {
-        assert_eq!(secondary.open_relay(&head, payload.clone()), None, "{head:?}");
+        assert_eq!(secondary.open_relay(now, &head, payload.clone()), None, "{head:?}");
     }
     assert_eq!(secondary.check_relay(&right), Ok(()));
-    let heard = secondary.open_relay(&right, payload.clone()).unwrap();
+    let heard = secondary.open_relay(now, &right, payload.clone()).unwrap();
     assert!(heard.sealed && heard.payload == payload);
-    assert_eq!(secondary.open_relay(&right, payload), None, "said twice");
+    assert_eq!(secondary.open_relay(now, &right, payload), None, "said twice");
     let fault = Err(Unwelcome::Fault(ErrorCode::RELAY_REFUSED));
     assert_eq!(secondary.check_relay(&RelayOpen { path: PathId::new(2), ..right }), fault);
     assert_eq!(secondary.check_relay(&RelayOpen { seal: None, ..right }), fault);

@@ -236,9 +236,10 @@ fn frames_that_waited_cost_no_other_path() {
     let now = world.now;
     let primary = world.session(PRIMARY);
     let stream = primary.open(Dir::Uni).unwrap();
-    for _ in 0..620 {
-        let job = primary.open_job(now, stream, NewJob::new(served, range(0, 10), "")).unwrap();
-        primary.close_job(now, job);
+    let job = primary.open_job(now, stream, NewJob::new(served, range(0, 100), "")).unwrap();
+    let lease = primary.lease(now, &NewLease::new(job, range(0, 100))).unwrap();
+    for _ in 0..limits::CONTROL_BURST + 100 {
+        primary.revoke_lease(now, lease, 50).unwrap();
     }
     let job = primary.open_job(now, stream, NewJob::new(served, range(0, 10), "")).unwrap();
     world.run(|w| {

@@ -1,0 +1,166 @@
+//! A token bucket: the one way in which this crate says how often something may happen.
+
+use std::time::{Duration, Instant};
+
+const NANOS: u128 = 1_000_000_000;
+
+/// Tokens that refill at a rate up to a burst, can be earned besides, and may be owed.
+///
+/// It keeps the remainder of a token's time: however often it is asked, a rate of 16 a minute is 16 a minute.
+#[derive(Debug)]
+pub(crate) struct Bucket {
+    /// Below zero: owed.
+    left: i128,
+    /// Since when the next token has been growing.
+    refilled: Instant,
+    rate: Rate,
+    burst: u64,
+}
+
+/// Tokens per time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rate {
+    tokens: u64,
+    per: Duration,
+}
+
+impl Rate {
+    pub(crate) const fn per_second(tokens: u64) -> Self {
+        Self { tokens, per: Duration::from_secs(1) }
+    }
+
+    pub(crate) const fn per_minute(tokens: u64) -> Self {
+        Self { tokens, per: Duration::from_secs(60) }
+    }
+
+    /// Whole tokens that grow in `time`.
+    fn tokens_in(self, time: Duration) -> u128 {
+        time.as_nanos() * u128::from(self.tokens) / self.per.as_nanos().max(1)
+    }
+
+    /// The time in which `tokens` grow, rounded down or up.
+    fn time_for(self, tokens: u128, up: bool) -> Duration {
+        let (nanos, rate) = (tokens * self.per.as_nanos(), u128::from(self.tokens.max(1)));
+        let nanos = if up { nanos.div_ceil(rate) } else { nanos / rate };
+        let (secs, nanos) = (nanos / NANOS, nanos % NANOS);
+        Duration::new(u64::try_from(secs).unwrap_or(u64::MAX), u32::try_from(nanos).unwrap_or_default())
+    }
+}
+
+impl Bucket {
+    /// A full bucket.
+    pub(crate) fn new(now: Instant, rate: Rate, burst: u64) -> Self {
+        Self { left: burst.into(), refilled: now, rate, burst }
+    }
+
+    /// Takes `tokens`, or says when there will be as many; more than a burst never.
+    pub(crate) fn take(&mut self, now: Instant, tokens: u64) -> Result<(), Instant> {
+        self.ready(now, tokens)?;
+        self.spend(tokens);
+        Ok(())
+    }
+
+    /// Says when there will be `tokens`, if there are not.
+    pub(crate) fn ready(&mut self, now: Instant, tokens: u64) -> Result<(), Instant> {
+        self.refill(now);
+        match u128::try_from(i128::from(tokens).saturating_sub(self.left)) {
+            Err(_) | Ok(0) => Ok(()),
+            Ok(short) => {
+                let wait = self.rate.time_for(short, true);
+                Err(self.refilled.checked_add(wait).unwrap_or(self.refilled))
+            }
+        }
+    }
+
+    /// Takes `tokens` whether they are there or not.
+    pub(crate) fn spend(&mut self, tokens: u64) {
+        self.left = self.left.saturating_sub(tokens.into());
+    }
+
+    /// Adds tokens; what goes beyond a burst is lost.
+    pub(crate) fn earn(&mut self, tokens: u64) {
+        self.left = self.left.saturating_add(tokens.into()).min(self.burst.into());
+    }
+
+    #[cfg(test)]
+    pub(crate) fn left(&self) -> i128 {
+        self.left
+    }
+
+    fn refill(&mut self, now: Instant) {
+        let grown = self.rate.tokens_in(now.saturating_duration_since(self.refilled));
+        self.left = self.left.saturating_add(i128::try_from(grown).unwrap_or(i128::MAX));
+        if self.left >= i128::from(self.burst) {
+            (self.left, self.refilled) = (self.burst.into(), self.refilled.max(now));
+        } else {
+            // Not `now`: what is left of a token's time counts for the next.
+            self.refilled += self.rate.time_for(grown, false);
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "the tests' epoch")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_goes_at_once_and_then_the_rate() {
+        let start = Instant::now();
+        let mut bucket = Bucket::new(start, Rate::per_second(10), 3);
+        for _ in 0..3 {
+            assert_eq!(bucket.take(start, 1), Ok(()));
+        }
+        let at = bucket.take(start, 1).unwrap_err();
+        assert_eq!(at, start + Duration::from_millis(100));
+        assert_eq!(bucket.take(at, 1), Ok(()));
+        let later = at + Duration::from_secs(3600);
+        assert_eq!(bucket.take(later, 3), Ok(()));
+        assert!(bucket.take(later, 1).is_err(), "no more than a burst piles up");
+    }
+
+    /// Sixteen a minute were once eight: whoever asked every 7 s lost what had grown beyond one.
+    #[test]
+    fn asking_often_loses_no_time() {
+        let start = Instant::now();
+        let mut bucket = Bucket::new(start, Rate::per_minute(16), 16);
+        bucket.spend(16);
+        let taken =
+            (1..=600_u32).filter(|tenth| bucket.take(start + Duration::from_millis(100) * *tenth, 1).is_ok());
+        assert_eq!(taken.count(), 16);
+        bucket.spend(16);
+        let taken = (1..=60_u32).filter(|step| {
+            bucket.take(start + Duration::from_secs(60) + Duration::from_secs(7) * *step, 1).is_ok()
+        });
+        assert!(taken.count() >= 58 - 8, "{bucket:?}");
+    }
+
+    #[test]
+    fn what_is_owed_is_paid_first() {
+        let start = Instant::now();
+        let mut bucket = Bucket::new(start, Rate::per_second(10), 5);
+        bucket.spend(25);
+        assert_eq!(bucket.ready(start, 1), Err(start + Duration::from_millis(2_100)));
+        bucket.earn(20);
+        assert_eq!(bucket.ready(start, 1), Err(start + Duration::from_millis(100)));
+        bucket.earn(100);
+        assert_eq!(bucket.take(start, 5), Ok(()), "what is earned is there at once");
+        assert!(bucket.take(start, 1).is_err(), "and no more of it than a burst");
+    }
+
+    #[test]
+    fn a_promised_time_is_neither_early_nor_late() {
+        let start = Instant::now();
+        let rate = Rate::per_second(1024 * 1024);
+        let mut bucket = Bucket::new(start, rate, 1024 * 1024);
+        bucket.spend(1024 * 1024);
+        let odd = Duration::from_nanos(333);
+        for asked in 1..100 {
+            assert!(bucket.ready(start + odd * asked, 65_536).is_err(), "asking often changes nothing");
+        }
+        let at = bucket.take(start + odd * 100, 65_536).unwrap_err();
+        let (each, about) = (Duration::from_secs(1) / 16, Duration::from_micros(1));
+        assert!(at + about >= start + each && at < start + each + about);
+        assert_eq!(bucket.take(at, 65_536), Ok(()));
+    }
+}
