@@ -274,6 +274,9 @@ impl Machine {
         slot.deadline = slot.session.poll_timeout();
         // What has arrived stays readable for as long as somebody reads.
         if slot.session.is_drained() && !self.app.reads() {
+            let pauses = slot.session.stats().control_pauses;
+            let fair = pauses == 0 || !cx.oracle.is_all_honest();
+            assert!(fair, "17: {} left an honest peer's control unread {pauses} times", cx.node);
             cx.note(format_args!("session is drained"));
             self.app.forget(handle);
             self.sessions.remove(&handle);

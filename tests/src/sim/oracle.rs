@@ -3,7 +3,7 @@
 //! The bytes of a stream follow from its name, so a reader's bytes are checked where they are read. Each check panics
 //! with the number of the invariant it belongs to; the numbers are those of the reliability brief: 1 exactness,
 //! 2 once, 3 no phantom, 4 end, 5 map, 6 memory, 7 credit, 8 ownership, 9 egress, 10 honesty, 11 containment,
-//! 12 no busy loop, 13 clean-up, 14 states, 15 no panic, 16 determinism.
+//! 12 no busy loop, 13 clean-up, 14 states, 15 no panic, 16 determinism, 17 nobody honest is held back.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -112,6 +112,12 @@ impl Oracle {
     #[must_use]
     pub fn is_honest(&self, node: NodeId) -> bool {
         !self.hostile.contains(&node)
+    }
+
+    /// Returns whether everybody keeps to the rules.
+    #[must_use]
+    pub fn is_all_honest(&self) -> bool {
+        self.hostile.is_empty()
     }
 
     /// Returns how many bytes readers have got in all.

@@ -260,12 +260,7 @@ impl Client {
                 _ => link.stop(control(), 7),
             },
             Kind::ControlFlood => {
-                let frame = if d.chance(500) {
-                    frames::harmless(Actor::Client, 0)
-                } else {
-                    wire::framed(d.magnitude(54, 1 << 20) & !1, b"")
-                };
-                link.write(control(), frame.repeat(FLOOD / frame.len()));
+                link.write(control(), frames::flood(Actor::Client, 0, FLOOD, d));
                 self.look_at = Some(now + Duration::from_secs(1));
             }
             Kind::FalseComplete if after == Type::LeaseGrant => {

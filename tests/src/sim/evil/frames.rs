@@ -116,12 +116,54 @@ pub(super) fn header(kind: Kind, actor: Actor, d: &mut Dice) -> Option<Vec<u8>> 
     Some(bytes)
 }
 
-/// A harmless frame to flood with: about what is gone, or said before.
-pub(super) fn harmless(actor: Actor, job: u64) -> Vec<u8> {
-    match actor {
-        Actor::Secondary => wire::frame(Type::JobAccepted, &pb::JobAccepted { job: Some(job) }),
-        Actor::Primary => wire::frame(Type::JobClose, &pb::JobClose { job: Some(1 << 40) }),
-        Actor::Client => {
+/// A flood of `len` bytes or a little less: frames about what is gone, was said before or changes nothing, of all kinds that
+/// break no rule, or such as are to be skipped.
+pub(super) fn flood(actor: Actor, job: u64, len: usize, d: &mut Dice) -> Vec<u8> {
+    if d.chance(300) {
+        let skipped = wire::framed(d.magnitude(54, 1 << 20) & !1, b"");
+        return skipped.repeat(len / skipped.len());
+    }
+    let mut mix = Vec::new();
+    for _ in 0..d.between(1, 40) {
+        mix.extend(harmless(actor, job, d));
+    }
+    mix.repeat(len / mix.len())
+}
+
+fn harmless(actor: Actor, job: u64, d: &mut Dice) -> Vec<u8> {
+    let gone = Some(1 << 40);
+    match (actor, d.below(5)) {
+        (Actor::Secondary, 0) => {
+            wire::frame(Type::JobRefused, &pb::JobRefused { job: gone, code: Some(d.magnitude(1, 1 << 30)) })
+        }
+        (Actor::Secondary, _) => wire::frame(Type::JobAccepted, &pb::JobAccepted { job: Some(job) }),
+        (Actor::Primary, 0) => {
+            let revoke = pb::LeaseRevoke { lease: gone, keep: Some(d.below(2)), code: Some(1) };
+            wire::frame(Type::LeaseRevoke, &revoke)
+        }
+        (Actor::Primary, 1) => {
+            let remove = pb::RemovePath { path: Some(1 << 30), code: Some(1), deadline_ms: None };
+            wire::frame(Type::RemovePath, &remove)
+        }
+        (Actor::Primary, 2) => {
+            let received = (0..d.between(1, 20)).map(|_| range(d)).collect();
+            let response = pb::OffsetSyncResponse { stream: Some(4003), received, more: None };
+            wire::frame(Type::OffsetSyncResponse, &response)
+        }
+        (Actor::Primary, _) => wire::frame(Type::JobClose, &pb::JobClose { job: gone }),
+        (Actor::Client, 0) => {
+            let state = Some(pb::PathState::Active.into());
+            wire::frame(Type::PathReport, &pb::PathReport { path: Some(1 << 30), state, code: None })
+        }
+        (Actor::Client, 1) => wire::frame(Type::JobAccepted, &pb::JobAccepted { job: gone }),
+        (Actor::Client, 2) => {
+            wire::frame(Type::StreamStopped, &pb::StreamStopped { stream: Some(4003), code: Some(1) })
+        }
+        (Actor::Client, 3) => {
+            let request = pb::OffsetSyncRequest { stream: Some(4003), from: Some(d.below(1 << 40)) };
+            wire::frame(Type::OffsetSyncRequest, &request)
+        }
+        (Actor::Client, _) => {
             let grant = pb::credit::Grant::Offset(pb::OffsetCredit { stream: Some(4003), offset: Some(1) });
             wire::frame(Type::Credit, &pb::Credit { grant: Some(grant) })
         }

@@ -332,12 +332,7 @@ impl Primary {
                 link.send(Type::StreamFinal, &body);
             }
             Some(Kind::ControlFlood) => {
-                let frame = if self.dice.chance(500) {
-                    frames::harmless(Actor::Primary, 0)
-                } else {
-                    wire::framed(self.dice.magnitude(54, 1 << 20) & !1, b"")
-                };
-                link.write(control(), frame.repeat(FLOOD / frame.len()));
+                link.write(control(), frames::flood(Actor::Primary, 0, FLOOD, &mut self.dice));
                 self.look_at = Some(now + Duration::from_secs(1));
             }
             _ => return,

@@ -14,7 +14,7 @@ use super::{
     link::{Fact, Link, control},
     machine::{Script, Stage},
 };
-use crate::{object::Object, raw, sim::dice::Dice, wire};
+use crate::{object::Object, raw, sim::dice::Dice};
 
 /// The script.
 #[derive(Debug)]
@@ -315,12 +315,7 @@ impl Secondary {
                 _ => link.stop(control(), 7),
             },
             Kind::ControlFlood => {
-                let frame = if d.chance(500) {
-                    frames::harmless(Actor::Secondary, serving.last_job)
-                } else {
-                    wire::framed(d.magnitude(54, 1 << 20) & !1, b"") // to be skipped
-                };
-                link.write(control(), frame.repeat(FLOOD / frame.len()));
+                link.write(control(), frames::flood(Actor::Secondary, serving.last_job, FLOOD, d));
                 self.look_at = Some(stage.cx.at + Duration::from_secs(1));
             }
             Kind::OthersJob => {
