@@ -73,6 +73,6 @@ pub use lease::ticket::{Signer, SigningKey, spki_hash};
 pub use path::dial::{DialPolicy, NotMorePrivate};
 #[cfg(feature = "qlog")]
 pub use quic::Qlog;
-pub use session::{HandshakeData, NewJob, NewLease, NewPath, Session, Written};
+pub use session::{Answer, HandshakeData, NewJob, NewLease, NewPath, Question, Session, Written};
 pub use stats::{LeaseStats, PathStats, ReassemblyStats, SessionStats, SourceStats, StreamStats};
 pub use stream::conflict::ConflictPolicy;

@@ -34,12 +34,15 @@ impl PrimarySession {
     /// - [`PathError::Dead`] if it could not be attached, with the reason.
     /// - [`PathError::ConnectionLost`] if the session ended first.
     pub async fn add_path(&self, path: NewPath) -> Result<PathId, PathError> {
-        let id = self.session().with(|s| {
+        let (id, unsigned) = self.session().with(|s| {
             let now = s.now();
             let id = s.core.add_path(now, path)?;
             s.notify();
-            Ok::<_, AddPathError>(id)
+            Ok::<_, AddPathError>((id, s.core.poll_question()))
         })?;
+        if let Some(question) = unsigned {
+            self.session().answer(question);
+        }
         self.path_ready(id).await?;
         Ok(id)
     }

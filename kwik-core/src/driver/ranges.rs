@@ -42,13 +42,17 @@ impl Ranges {
     /// - [`LeaseError::LimitExceeded`], [`LeaseError::NoCredit`] if there is no room for one more.
     /// - [`LeaseError::Misuse`] if this is not a primary, or the payload is too long.
     pub fn open_job(&self, job: NewJob) -> Result<Job, LeaseError> {
-        let id = self.session.with(|s| {
+        let (id, unsigned) = self.session.with(|s| {
             let now = s.now();
             let id = s.core.open_job(now, self.stream, job)?;
             s.notify();
-            Ok::<_, LeaseError>(id)
+            Ok::<_, LeaseError>((id, s.core.poll_question()))
         })?;
-        Ok(Job { open: Arc::new(OpenJob { session: self.session.clone(), id }) })
+        let job = Job { open: Arc::new(OpenJob { session: self.session.clone(), id }) };
+        if let Some(question) = unsigned {
+            self.session.answer(question);
+        }
+        Ok(job)
     }
 
     /// Sets a range aside for this server's own bytes, wherever it lies in the stream.

@@ -144,10 +144,17 @@ impl Default for RecvMeta {
 pub(super) trait Clock: Send + Sync {
     /// Returns the time.
     fn now(&self) -> Instant;
+
+    /// Returns the wall clock, since the Unix epoch.
+    fn unix_now(&self) -> Duration;
 }
 
 impl<R: Runtime> Clock for R {
     fn now(&self) -> Instant {
         Runtime::now(self)
+    }
+
+    fn unix_now(&self) -> Duration {
+        Runtime::unix_now(self)
     }
 }

@@ -27,7 +27,7 @@ use crate::{
     action::{Event, Relay, RunId},
     error::{ApiMisuse, ConnectionError, ErrorCode, RelayError},
     id::{Dir, JobId, LeaseId, PathId, Role, StreamId},
-    session::Session,
+    session::{Answer, Question, Session},
 };
 
 /// What a future may wait for. All of them are woken when the session is over.
@@ -228,6 +228,7 @@ impl State {
 /// A session, without a say in how long it lives: what tasks and tables hold.
 pub(super) struct Shared {
     state: Lock<State>,
+    clock: Arc<dyn Clock>,
     /// What the endpoint's task has for it.
     pub(super) inbox: Inbox,
     handles: AtomicUsize,
@@ -237,6 +238,22 @@ impl Shared {
     /// Runs `f` on the session, then wakes whom it noted.
     pub(super) fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
         self.state.with(f)
+    }
+
+    /// Has the application's code answer what its session asks. No lock is held meanwhile: that code may want the session.
+    pub(super) fn answer(&self, question: Question) {
+        let mut pending = Unanswered { shared: self, refusal: Some(question.refusal()) };
+        let answer = question.answer(self.clock.unix_now());
+        pending.refusal = None;
+        self.give(answer);
+    }
+
+    fn give(&self, answer: Answer) {
+        self.with(|s| {
+            let now = s.now();
+            s.core.handle_answer(now, answer);
+            s.notify();
+        });
     }
 
     /// Ends the session without a goodbye; its task ends as soon as it runs.
@@ -260,6 +277,20 @@ impl Shared {
     }
 }
 
+/// A question that the application's code has in its hands. If it panics there is no answer, and the session is told so.
+struct Unanswered<'a> {
+    shared: &'a Shared,
+    refusal: Option<Answer>,
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        if let Some(refusal) = self.refusal.take() {
+            self.shared.give(refusal);
+        }
+    }
+}
+
 /// A handle's hold on a session: when the last one goes, the session is closed with code 0.
 pub(super) struct SessionRef(Arc<Shared>);
 
@@ -268,6 +299,7 @@ impl SessionRef {
     pub(super) fn new(core: Session, clock: Arc<dyn Clock>) -> Self {
         let inbox = Inbox::new(core.receive_max());
         Self(Arc::new(Shared {
+            clock: clock.clone(),
             state: Lock::new(State {
                 core,
                 wakers: Wakers::default(),
@@ -393,7 +425,7 @@ pub(super) fn own_code(code: ErrorCode) -> ErrorCode {
 
 /// Sends a message to another server as soon as one more may be under way.
 pub(super) async fn relay(session: &SessionRef, path: PathId, payload: Bytes) -> Result<(), RelayError> {
-    session
+    let unsigned = session
         .wait(Key::RelayRoom, |s| {
             if s.error.is_some() {
                 return Some(Err(RelayError::SessionClosed));
@@ -403,11 +435,15 @@ pub(super) async fn relay(session: &SessionRef, path: PathId, payload: Bytes) ->
                 Err(RelayError::Blocked) => None,
                 sent => {
                     s.notify();
-                    Some(sent)
+                    Some(sent.map(|()| s.core.poll_question()))
                 }
             }
         })
-        .await
+        .await?;
+    if let Some(question) = unsigned {
+        session.answer(question);
+    }
+    Ok(())
 }
 
 /// Waits for a message of another server.

@@ -24,6 +24,7 @@ use crate::{
     action::Transmit,
     endpoint::{SessionEvent, SessionHandle},
     error::ConnectionError,
+    session::Question,
 };
 
 /// How long a due deadline waits while the socket is full: what is due is most likely the sending itself.
@@ -96,6 +97,8 @@ struct Train {
 
 /// What a round came to.
 enum Turn {
+    /// The application's code is to answer something first.
+    Ask(Question),
     /// There is a train to send.
     Send,
     /// There is more to handle.
@@ -145,6 +148,7 @@ impl<R: Runtime> SessionDriver<R> {
             match self.turn(cx) {
                 Turn::Ended => return Poll::Ready(()),
                 Turn::Again => {}
+                Turn::Ask(question) => self.shared.answer(question),
                 Turn::Wait => return Poll::Pending,
                 Turn::Rest(now) => {
                     if self.arm(cx, now, false).is_pending() {
@@ -193,6 +197,9 @@ impl<R: Runtime> SessionDriver<R> {
             }
             self.fence.lower();
             self.endpoint.answer(now, self.handle, &mut s.core);
+            if let Some(question) = s.core.poll_question() {
+                return Turn::Ask(question);
+            }
             self.load(now, s);
             drain_news(s);
             if self.train.is_some() {

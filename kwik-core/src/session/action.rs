@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use super::question::{Addresses, Draft};
 use crate::{
     action::{Event, RunId},
     error::ErrorCode,
@@ -12,6 +13,8 @@ use crate::{
 /// A decision of a role machine, carried out by `Session` in order. A run's actions are its transcript.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Action {
+    /// Asks the application which of these addresses may be dialled for a path.
+    AskDial { path: PathId, addresses: Addresses },
     /// Closes one path; its machine already counts it dead.
     ClosePath { path: PathId, code: ErrorCode },
     /// The peer broke a rule: ends the session.
@@ -38,6 +41,8 @@ pub(super) enum Action {
     ResumeInternal { path: PathId, stream: StreamId },
     /// Sends a control frame.
     Send { path: PathId, frame: Frame },
+    /// Has the application's key sign a frame, which then is sent.
+    Sign(Box<Draft>),
     /// Wants no more of an internal stream.
     StopInternal { path: PathId, stream: StreamId, code: ErrorCode },
     /// A stream became split: it is readable by KWIK's rules, and to be accepted if the application has not seen it.

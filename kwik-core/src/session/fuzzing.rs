@@ -30,6 +30,8 @@ use crate::{
 const CLIENT: usize = 0;
 const PRIMARY: usize = 1;
 const SECONDARY: usize = 2;
+/// The wall clock, since the Unix epoch.
+const UNIX: Duration = Duration::from_secs(1_800_000_000);
 const ONE_WAY: Duration = Duration::from_millis(5);
 
 /// Who breaks the rules.
@@ -100,8 +102,7 @@ impl World {
                 let primary = usize::from(index) == PRIMARY;
                 if primary { config.primary(signer.clone()) } else { config.secondary(secondary.clone()) }
             });
-            let unix = Duration::from_secs(1_800_000_000);
-            let endpoint = Endpoint::new([index; 32], now, unix, server, true).expect("usable");
+            let endpoint = Endpoint::new([index; 32], now, UNIX, server, true).expect("usable");
             let address = SocketAddr::from(([127, 0, 0, 1], 4000 + u16::from(index)));
             Node { endpoint, address, sessions: BTreeMap::new() }
         };
@@ -432,6 +433,10 @@ impl World {
                     if let Some(answer) = node.endpoint.handle_session_event(now, handle, event) {
                         session.handle_event(now, answer);
                     }
+                    wants += 1;
+                }
+                while let Some(question) = session.poll_question() {
+                    session.handle_answer(now, question.answer(UNIX));
                     wants += 1;
                 }
                 let mut buf = Vec::new();

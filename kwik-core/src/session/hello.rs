@@ -93,7 +93,6 @@ impl Greeting {
         let primary = Primary::new(
             now,
             signer,
-            self.wall,
             self.rng.fork("primary"),
             hello.client_key,
             hello.features,

@@ -20,6 +20,7 @@ mod native;
 mod observe;
 mod price;
 mod primary;
+mod question;
 mod relays;
 mod secondary;
 mod servers;
@@ -39,7 +40,10 @@ use std::{
 use bytes::Bytes;
 use rustls_pki_types::CertificateDer;
 
-pub use self::primary::{NewJob, NewLease, NewPath};
+pub use self::{
+    primary::{NewJob, NewLease, NewPath},
+    question::{Answer, Question},
+};
 use self::{
     client::Client,
     events::EventQueue,
@@ -97,7 +101,7 @@ const EXPORTER_LABEL: &[u8] = b"EXPORTER-kwik/1 attach";
 /// One session, on a client or on a server. Owns no clock, socket or randomness of its own.
 ///
 /// Facts (`handle_*`) never fail. After any fact or command, poll in this order until each has nothing more:
-/// `poll_endpoint_event`, `poll_transmit`, `poll_event`; then sleep until `poll_timeout`.
+/// `poll_endpoint_event`, `poll_question`, `poll_transmit`, `poll_event`; then sleep until `poll_timeout`.
 pub struct Session {
     /// Boxed: a map of few keeps room for eleven, and a connection is many kilobytes.
     links: BTreeMap<PathId, Box<Link>>,
@@ -134,6 +138,9 @@ pub struct Session {
     slot_waiters: BTreeSet<internal::Owner>,
     /// Writers that found control waiting ahead of them.
     control_waiters: BTreeSet<internal::Owner>,
+    /// For the application's own code, and what must not be said before it has answered.
+    questions: VecDeque<Question>,
+    outbox: question::Outbox,
     events: EventQueue,
     endpoint_events: VecDeque<EndpointEvent>,
     lost: Option<ConnectionError>,
@@ -176,7 +183,7 @@ impl Session {
         config: ClientConfig,
         connection: quic::Connection,
     ) -> Self {
-        let machine = Machine::Client(Client::new(now, wall, rng, &config, connection.remote_address()));
+        let machine = Machine::Client(Client::new(now, wall, rng, &config));
         let transport = config.transport.clone();
         let start = transport.streams_start.unwrap_or(limits::CLIENT_STREAMS_START);
         let permitted = native_streams(&transport, start).0;
@@ -226,6 +233,8 @@ impl Session {
             outgoing: BTreeMap::new(),
             slot_waiters: BTreeSet::new(),
             control_waiters: BTreeSet::new(),
+            questions: VecDeque::new(),
+            outbox: question::Outbox::default(),
             events: EventQueue::default(),
             endpoint_events: VecDeque::new(),
             lost: None,
@@ -364,7 +373,11 @@ impl Session {
 
     /// Returns when `handle_timeout` is due; the latest known instant if anything waits to be polled.
     pub fn poll_timeout(&mut self) -> Option<Instant> {
-        if self.unsettled || !self.events.is_empty() || !self.endpoint_events.is_empty() {
+        if self.unsettled
+            || !self.events.is_empty()
+            || !self.endpoint_events.is_empty()
+            || !self.questions.is_empty()
+        {
             return Some(self.now);
         }
         let live = self.links.values_mut().filter(|link| !link.drained);
@@ -417,6 +430,7 @@ impl Session {
         self.links.values().any(|link| waits(link))
             || matches!(&self.machine, Machine::Client(client) if client.wants_settling())
             || !self.endpoint_events.is_empty()
+            || !self.questions.is_empty()
             || !self.events.is_empty()
     }
 
@@ -511,6 +525,7 @@ impl Session {
         if let Machine::Client(client) = &mut self.machine {
             client.on_primary_lost(ErrorCode::PRIMARY_LOST);
         }
+        self.questions.clear();
         self.events.push(Event::Lost(cause));
         self.unsettled = true;
     }

@@ -11,12 +11,17 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{HOME, Machine, Session, streams::below_control};
+use super::{
+    HOME, Machine, Session,
+    question::{Draft, Question, RelayDraft},
+    streams::below_control,
+};
 use crate::{
     action::{Event, Relay},
     budget::{Bucket, Rate},
     error::{ApiMisuse, ErrorCode, RelayError},
-    id::{Dir, PathId, StreamId},
+    id::{Dir, PathId, Signature, StreamId},
+    lease::relay::Direction,
     limits,
     quic::{Connection, ReadEnd, WriteEnd},
     timer::earliest,
@@ -62,6 +67,8 @@ struct Incoming {
 pub(super) struct Outgoing {
     pub(super) head: RelayOpen,
     pub(super) payload: Bytes,
+    /// The application's key has not signed it yet.
+    pub(super) unsigned: bool,
 }
 
 impl Relays {
@@ -191,14 +198,26 @@ impl Session {
             relays.wanted = true;
             return Err(RelayError::Blocked);
         }
-        let head = match &mut self.machine {
-            Machine::Primary(primary) => primary.seal_relay(path, length, &payload)?,
-            Machine::Secondary(secondary) => secondary.seal_relay(length, &payload)?,
+        let (session, head, direction, signer) = match &mut self.machine {
+            Machine::Primary(primary) => {
+                let head = primary.relay_head(path, length)?;
+                (primary.session(), head, Direction::ToSecondary, Some(primary.signer()))
+            }
+            Machine::Secondary(secondary) => {
+                let head = secondary.relay_head(length)?;
+                (secondary.session(), head, Direction::ToPrimary, secondary.signer())
+            }
             Machine::Greeting(_) | Machine::Client(_) => {
                 return Err(RelayError::Misuse(ApiMisuse::WrongRole));
             }
         };
-        self.queue_relay(HOME, Outgoing { head, payload });
+        let unsigned = signer.is_some();
+        if let Some(signer) = signer {
+            let RelayOpen { path, id, .. } = head;
+            let draft = RelayDraft { session, path, direction, id, payload: payload.clone() };
+            self.questions.push_back(Question::sign(Draft::Relay(draft), signer));
+        }
+        self.queue_relay(HOME, Outgoing { head, payload, unsigned });
         Ok(())
     }
 
@@ -315,7 +334,7 @@ impl Session {
                 // Looked at again: the path may have ended since the header came.
                 let onward = client.check_relay(from, &head).ok();
                 match onward.filter(|&onward| !self.is_full_of_relays(onward, &head)) {
-                    Some(onward) => self.queue_relay(onward, Outgoing { head, payload }),
+                    Some(onward) => self.queue_relay(onward, Outgoing { head, payload, unsigned: false }),
                     None => self.relays_refused += 1,
                 }
                 return;
@@ -348,6 +367,29 @@ impl Session {
         self.unsettled = true;
     }
 
+    /// A message of ours is signed; without a seal it is not to be, and is not sent.
+    pub(super) fn seal_relay(&mut self, path: PathId, id: u64, seal: Option<Signature>) {
+        let Some(relays) = self.links.get_mut(&HOME).and_then(|home| home.relays.as_mut()) else {
+            return;
+        };
+        let is = |message: &Outgoing| message.unsigned && message.head.path == path && message.head.id == id;
+        let Some(at) = relays.queue.iter().position(is) else {
+            return;
+        };
+        match (seal, relays.queue.get_mut(at)) {
+            (Some(seal), Some(message)) => {
+                message.head.seal = Some(seal);
+                message.unsigned = false;
+            }
+            (None, Some(message)) => {
+                relays.queued = relays.queued.saturating_sub(cost(message.head.length));
+                relays.queue.remove(at);
+                self.tell_of_room();
+            }
+            (_, None) => {}
+        }
+    }
+
     /// Sends what messages there are, behind control and ahead of the bytes of streams.
     pub(super) fn flush_relays(&mut self) {
         if self.links.values().all(|link| link.relays.as_ref().is_none_or(|relays| !relays.is_sending())) {
@@ -364,7 +406,7 @@ impl Session {
                 continue;
             };
             while relays.open.len() < limits::RELAY_STREAMS {
-                let Some(next) = relays.queue.front() else {
+                let Some(next) = relays.queue.front().filter(|next| !next.unsigned) else {
                     break;
                 };
                 if !relays.is_near(&next.head, client) {
@@ -382,7 +424,7 @@ impl Session {
                 let Some(stream) = spare.or_else(|| link.quic.open(Dir::Uni)) else {
                     break;
                 };
-                let Some(Outgoing { head, payload }) = relays.queue.pop_front() else {
+                let Some(Outgoing { head, payload, .. }) = relays.queue.pop_front() else {
                     break;
                 };
                 let cost = cost(head.length);

@@ -80,7 +80,7 @@ impl Session {
     pub fn open_job(&mut self, now: Instant, stream: StreamId, job: NewJob) -> Result<JobId, LeaseError> {
         let native = self.split_point(stream)?;
         let primary = self.primary_mut(now).ok_or(LeaseError::Misuse(ApiMisuse::WrongRole))?;
-        primary.open_job(now, stream, native, job)
+        primary.open_job(stream, native, job)
     }
 
     /// Returns whether the path's application accepted the job, or with what code it was refused; `None` before.

@@ -351,15 +351,11 @@ impl Session {
             let Some(action) = action else {
                 break;
             };
-            if let Action::Notify(event) = action {
-                self.notify(event);
-                continue;
+            match action {
+                Action::Notify(event) => self.notify(event),
+                Action::Send { path: HOME, frame } if !self.outbox.is_empty() => self.outbox.push(frame),
+                action => self.carry_out(action),
             }
-            let _action = action_span(&self.machine, &action);
-            tracing::trace!(?action);
-            #[cfg(feature = "qlog")]
-            self.log(|log, now| log.on_action(now, &action));
-            self.perform(action);
         }
         let account = match &mut self.machine {
             Machine::Client(client) => client.take_account(),
@@ -371,9 +367,19 @@ impl Session {
         }
     }
 
-    pub(super) fn perform(&mut self, action: Action) {
+    pub(super) fn carry_out(&mut self, action: Action) {
+        let _action = action_span(&self.machine, &action);
+        tracing::trace!(?action);
+        #[cfg(feature = "qlog")]
+        self.log(|log, now| log.on_action(now, &action));
+        self.perform(action);
+    }
+
+    fn perform(&mut self, action: Action) {
         match action {
+            Action::AskDial { path, addresses } => self.ask_to_dial(path, addresses),
             Action::Notify(event) => self.notify(event),
+            Action::Sign(draft) => self.ask_to_sign(*draft),
             Action::Send { path, frame } => {
                 if let Some(link) = self.links.get_mut(&path).filter(|link| !link.quic.is_closed()) {
                     self.observed.on_send(&frame);

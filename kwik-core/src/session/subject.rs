@@ -12,7 +12,7 @@ use tracing::{
     trace_span,
 };
 
-use super::{Machine, Session, action::Action};
+use super::{Machine, Session, action::Action, question::Sealing};
 use crate::{
     id::{JobId, LeaseId, PathId, StreamId},
     wire::{Credit, Frame},
@@ -87,7 +87,8 @@ impl Subject {
     fn of_action(machine: &Machine, action: &Action) -> Self {
         match action {
             Action::Send { path, frame } => Self::of_frame(machine.path_name(*path), frame),
-            Action::ClosePath { path, .. }
+            Action::AskDial { path, .. }
+            | Action::ClosePath { path, .. }
             | Action::Dial { path, .. }
             | Action::PermitUni { path, .. }
             | Action::Ping { path }
@@ -96,6 +97,10 @@ impl Subject {
             Action::FinishNative { stream }
             | Action::ResetNative { stream, .. }
             | Action::SplitOpened { stream } => Self::stream(*stream),
+            Action::Sign(draft) => match draft.sealing() {
+                Sealing::Path(path) | Sealing::Relay(path, _) => Self::path(path),
+                Sealing::Job(job, path) => Self { path: Some(path), ..Self::job(job) },
+            },
             Action::CloseSession { .. }
             | Action::EndRun { .. }
             | Action::FinishInternal { .. }

@@ -2,6 +2,7 @@
 
 mod edges;
 mod price;
+mod questions;
 mod relay;
 mod retry;
 
@@ -21,6 +22,8 @@ use crate::{
     lease::ticket::{self, SigningKey},
 };
 
+/// The wall clock, since the Unix epoch.
+const UNIX: Duration = Duration::from_secs(1_800_000_000);
 const ONE_WAY: Duration = Duration::from_millis(10);
 const CLIENT: usize = 0;
 const PRIMARY: usize = 1;
@@ -31,6 +34,9 @@ struct Node {
     address: SocketAddr,
     sessions: BTreeMap<SessionHandle, Session>,
     events: Vec<Event>,
+    /// Its application has not answered these: it takes its time, if it `thinks`.
+    questions: Vec<(SessionHandle, Question)>,
+    thinks: bool,
     dead: bool,
     /// Does not run; what arrives waits, as in a socket's buffer.
     stalled: bool,
@@ -129,13 +135,14 @@ impl World {
                 }
             });
             let seed = [u8::try_from(index).unwrap(); 32];
-            let unix = Duration::from_secs(1_800_000_000);
-            let endpoint = Endpoint::new(seed, now, unix, server, true).unwrap();
+            let endpoint = Endpoint::new(seed, now, UNIX, server, true).unwrap();
             nodes.push(Node {
                 endpoint,
                 address,
                 sessions: BTreeMap::new(),
                 events: Vec::new(),
+                questions: Vec::new(),
+                thinks: false,
                 dead: false,
                 stalled: false,
                 waiting: Vec::new(),
@@ -290,6 +297,13 @@ impl World {
                 while let Some(event) = session.poll_endpoint_event() {
                     if let Some(answer) = node.endpoint.handle_session_event(now, handle, event) {
                         session.handle_event(now, answer);
+                    }
+                }
+                while let Some(question) = session.poll_question() {
+                    if node.thinks {
+                        node.questions.push((handle, question));
+                    } else {
+                        session.handle_answer(now, question.answer(UNIX));
                     }
                 }
                 let mut buf = Vec::new();

@@ -15,6 +15,7 @@ use super::{
     NodeId,
     app::{App, Cx, GOODBYE, Interruption},
     heap,
+    tls::WALL_EPOCH,
 };
 
 /// A datagram that has arrived.
@@ -238,6 +239,10 @@ impl Machine {
                 if let Some(answer) = self.endpoint.handle_session_event(cx.now, handle, event) {
                     slot.session.handle_event(cx.now, answer);
                 }
+            }
+            while let Some(question) = slot.session.poll_question() {
+                idle = false;
+                slot.session.handle_answer(cx.now, question.answer(WALL_EPOCH + cx.at));
             }
             self.buf.clear();
             while let Some(transmit) = slot.transmit(cx.now, socket, &mut self.buf) {

@@ -96,8 +96,7 @@ impl Driver {
         let (early, offset, later) = (setup.rarely(16), setup.below(2) * 100, setup.below(6));
         let config = config(strategies(windows, &mut setup));
         let wall = Wall::new(now, Duration::from_secs(1_000));
-        let primary = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
-        let client = Client::new(now, wall, Rng::from_seed([0; 32]), &config, primary);
+        let client = Client::new(now, wall, Rng::from_seed([0; 32]), &config);
         let known = Known::new(&config.transport);
         let mut driver = Self { client, known, now, next: 0, next_path: 1, next_job: 0, next_lease: 0 };
         if early {

@@ -48,7 +48,7 @@ use crate::{
     },
     limits,
     path::{
-        dial::{DialPolicy, FailedDials},
+        dial::FailedDials,
         health::Health,
         state::State,
     },
@@ -63,12 +63,9 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Client {
     config: Arc<TransportConfig>,
-    policy: Arc<dyn DialPolicy>,
     wall: Wall,
     key: SigningKey,
     app_protocols: Vec<bytes::Bytes>,
-    /// Where the primary is, for the dial policy.
-    primary: SocketAddr,
     /// Round-trip time to the primary, for window growth.
     primary_rtt: Duration,
     /// Set once the primary has accepted the hello.
@@ -256,15 +253,12 @@ impl Client {
         wall: Wall,
         mut rng: Rng,
         config: &ClientConfig,
-        primary: SocketAddr,
     ) -> Self {
         Self {
             config: config.transport.clone(),
-            policy: config.dial_policy.clone(),
             wall,
             key: SigningKey::from_seed(rng.bytes::<32>()),
             app_protocols: config.app_protocols.clone(),
-            primary,
             primary_rtt: Duration::ZERO,
             session: None,
             features: Features::default(),

@@ -19,7 +19,7 @@ use crate::{
         health::{Health, Verdict},
         state::State,
     },
-    session::action::Action,
+    session::{action::Action, question::Addresses},
     wire::{AddPath, Attach, Features, Frame, PathStatus, ServerHello},
 };
 
@@ -33,22 +33,16 @@ impl Client {
         let live = self.paths.values().filter(|path| path.state.is_live()).count();
         // Sockets tell canonical addresses only; a mapped one would never be recognised as the peer's.
         let canonical = |address: &SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
-        let mut addresses = add.addresses.iter().map(canonical);
-        let permitted = |&address: &SocketAddr| self.policy.allows(self.primary, address);
-        let mut permitted = addresses.by_ref().filter(permitted).peekable();
-        let all_fail = permitted.peek().is_some();
-        let allowed = permitted.find(|&address| self.failed_dials.allows(now, address));
+        let addresses: Addresses = add.addresses.iter().map(canonical).collect();
         let expired = add.ticket_expiry.saturating_add(limits::CLOCK_SKEW.as_secs()) < self.wall.secs(now);
-        let refusal = match allowed {
+        let refusal = match addresses.first() {
             _ if live >= self.config.secondary_paths_max => Err(ErrorCode::LIMIT_EXCEEDED),
             _ if expired => Err(ErrorCode::TICKET_EXPIRED),
-            None if all_fail => Err(ErrorCode::PATH_DEAD), // it has just failed, and nothing else is known of it
             None => Err(ErrorCode::DIAL_REFUSED),
-            Some(_) if self.dials.take(now, 1).is_err() => Err(ErrorCode::EXCESSIVE_LOAD),
-            Some(remote) => Ok(remote),
+            Some(first) => Ok(*first),
         };
-        let remote = match refusal {
-            Ok(remote) => remote,
+        let first = match refusal {
+            Ok(first) => first,
             Err(code) => {
                 self.report(add.path, PathStatus::Dead(code));
                 return Ok(());
@@ -57,7 +51,7 @@ impl Client {
         let path = Path {
             state: State::Connecting,
             health: Health::new(now),
-            remote,
+            remote: first, // until it is known which may be dialled
             server_name: add.server_name,
             pins: add.pins.to_vec(),
             ticket: add.ticket,
@@ -79,9 +73,33 @@ impl Client {
             first_byte: None,
         };
         self.paths.insert(add.path, path);
-        self.undialled.push_back(add.path);
-        self.dial_next();
+        self.actions.push_back(Action::AskDial { path: add.path, addresses });
         Ok(())
+    }
+
+    /// The application has said which addresses of a path may be dialled.
+    pub(in crate::session) fn on_dial_answer(&mut self, now: Instant, id: PathId, allowed: &[SocketAddr]) {
+        // The path may have been removed meanwhile, or have waited for too long.
+        let waits = |path: &Path| path.state == State::Connecting && !path.dialled;
+        if !self.paths.get(&id).is_some_and(waits) || self.undialled.contains(&id) {
+            return;
+        }
+        let untried = allowed.iter().find(|&&address| self.failed_dials.allows(now, address));
+        let refusal = match untried {
+            None if allowed.is_empty() => Err(ErrorCode::DIAL_REFUSED),
+            None => Err(ErrorCode::PATH_DEAD), // it has just failed, and nothing else is known of it
+            Some(_) if self.dials.take(now, 1).is_err() => Err(ErrorCode::EXCESSIVE_LOAD),
+            Some(remote) => Ok(*remote),
+        };
+        match (refusal, self.paths.get_mut(&id)) {
+            (Ok(remote), Some(path)) => {
+                path.remote = remote;
+                self.undialled.push_back(id);
+                self.dial_next();
+            }
+            (Err(code), _) => drop(self.end_path(id, code)),
+            (Ok(_), None) => {}
+        }
     }
 
     /// Starts as many waiting dials as may be under way at once.

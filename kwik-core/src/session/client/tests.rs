@@ -63,8 +63,7 @@ impl Machine {
             .with_no_client_auth();
         let config = ClientConfig::new(tls).unwrap().transport(change(TransportConfig::default()));
         let wall = Wall::new(now, Duration::from_secs(1000));
-        let primary = "127.0.0.1:1".parse().unwrap();
-        let client = Client::new(now, wall, Rng::from_seed([0; 32]), &config, primary);
+        let client = Client::new(now, wall, Rng::from_seed([0; 32]), &config);
         let mut machine = Self { client, now };
         machine.primary(Frame::ServerHello(hello()));
         for path in [PATH, OTHER] {
@@ -94,7 +93,14 @@ impl Machine {
     }
 
     fn primary(&mut self, frame: Frame) {
+        let dials = match &frame {
+            Frame::AddPath(add) => Some((add.path, add.addresses.clone())),
+            _ => None,
+        };
         self.client.handle_frame(self.now, PathId::PRIMARY, frame);
+        if let Some((path, addresses)) = dials {
+            self.client.on_dial_answer(self.now, path, &addresses); // an application that lets everybody be dialled
+        }
     }
 
     fn secondary(&mut self, path: PathId, frame: Frame) {

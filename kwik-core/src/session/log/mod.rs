@@ -86,7 +86,8 @@ impl Log {
             }),
             Action::ClosePath { path, code } if is_fault(*code) => self.on_fault(now, *path, *code),
             Action::CloseSession { code } => self.on_fault(now, HOME, *code),
-            Action::ClosePath { .. }
+            Action::AskDial { .. }
+            | Action::ClosePath { .. }
             | Action::EndRun { .. }
             | Action::FinishInternal { .. }
             | Action::FinishNative { .. }
@@ -95,6 +96,7 @@ impl Log {
             | Action::ResetInternal { .. }
             | Action::ResetNative { .. }
             | Action::ResumeInternal { .. }
+            | Action::Sign(_)
             | Action::StopInternal { .. }
             | Action::SplitOpened { .. } => {}
         }

@@ -23,8 +23,7 @@ use crate::{
     lease::ticket::{JobClaims, Signer as _, SigningKey},
     limits,
     rng::Rng,
-    session::action::Action,
-    timer::Wall,
+    session::{action::Action, question::Sealed},
     wire::{Credit, Features, Frame, MappingOperation, PathStatus, Ranges},
 };
 
@@ -87,13 +86,11 @@ impl Driver {
     fn new(now: Instant, mut setup: Source<'_>) -> Self {
         let signer = Arc::new(SigningKey::from_seed([3; 32]));
         let split_max = setup.pick(&[4, 1, u32::MAX]);
-        let wall = Wall::new(now, Duration::from_secs(1_000));
         let client_key = PublicKey::new([4; 32]);
         let rng = Rng::from_seed([5; 32]);
         let primary = Primary::new(
             now,
             signer.clone(),
-            wall,
             rng,
             client_key,
             Features::OFFERED,
@@ -212,7 +209,7 @@ impl Driver {
             return; // the glue knows no such stream
         }
         let native = self.native(stream);
-        let opened = self.primary.open_job(self.now, stream, native, NewJob::new(path, range, "object"));
+        let opened = self.primary.open_job(stream, native, NewJob::new(path, range, "object"));
         self.note_split(stream, native, matches!(opened, Err(LeaseError::NoCredit)), opened.is_ok());
         if let Ok(job) = opened {
             self.jobs.insert(job, (path, stream, range));
@@ -588,6 +585,10 @@ impl Driver {
                     assert!(path.is_primary());
                     self.on_frame(&frame);
                 }
+                Action::Sign(draft) => match draft.sign(1_000, &*self.signer) {
+                    Sealed::Frame(_, frame) => self.on_frame(&frame),
+                    Sealed::Relay(..) => panic!("nobody sends a message"),
+                },
                 Action::Notify(Event::LeaseEnded(lease)) => {
                     let known = self.leases.get(&lease).expect("a granted lease");
                     assert!(!known.forgotten, "nobody wants to know of {lease}");

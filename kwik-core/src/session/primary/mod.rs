@@ -27,7 +27,10 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use self::{retry::Retries, sync::Sync};
-use super::action::Action;
+use super::{
+    action::Action,
+    question::{Draft, PathDraft, Sealing},
+};
 use crate::{
     action::{Event, LeaseOutcome, PathInfo, PathState, RunId},
     budget::{Bucket, Rate},
@@ -36,13 +39,12 @@ use crate::{
     lease::{
         relay::Once,
         table::{LeaseTable, Live},
-        ticket::{Signer, Ticket},
+        ticket::Signer,
     },
     limits,
     rng::Rng,
     stream::send::SplitSend,
-    timer::Wall,
-    wire::{AddPath, Credit, Features, Frame, PathStatus, Ranges},
+    wire::{Credit, Features, Frame, PathStatus, Ranges},
 };
 
 /// One more server for a session: where it is and who it must be.
@@ -180,7 +182,6 @@ impl NewLease {
 #[derive(Debug)]
 pub(super) struct Primary {
     signer: Arc<dyn Signer>,
-    wall: Wall,
     rng: Rng,
     session: SessionId,
     client_key: PublicKey,
@@ -280,7 +281,6 @@ impl Primary {
     pub(super) fn new(
         now: Instant,
         signer: Arc<dyn Signer>,
-        wall: Wall,
         mut rng: Rng,
         client_key: PublicKey,
         features: Features,
@@ -290,7 +290,6 @@ impl Primary {
         let session = SessionId::new(rng.bytes::<16>());
         Self {
             signer,
-            wall,
             rng,
             session,
             client_key,
@@ -348,17 +347,6 @@ impl Primary {
         };
         let id = PathId::new(next);
         self.last_path = id;
-        let issued = self.wall.secs(now);
-        let expires = issued + limits::TICKET_LIFETIME.as_secs();
-        let ticket = Ticket {
-            session: self.session,
-            path: id,
-            audience: new.identity,
-            client_key: self.client_key,
-            issued,
-            expires,
-            nonce: self.rng.bytes::<16>(),
-        };
         self.paths.insert(
             id,
             Path {
@@ -382,13 +370,15 @@ impl Primary {
             },
         );
         self.forget_dead();
-        self.tell(Frame::AddPath(AddPath {
+        let nonce = self.rng.bytes::<16>();
+        self.sign(Draft::Path(PathDraft {
+            session: self.session,
             path: id,
             addresses: new.addresses,
             server_name: new.server_name,
-            pins: SmallVec::from_slice(&[new.identity]),
-            ticket: ticket.seal(&*self.signer),
-            ticket_expiry: expires,
+            identity: new.identity,
+            client_key: self.client_key,
+            nonce,
         }));
         Ok(id)
     }
@@ -616,6 +606,37 @@ impl Primary {
         }
         self.end_stream(stream, code);
         self.actions.push_back(Action::ResetNative { stream, code });
+    }
+
+    /// The application's key has not signed what would have told the client of these paths and jobs: they are over, with what
+    /// was granted of them.
+    pub(super) fn on_unsigned(
+        &mut self,
+        struck: &[Sealing],
+        leases: impl IntoIterator<Item = LeaseId>,
+        code: ErrorCode,
+    ) {
+        for sealing in struck {
+            match sealing {
+                Sealing::Path(path) => self.on_path_report(*path, PathStatus::Dead(code)),
+                Sealing::Job(job, _) => self.on_job_answer(*job, Err(code)),
+                Sealing::Relay(..) => {}
+            }
+        }
+        for lease in leases {
+            let range = self.leases.get(lease).map(Live::range);
+            self.end_lease(lease, Some((code, range.into_iter().collect())));
+        }
+    }
+
+    /// Whose signatures secondaries believe.
+    pub(super) fn signer(&self) -> Arc<dyn Signer> {
+        self.signer.clone()
+    }
+
+    /// Has a frame sent once it is signed.
+    fn sign(&mut self, draft: Draft) {
+        self.actions.push_back(Action::Sign(Box::new(draft)));
     }
 
     fn tell(&mut self, frame: Frame) {

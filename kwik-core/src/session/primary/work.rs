@@ -1,7 +1,5 @@
 //! What a primary has others do, and does itself, for a split stream: jobs, leases, runs. Spec: KWIK §5.
 
-use std::time::Instant;
-
 use smallvec::SmallVec;
 
 use super::{Job, NewJob, Primary, RETRIES, Run};
@@ -9,17 +7,18 @@ use crate::{
     action::{Event, LeaseOutcome, PathState, RunId},
     error::{ApiMisuse, ErrorCode, LeaseError},
     id::{ByteRange, JobId, LeaseId, OFFSET_MAX, StreamId},
-    lease::ticket::JobClaims,
     limits,
-    session::action::Action,
+    session::{
+        action::Action,
+        question::{Draft, JobDraft},
+    },
     stream::send::SplitSend,
-    wire::{Frame, JobOpen},
+    wire::Frame,
 };
 
 impl Primary {
     pub(in crate::session) fn open_job(
         &mut self,
-        now: Instant,
         stream: StreamId,
         native: u64,
         new: NewJob,
@@ -39,28 +38,16 @@ impl Primary {
         let id = JobId::new(self.next_job);
         self.next_job += 1;
         let total = new.total.unwrap_or_else(|| new.range.len().saturating_mul(RETRIES)).min(OFFSET_MAX);
-        let expiry = self.wall.secs(now).saturating_add(new.lifetime.as_secs());
-        let claims = JobClaims {
+        self.jobs.insert(id, Job { stream, path: new.path, range: new.range, left: total, answer: None });
+        self.sign(Draft::Job(JobDraft {
             session: self.session,
             path: new.path,
             job: id,
             stream,
             range: new.range,
             total,
-            expiry,
-            payload: &new.payload,
-        };
-        let seal = claims.seal(&*self.signer);
-        self.jobs.insert(id, Job { stream, path: new.path, range: new.range, left: total, answer: None });
-        self.tell(Frame::JobOpen(JobOpen {
-            job: id,
-            path: new.path,
-            stream,
-            range: new.range,
-            total,
-            expiry,
+            lifetime: new.lifetime,
             payload: new.payload,
-            seal,
         }));
         Ok(id)
     }

@@ -1,6 +1,6 @@
 //! Messages to and from the primary. Spec: KWIK §9.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 
@@ -8,27 +8,28 @@ use super::Secondary;
 use crate::{
     action::Relay,
     error::{ErrorCode, RelayError},
-    lease::relay::{Direction, RelayClaims},
+    lease::{
+        relay::{Direction, RelayClaims},
+        ticket::Signer,
+    },
     session::relays::Unwelcome,
     wire::{Features, RelayOpen},
 };
 
 impl Secondary {
-    /// Makes a message for the primary, signed if this server has a key for that.
-    pub(in crate::session) fn seal_relay(
-        &mut self,
-        length: u32,
-        payload: &[u8],
-    ) -> Result<RelayOpen, RelayError> {
+    /// Returns the head of a message for the primary, not signed yet.
+    pub(in crate::session) fn relay_head(&mut self, length: u32) -> Result<RelayOpen, RelayError> {
         if !self.features.contains(Features::RELAY) {
             return Err(RelayError::Unsupported);
         }
         let id = self.relays_sent;
         self.relays_sent += 1;
-        let (session, path) = (self.session, self.path);
-        let claims = RelayClaims { session, path, direction: Direction::ToPrimary, id, payload };
-        let seal = self.signer.as_ref().map(|signer| claims.seal(&**signer));
-        Ok(RelayOpen { path, id, length, seal })
+        Ok(RelayOpen { path: self.path, id, length, seal: None })
+    }
+
+    /// Whose signatures this server's messages have, if any.
+    pub(in crate::session) fn signer(&self) -> Option<Arc<dyn Signer>> {
+        self.signer.clone()
     }
 
     /// Says whether a message that the client brings may be read.

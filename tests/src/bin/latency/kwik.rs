@@ -110,6 +110,9 @@ impl End for Node {
                 session.handle_event(now, answer);
             }
         }
+        while let Some(question) = session.poll_question() {
+            session.handle_answer(now, question.answer(WALL_EPOCH));
+        }
         self.buf.clear();
         while let Some(transmit) = session.poll_transmit(now, TRAIN, &mut self.buf) {
             let train = self.buf.get(..transmit.size).unwrap_or_default();

@@ -17,6 +17,7 @@ use crate::{
     fuzzing::{assemble::Model, frames::END},
     id::{ByteRange, JobId, LeaseId, PathId, StreamId},
     limits,
+    path::dial::{DialPolicy as _, NotMorePrivate},
     session::action::Action,
     stream::{conflict::ConflictPolicy, recv::By},
     wire::{Credit, Frame, LeaseGrant, MappingOperation, PathStatus, StreamHeader},
@@ -332,7 +333,7 @@ impl Known {
     }
 
     /// Carries out what the client has decided, and checks that it may.
-    pub(super) fn take_actions(&mut self, client: &mut Client, _now: Instant) {
+    pub(super) fn take_actions(&mut self, client: &mut Client, now: Instant) {
         // Every lease, job, path and stream may be told of, each a few times.
         let bound = 64 + 8 * (self.leases.len() + self.jobs.len() + self.streams.len() + self.status.len());
         for count in 0.. {
@@ -340,6 +341,12 @@ impl Known {
             assert!(count < bound, "more than {bound} actions at once");
             if self.closed.is_some() {
                 continue; // nobody carries it out any more
+            }
+            if let Action::AskDial { path, mut addresses } = action {
+                let primary = ([127, 0, 0, 1], 1).into();
+                addresses.retain(|address| NotMorePrivate.allows(primary, *address));
+                client.on_dial_answer(now, path, &addresses);
+                continue;
             }
             self.on_action(action);
             if let Some(code) = self.closed {
@@ -397,12 +404,14 @@ impl Known {
             }
             Action::SplitOpened { stream } => self.on_split(stream),
             Action::Notify(_) | Action::Ping { .. } => {}
-            Action::EndRun { .. }
+            Action::AskDial { .. }
+            | Action::EndRun { .. }
             | Action::FinishInternal { .. }
             | Action::FinishNative { .. }
             | Action::ResetInternal { .. }
-            | Action::ResetNative { .. } => {
-                unreachable!("a client sends neither native halves nor internal streams")
+            | Action::ResetNative { .. }
+            | Action::Sign(_) => {
+                unreachable!("answered before, or not a client's: it sends neither native halves nor internal streams")
             }
         }
     }
