@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use bytes::BytesMut;
@@ -18,7 +18,6 @@ use crate::{
     quic,
     rng::Rng,
     session::Session,
-    timer::Wall,
 };
 
 /// Names a session within its endpoint. Never reused.
@@ -102,8 +101,8 @@ pub struct AcceptError {
 pub struct Endpoint {
     quic: quic::Endpoint,
     rng: Rng,
-    clock: Arc<quic::WallClock>,
-    wall: Wall,
+    clock: Arc<quic::TokenClock>,
+    started: Instant,
     server: Option<Arc<ServerConfig>>,
     nonces: Nonces,
     /// Where each QUIC connection belongs.
@@ -114,7 +113,6 @@ pub struct Endpoint {
 impl Endpoint {
     /// Creates an endpoint whose every random choice follows from `seed`, which must be secret and used once.
     ///
-    /// `unix_now` is the wall clock at `now`, since the Unix epoch; expiry of tickets and jobs is judged by it.
     /// `allow_mtud` says that the socket never lets IP fragment a datagram.
     ///
     /// # Errors
@@ -122,19 +120,17 @@ impl Endpoint {
     pub fn new(
         seed: [u8; 32],
         now: Instant,
-        unix_now: Duration,
         server: Option<ServerConfig>,
         allow_mtud: bool,
     ) -> Result<Self, ConfigError> {
         let mut rng = Rng::from_seed(seed);
-        let clock = Arc::new(quic::WallClock::default());
-        clock.set(unix_now);
+        let clock = Arc::new(quic::TokenClock::default());
         let reset_key = server.as_ref().and_then(|server| server.reset_key);
         let mut endpoint = Self {
             quic: quic::Endpoint::new(rng.fork("quic"), clock.clone(), allow_mtud, reset_key),
             rng,
             clock,
-            wall: Wall::new(now, unix_now),
+            started: now,
             server: None,
             nonces: Nonces::default(),
             routes: BTreeMap::new(),
@@ -164,7 +160,7 @@ impl Endpoint {
         data: BytesMut,
         buf: &mut Vec<u8>,
     ) -> Option<DatagramEvent> {
-        self.clock.set(self.wall.unix(now));
+        self.clock.set(now.saturating_duration_since(self.started));
         match self.quic.handle(now, remote, local_ip, ecn, data, buf)? {
             quic::Datagram::Connection(key, event) => {
                 // A session that was forgotten may still be sent to: nobody is there, nothing is wrong.
@@ -197,7 +193,7 @@ impl Endpoint {
         let connection = self.quic.dial(now, dial)?;
         let handle = self.register(connection.key());
         let rng = self.rng.fork("session");
-        Ok((handle, Session::client(now, self.wall, rng, config, connection)))
+        Ok((handle, Session::client(now, rng, config, connection)))
     }
 
     /// Lets a client in. Its role is known once the session says `Connected`.
@@ -220,7 +216,7 @@ impl Endpoint {
             .map_err(|error| AcceptError { cause: error.cause, response: error.response })?;
         let handle = self.register(connection.key());
         let rng = self.rng.fork("session");
-        Ok((handle, Session::server(now, self.wall, rng, server, connection)))
+        Ok((handle, Session::server(now, rng, server, connection)))
     }
 
     /// Turns a client away; `buf` is appended to.

@@ -139,6 +139,8 @@ codes! {
     INTERNAL = 0x21;
     /// A lease ended before every byte of it was written.
     LEASE_SHORT = 0x22;
+    /// The ticket is not valid yet: the clocks of the primary and the secondary differ by more than may be.
+    CLOCK_SKEW = 0x23;
 }
 
 impl fmt::Display for ErrorCode {

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-/// The wall clock, anchored once: where expiry of tickets and jobs needs it, it is derived, never read.
+/// What the wall clock said at some instant. Only ever carried on to instants shortly after: wall clocks are set anew while
+/// programs run, and go on while a machine sleeps, when instants may not.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wall {
     at: Instant,
@@ -15,14 +16,9 @@ impl Wall {
         Self { at, unix }
     }
 
-    /// Returns the time since the Unix epoch at `now`.
-    pub(crate) fn unix(&self, now: Instant) -> Duration {
-        self.unix.saturating_add(now.saturating_duration_since(self.at))
-    }
-
     /// Returns whole seconds since the Unix epoch at `now`.
     pub(crate) fn secs(&self, now: Instant) -> u64 {
-        self.unix(now).as_secs()
+        self.unix.saturating_add(now.saturating_duration_since(self.at)).as_secs()
     }
 }
 

@@ -258,7 +258,6 @@ fn the_dial_policy_holds() {
                 server_name: Some("victim.test".into()),
                 pins: Vec::new(),
                 ticket: Some(vec![1; 181].into()),
-                ticket_expiry: Some(raw::unix_now() + 60),
             }
         };
         let mapped = |last: [u8; 4]| [&[0; 10][..], &[0xff; 2], &last].concat();

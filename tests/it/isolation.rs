@@ -367,7 +367,6 @@ fn add_path() -> pb::AddPath {
         server_name: Some("victim.test".into()),
         pins: Vec::new(),
         ticket: Some(vec![1; 181].into()),
-        ticket_expiry: Some(raw::unix_now() + 60),
     }
 }
 

@@ -84,7 +84,6 @@ fn add_path() -> Frame {
         server_name: "mirror-17.example.net".to_owned(),
         pins: smallvec![SpkiHash::new([7; 32])],
         ticket: Bytes::from_iter((0..240).map(|_| 7)),
-        ticket_expiry: 1_800_000_060,
     })
 }
 

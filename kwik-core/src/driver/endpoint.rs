@@ -59,7 +59,7 @@ impl<R: Runtime> Endpoint<R> {
         let ipv6 = socket.local_addr()?.is_ipv6();
         let seed = runtime.seed()?;
         let core =
-            core::Endpoint::new(seed, runtime.now(), runtime.unix_now(), server, !socket.may_fragment())
+            core::Endpoint::new(seed, runtime.now(), server, !socket.may_fragment())
                 .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let socket = Arc::new(socket);
         let inner = EndpointRef::new(core, socket.clone(), ipv6, Arc::new(runtime));

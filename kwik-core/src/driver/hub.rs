@@ -112,10 +112,10 @@ impl<R: Runtime> Shared<R> {
             return; // the usual case takes no lock
         };
         self.with(|e| {
-            let mut next = Some(first);
+            let (mut next, unix) = (Some(first), self.runtime.unix_now());
             while let Some(event) = next {
                 if let Some(answer) = e.core.handle_session_event(now, handle, event) {
-                    session.handle_event(now, answer);
+                    session.handle_event(now, unix, answer);
                 }
                 next = session.poll_endpoint_event();
             }

@@ -13,7 +13,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -93,6 +93,11 @@ impl State {
     /// Returns the time for a command.
     pub(super) fn now(&self) -> Instant {
         self.clock.now()
+    }
+
+    /// Returns the wall clock for facts, since the Unix epoch.
+    pub(super) fn unix_now(&self) -> Duration {
+        self.clock.unix_now()
     }
 
     /// Lets the session's task run: there may be something to send.

@@ -183,10 +183,10 @@ impl<R: Runtime> SessionDriver<R> {
             if let Some(driver) = s.driver.take() {
                 s.wakers.owed.discard(driver);
             }
-            let now = s.now();
+            let (now, unix) = (s.now(), s.unix_now());
             let count = self.facts.len().min(FACTS_PER_TURN);
             for event in self.facts.drain(..count) {
-                s.core.handle_event(now, event);
+                s.core.handle_event(now, unix, event);
             }
             self.fence.handled += count as u64;
             if self.deadline.is_some_and(|at| at <= now)

@@ -78,7 +78,6 @@ pub(crate) fn add_path(path: PathId, source: &mut Source<'_>) -> AddPath {
             SmallVec::new()
         },
         ticket: Bytes::from_static(b"ticket"),
-        ticket_expiry: source.pick(&[2_000, 0, u64::MAX]),
     }
 }
 

@@ -157,7 +157,7 @@ impl Ticket {
     ///
     /// # Errors
     /// One of [`TicketError`]: the first that fails, the expiry last, so that
-    /// [`Expired`](TicketError::Expired) says that a fresh ticket is all that is missing.
+    /// [`Expired`](TicketError::Expired) says that a fresh ticket, or a clock that is right, is all that is missing.
     pub(crate) fn check(
         &self,
         now_unix: u64,
@@ -184,10 +184,10 @@ impl Ticket {
             return Err(TicketError::Lifetime);
         }
         if self.issued > now_unix.saturating_add(skew) {
-            return Err(TicketError::NotYetValid);
+            return Err(TicketError::NotYetValid { ahead_s: self.issued - now_unix });
         }
         if now_unix > last_second(self.expires) {
-            return Err(TicketError::Expired);
+            return Err(TicketError::Expired { late_s: now_unix.saturating_sub(self.expires) });
         }
         Ok(())
     }
@@ -218,14 +218,14 @@ pub(crate) enum TicketError {
     Audience,
     #[error("ticket is for another client key")]
     ClientKey,
-    #[error("ticket has expired")]
-    Expired,
+    #[error("ticket expired {late_s} s ago")]
+    Expired { late_s: u64 },
     #[error("ticket lives too long or ends before it begins")]
     Lifetime,
     #[error("malformed ticket")]
     Malformed,
-    #[error("ticket is not valid yet")]
-    NotYetValid,
+    #[error("ticket will be issued in {ahead_s} s")]
+    NotYetValid { ahead_s: u64 },
     #[error("ticket is for another path")]
     Path,
     #[error("ticket is for another session")]
@@ -235,15 +235,38 @@ pub(crate) enum TicketError {
 }
 
 impl TicketError {
-    /// Returns the code the attempt is refused with.
-    pub(crate) const fn code(self) -> ErrorCode {
+    /// Tells the operator where clocks are the reason. Only the holder of a genuine ticket gets here, once per connection.
+    pub(crate) fn tell(self, session: SessionId, path: PathId) {
+        let allowed_s = CLOCK_SKEW.as_secs();
         match self {
-            Self::Expired => ErrorCode::TICKET_EXPIRED,
+            Self::NotYetValid { ahead_s } => tracing::warn!(
+                %session, %path, ahead_s, allowed_s,
+                "clock skew: the primary's clock is ahead of this server's"
+            ),
+            Self::Expired { late_s } => tracing::warn!(
+                %session, %path, late_s, allowed_s,
+                "clock skew: the ticket expired long ago, so the primary's clock is behind this server's, unless the client \
+                 has shown an old ticket"
+            ),
             Self::Audience
             | Self::ClientKey
             | Self::Lifetime
             | Self::Malformed
-            | Self::NotYetValid
+            | Self::Path
+            | Self::Session
+            | Self::Untrusted => {}
+        }
+    }
+
+    /// Returns the code the attempt is refused with.
+    pub(crate) const fn code(self) -> ErrorCode {
+        match self {
+            Self::Expired { .. } => ErrorCode::TICKET_EXPIRED,
+            Self::NotYetValid { .. } => ErrorCode::CLOCK_SKEW,
+            Self::Audience
+            | Self::ClientKey
+            | Self::Lifetime
+            | Self::Malformed
             | Self::Path
             | Self::Session
             | Self::Untrusted => ErrorCode::AUTH_FAILED,
@@ -475,10 +498,11 @@ mod tests {
         for now in [NOW - 5, NOW, NOW + 65] {
             assert_eq!(check(&ok, now), Ok(()));
         }
-        assert_eq!(check(&ok, NOW + 66), Err(TicketError::Expired));
-        assert_eq!(check(&ok, u64::MAX), Err(TicketError::Expired));
+        assert_eq!(check(&ok, NOW + 66), Err(TicketError::Expired { late_s: 6 }));
+        assert_eq!(check(&ok, u64::MAX), Err(TicketError::Expired { late_s: u64::MAX - NOW - 60 }));
+        let early = TicketError::NotYetValid { ahead_s: 6 };
+        assert_eq!(check(&Ticket { issued: NOW + 6, expires: NOW + 66, ..ok }, NOW), Err(early));
         let cases = [
-            (TicketError::NotYetValid, Ticket { issued: NOW + 6, expires: NOW + 66, ..ok }),
             (TicketError::Lifetime, Ticket { expires: NOW + 66, ..ok }),
             (TicketError::Lifetime, Ticket { expires: NOW - 1, ..ok }),
             (TicketError::Lifetime, Ticket { issued: 0, expires: u64::MAX, ..ok }),
@@ -492,7 +516,8 @@ mod tests {
             assert_eq!(error.code(), ErrorCode::AUTH_FAILED);
         }
         assert_eq!(check(&Ticket { expires: NOW + 65, ..ok }, NOW), Ok(()));
-        assert_eq!(TicketError::Expired.code(), ErrorCode::TICKET_EXPIRED);
+        assert_eq!(TicketError::Expired { late_s: 6 }.code(), ErrorCode::TICKET_EXPIRED);
+        assert_eq!(early.code(), ErrorCode::CLOCK_SKEW);
         assert_eq!(TicketError::Untrusted.code(), ErrorCode::AUTH_FAILED);
         assert_eq!(TicketError::Malformed.code(), ErrorCode::AUTH_FAILED);
         assert_eq!(ok.check(NOW, SESSION, PATH, &[], &CLIENT), Err(TicketError::Audience));

@@ -44,18 +44,21 @@ pub(super) fn token_key(rng: &mut Rng) -> Arc<dyn quinn_proto::crypto::Handshake
     Arc::new(hkdf::Salt::new(hkdf::HKDF_SHA256, &[]).extract(&rng.bytes::<32>()))
 }
 
-/// The wall clock as the endpoint was last told it, for quinn-proto's address tokens.
+/// How old the endpoint was when it was last told the time, for quinn-proto's address tokens (RFC 9000 §8.1).
+///
+/// Their key is the endpoint's own, so none outlives it, and nobody else reads what they say. So they need no wall clock,
+/// which may be set anew between a Retry and the answer to it.
 #[derive(Debug, Default)]
-pub(crate) struct WallClock(AtomicU64);
+pub(crate) struct TokenClock(AtomicU64);
 
-impl WallClock {
-    /// Sets the time since the Unix epoch; the fraction of a second is dropped, tokens do not need it.
-    pub(crate) fn set(&self, unix: Duration) {
-        self.0.store(unix.as_secs(), Ordering::Relaxed);
+impl TokenClock {
+    /// Sets the time since the endpoint was created; the fraction of a second is dropped, tokens do not need it.
+    pub(crate) fn set(&self, age: Duration) {
+        self.0.store(age.as_secs(), Ordering::Relaxed);
     }
 }
 
-impl TimeSource for WallClock {
+impl TimeSource for TokenClock {
     fn now(&self) -> SystemTime {
         UNIX_EPOCH + Duration::from_secs(self.0.load(Ordering::Relaxed))
     }

@@ -15,7 +15,7 @@ use quinn_proto::{
 use rustls::client::Resumption;
 
 use super::{
-    cid::{self, SeededCids, WallClock},
+    cid::{self, SeededCids, TokenClock},
     connection::{Connection, ConnectionEvent, EndpointEvent},
     event::{self, varint},
 };
@@ -92,7 +92,7 @@ impl fmt::Debug for Dial {
 pub(crate) struct Endpoint {
     inner: quinn_proto::Endpoint,
     rng: Rng,
-    wall: Arc<WallClock>,
+    clock: Arc<TokenClock>,
     token_key: Arc<dyn quinn_proto::crypto::HandshakeTokenKey>,
     server_send_window: u64,
 }
@@ -106,7 +106,7 @@ impl fmt::Debug for Endpoint {
 impl Endpoint {
     pub(crate) fn new(
         mut rng: Rng,
-        wall: Arc<WallClock>,
+        clock: Arc<TokenClock>,
         allow_mtud: bool,
         reset_key: Option<[u8; 32]>,
     ) -> Self {
@@ -118,7 +118,7 @@ impl Endpoint {
             .cid_generator(move || Box::new(SeededCids(Rng::from_seed(cids))));
         let token_key = cid::token_key(&mut rng);
         let inner = quinn_proto::Endpoint::new(Arc::new(config), None, allow_mtud, None);
-        Self { inner, rng, wall, token_key, server_send_window: limits::QUIC_SEND_WINDOW }
+        Self { inner, rng, clock, token_key, server_send_window: limits::QUIC_SEND_WINDOW }
     }
 
     pub(crate) fn set_server(&mut self, server: Option<&ServerConfig>) -> Result<(), ConfigError> {
@@ -137,7 +137,7 @@ impl Endpoint {
             .keep_alive_interval(server.transport.keep_alive_interval);
         config
             .transport_config(Arc::new(transport))
-            .time_source(self.wall.clone())
+            .time_source(self.clock.clone())
             .max_incoming(server.accepts_max)
             .incoming_buffer_size(INCOMING_BUFFER)
             .incoming_buffer_size_total(INCOMING_BUFFERS);

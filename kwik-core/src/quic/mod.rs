@@ -8,7 +8,7 @@ mod event;
 #[cfg(feature = "qlog")]
 mod qlog;
 
-pub(crate) use cid::WallClock;
+pub(crate) use cid::TokenClock;
 pub use connection::Written;
 pub(crate) use connection::{Connection, ConnectionEvent, EndpointEvent};
 pub(crate) use endpoint::{

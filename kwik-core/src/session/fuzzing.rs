@@ -102,7 +102,7 @@ impl World {
                 let primary = usize::from(index) == PRIMARY;
                 if primary { config.primary(signer.clone()) } else { config.secondary(secondary.clone()) }
             });
-            let endpoint = Endpoint::new([index; 32], now, UNIX, server, true).expect("usable");
+            let endpoint = Endpoint::new([index; 32], now, server, true).expect("usable");
             let address = SocketAddr::from(([127, 0, 0, 1], 4000 + u16::from(index)));
             Node { endpoint, address, sessions: BTreeMap::new() }
         };
@@ -408,7 +408,7 @@ impl World {
             None => {}
             Some(DatagramEvent::Session(handle, event)) => {
                 if let Some(session) = node.sessions.get_mut(&handle) {
-                    session.handle_event(now, event);
+                    session.handle_event(now, UNIX, event);
                 }
             }
             Some(DatagramEvent::Incoming(incoming)) => match node.endpoint.accept(now, incoming, &mut buf) {
@@ -431,7 +431,7 @@ impl World {
                 let mut wants = 0;
                 while let Some(event) = session.poll_endpoint_event() {
                     if let Some(answer) = node.endpoint.handle_session_event(now, handle, event) {
-                        session.handle_event(now, answer);
+                        session.handle_event(now, UNIX, answer);
                     }
                     wants += 1;
                 }

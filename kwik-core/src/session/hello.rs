@@ -18,7 +18,6 @@ use crate::{
     lease::ticket::{self, Ticket},
     limits,
     rng::Rng,
-    timer::Wall,
     wire::{Attach, ClientHello, Features, ServerHello},
 };
 
@@ -26,7 +25,6 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Greeting {
     config: Arc<ServerConfig>,
-    wall: Wall,
     rng: Rng,
     deadline: Instant,
     /// A secondary hello that only waits for the endpoint to say that its ticket is new.
@@ -57,9 +55,9 @@ pub(super) enum Welcome {
 }
 
 impl Greeting {
-    pub(super) fn new(now: Instant, wall: Wall, rng: Rng, config: Arc<ServerConfig>) -> Self {
+    pub(super) fn new(now: Instant, rng: Rng, config: Arc<ServerConfig>) -> Self {
         let deadline = now + config.transport.hello_timeout;
-        Self { config, wall, rng, deadline, pending: None }
+        Self { config, rng, deadline, pending: None }
     }
 
     /// Handshake and hello must be done by then.
@@ -67,10 +65,11 @@ impl Greeting {
         self.deadline
     }
 
-    /// The hello arrived; `exporter` is what both ends of the connection alone know.
+    /// The hello arrived, when the wall clock said `unix`; `exporter` is what both ends of the connection alone know.
     pub(super) fn on_hello(
         &mut self,
         now: Instant,
+        unix: u64,
         hello: ClientHello,
         exporter: Option<[u8; 32]>,
     ) -> Welcome {
@@ -81,7 +80,7 @@ impl Greeting {
             return Welcome::Refuse(ErrorCode::VERSION);
         }
         let checked = match hello.attach {
-            Some(attach) => self.check_attach(now, &hello.client_key, hello.features, &attach, exporter),
+            Some(attach) => self.check_attach(unix, &hello.client_key, hello.features, &attach, exporter),
             None => self.welcome_primary(now, &hello),
         };
         checked.unwrap_or_else(Welcome::Refuse)
@@ -120,19 +119,21 @@ impl Greeting {
     /// The ticket must be for this client, this server and now; the client must hold the key it names.
     fn check_attach(
         &mut self,
-        now: Instant,
+        now_unix: u64,
         client_key: &PublicKey,
         features: Features,
         attach: &Attach,
         exporter: Option<[u8; 32]>,
     ) -> Result<Welcome, ErrorCode> {
         let config = self.config.secondary.as_ref().ok_or(ErrorCode::INVALID_STREAM_ROLE)?;
-        let now_unix = self.wall.secs(now);
         let (ticket, primary) =
             Ticket::open(&attach.ticket, &config.primaries).map_err(|error| error.code())?;
-        ticket
-            .check(now_unix, attach.session, attach.path, &config.identities, client_key)
-            .map_err(|error| error.code())?;
+        ticket.check(now_unix, attach.session, attach.path, &config.identities, client_key).map_err(
+            |error| {
+                error.tell(attach.session, attach.path);
+                error.code()
+            },
+        )?;
         let exporter = exporter.ok_or(ErrorCode::AUTH_FAILED)?;
         if !ticket::verify(client_key, &ticket::attach_message(&exporter), &attach.proof) {
             return Err(ErrorCode::AUTH_FAILED);
@@ -149,15 +150,8 @@ impl Greeting {
     ) -> Result<(Secondary, ServerHello), ErrorCode> {
         let pending = self.pending.take().filter(|_| fresh).ok_or(ErrorCode::AUTH_FAILED)?;
         let signer = self.config.secondary.as_ref().and_then(|config| config.signer.clone());
-        let secondary = Secondary::new(
-            now,
-            self.wall,
-            pending.session,
-            pending.path,
-            pending.primary,
-            pending.features,
-            signer,
-        );
+        let secondary =
+            Secondary::new(now, pending.session, pending.path, pending.primary, pending.features, signer);
         let answer = ServerHello {
             version: limits::VERSION,
             features: Features::OFFERED,

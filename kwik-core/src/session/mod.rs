@@ -40,10 +40,6 @@ use std::{
 use bytes::Bytes;
 use rustls_pki_types::CertificateDer;
 
-pub use self::{
-    primary::{NewJob, NewLease, NewPath},
-    question::{Answer, Question},
-};
 use self::{
     client::Client,
     events::EventQueue,
@@ -60,6 +56,10 @@ use self::{
 pub use self::{
     client::client_ops, fuzzing::session_datagram, hello::hello, primary::primary_ops,
     secondary::secondary_ops,
+};
+pub use self::{
+    primary::{NewJob, NewLease, NewPath},
+    question::{Answer, Question},
 };
 pub use crate::quic::Written;
 use crate::{
@@ -113,6 +113,8 @@ pub struct Session {
     remote: SocketAddr,
     /// The latest instant that was passed in.
     now: Instant,
+    /// What the wall clock said when the latest datagram came: frames come in datagrams.
+    wall: Wall,
     recv: BTreeMap<StreamId, RecvHalf>,
     send: BTreeMap<StreamId, SendHalf>,
     /// Opened by the peer, not accepted by the application.
@@ -176,14 +178,8 @@ impl fmt::Debug for Session {
 }
 
 impl Session {
-    pub(crate) fn client(
-        now: Instant,
-        wall: Wall,
-        rng: Rng,
-        config: ClientConfig,
-        connection: quic::Connection,
-    ) -> Self {
-        let machine = Machine::Client(Client::new(now, wall, rng, &config));
+    pub(crate) fn client(now: Instant, rng: Rng, config: ClientConfig, connection: quic::Connection) -> Self {
+        let machine = Machine::Client(Client::new(now, rng, &config));
         let transport = config.transport.clone();
         let start = transport.streams_start.unwrap_or(limits::CLIENT_STREAMS_START);
         let permitted = native_streams(&transport, start).0;
@@ -192,13 +188,12 @@ impl Session {
 
     pub(crate) fn server(
         now: Instant,
-        wall: Wall,
         rng: Rng,
         config: Arc<ServerConfig>,
         connection: quic::Connection,
     ) -> Self {
         let transport = config.transport.clone();
-        let machine = Machine::Greeting(Greeting::new(now, wall, rng, config));
+        let machine = Machine::Greeting(Greeting::new(now, rng, config));
         Self::new(now, machine, None, transport, 0, connection)
     }
 
@@ -218,6 +213,7 @@ impl Session {
             client,
             transport,
             now,
+            wall: Wall::new(now, Duration::ZERO),
             recv: BTreeMap::new(),
             send: BTreeMap::new(),
             accepts_bi: VecDeque::new(),
@@ -258,9 +254,14 @@ impl Session {
     // Facts.
 
     /// Takes a datagram, or an answer of the endpoint.
-    pub fn handle_event(&mut self, now: Instant, event: SessionEvent) {
+    ///
+    /// `unix_now` is the wall clock at `now`, since the Unix epoch: a secondary judges by it whether what the datagram brings
+    /// has expired. It is read anew for each call or batch of calls, since wall clocks are set while programs run, and go on
+    /// while a machine sleeps.
+    pub fn handle_event(&mut self, now: Instant, unix_now: Duration, event: SessionEvent) {
         let _session = self.enter();
         self.touch(now);
+        self.wall = Wall::new(now, unix_now);
         match event.0 {
             SessionEventInner::Quic(path, event) => {
                 let _path = path_span(&self.machine, path);

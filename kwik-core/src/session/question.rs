@@ -197,14 +197,13 @@ impl Draft {
 
 impl PathDraft {
     fn sign(self, unix: u64, signer: &dyn Signer) -> Frame {
-        let expires = unix.saturating_add(limits::TICKET_LIFETIME.as_secs());
         let ticket = Ticket {
             session: self.session,
             path: self.path,
             audience: self.identity,
             client_key: self.client_key,
             issued: unix,
-            expires,
+            expires: unix.saturating_add(limits::TICKET_LIFETIME.as_secs()),
             nonce: self.nonce,
         };
         Frame::AddPath(AddPath {
@@ -213,7 +212,6 @@ impl PathDraft {
             server_name: self.server_name,
             pins: SmallVec::from_slice(&[self.identity]),
             ticket: ticket.seal(signer),
-            ticket_expiry: expires,
         })
     }
 }
@@ -320,7 +318,12 @@ impl Session {
                     client.on_dial_answer(self.now, path, &allowed);
                 }
             }
-            Said::Signed(Sealed::Frame(sealing, frame)) => self.outbox.fill(sealing, frame),
+            Said::Signed(Sealed::Frame(sealing, frame)) => {
+                if let (Machine::Primary(primary), Sealing::Path(path)) = (&mut self.machine, sealing) {
+                    primary.on_signed(self.now, path);
+                }
+                self.outbox.fill(sealing, frame);
+            }
             Said::Signed(Sealed::Relay(path, id, seal)) => self.seal_relay(path, id, Some(seal)),
             Said::Unsigned(Sealing::Relay(path, id)) => self.seal_relay(path, id, None),
             Said::Unsigned(sealing) => {

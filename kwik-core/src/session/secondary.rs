@@ -34,14 +34,12 @@ use crate::{
         ticket::{JobClaims, Signer},
     },
     limits,
-    timer::Wall,
     wire::{Credit, Features, Frame, JobOpen},
 };
 
 /// The secondary's machine.
 #[derive(Debug)]
 pub(super) struct Secondary {
-    wall: Wall,
     session: SessionId,
     path: PathId,
     /// The primary whose ticket was shown, and whose jobs are therefore believed.
@@ -117,7 +115,6 @@ pub(super) struct LeaseAllowance {
 impl Secondary {
     pub(super) fn new(
         now: Instant,
-        wall: Wall,
         session: SessionId,
         path: PathId,
         primary: PublicKey,
@@ -125,7 +122,6 @@ impl Secondary {
         signer: Option<Arc<dyn Signer>>,
     ) -> Self {
         Self {
-            wall,
             session,
             path,
             primary,
@@ -182,16 +178,16 @@ impl Secondary {
         std::mem::take(&mut self.account)
     }
 
-    /// A control frame of the client arrived. An error is the client's fault and ends the path.
-    pub(super) fn handle_frame(&mut self, now: Instant, frame: Frame) -> Result<(), ErrorCode> {
+    /// A control frame of the client arrived, when the wall clock said `unix`. An error is the client's fault and ends the path.
+    pub(super) fn handle_frame(&mut self, now: Instant, unix: u64, frame: Frame) -> Result<(), ErrorCode> {
         match frame {
-            Frame::JobOpen(open) => self.open_job(now, open),
+            Frame::JobOpen(open) => self.open_job(now, unix, open),
             Frame::JobClose { job } => {
                 self.close_job(job);
                 Ok(())
             }
             Frame::LeaseNotice { lease, job, range, credit } => {
-                self.on_notice(now, lease, job, range, credit)
+                self.on_notice(unix, lease, job, range, credit)
             }
             Frame::LeaseRevoke { lease, keep: 0, code } => {
                 self.end_lease(lease, code, true);
@@ -243,7 +239,7 @@ impl Secondary {
     }
 
     /// A client brings a job. What the primary did not seal is refused. Spec: KWIK §5.1.
-    fn open_job(&mut self, now: Instant, open: JobOpen) -> Result<(), ErrorCode> {
+    fn open_job(&mut self, now: Instant, unix: u64, open: JobOpen) -> Result<(), ErrorCode> {
         if self.last_job.is_some_and(|last| open.job <= last) {
             return Err(ErrorCode::METADATA_PROTOCOL_VIOLATION);
         }
@@ -263,7 +259,7 @@ impl Secondary {
             // that would have it spend this server's time.
             self.forged_jobs.take(now, 1).map_err(|_| ErrorCode::AUTH_FAILED)?;
             Some(ErrorCode::AUTH_FAILED)
-        } else if self.is_expired(now, open.expiry) {
+        } else if is_expired(unix, open.expiry) {
             Some(ErrorCode::TICKET_EXPIRED)
         } else if self.jobs.len() >= limits::JOBS_PER_PATH {
             Some(ErrorCode::LIMIT_EXCEEDED)
@@ -291,10 +287,6 @@ impl Secondary {
         Ok(())
     }
 
-    fn is_expired(&self, now: Instant, expiry: u64) -> bool {
-        self.wall.secs(now) > expiry.saturating_add(limits::CLOCK_SKEW.as_secs())
-    }
-
     fn close_job(&mut self, id: JobId) {
         let Some(job) = self.jobs.get_mut(&id) else {
             self.late_frames += 1;
@@ -320,7 +312,7 @@ impl Secondary {
     /// The client asks for a range. What the job does not allow is refused. Spec: KWIK §5.1.
     fn on_notice(
         &mut self,
-        now: Instant,
+        unix: u64,
         id: LeaseId,
         job_id: JobId,
         range: ByteRange,
@@ -334,7 +326,7 @@ impl Secondary {
         }
         self.last_lease = Some(id);
         let expiry = self.jobs.get(&job_id).map(|job| job.expiry);
-        let expired = expiry.is_some_and(|expiry| self.is_expired(now, expiry));
+        let expired = expiry.is_some_and(|expiry| is_expired(unix, expiry));
         let live = self.leases.values().filter(|lease| lease.ended.is_none()).count();
         // Those that have ended are the application's to let go of.
         let full = live >= limits::LEASES_PER_PATH || self.leases.len() >= 2 * limits::LEASES_PER_PATH;
@@ -601,6 +593,11 @@ impl Secondary {
     fn send(&mut self, frame: Frame) {
         self.actions.push_back(Action::Send { path: PathId::PRIMARY, frame });
     }
+}
+
+/// Returns whether a job's time is over, as far as the clocks of two servers may differ.
+fn is_expired(unix: u64, expiry: u64) -> bool {
+    unix > expiry.saturating_add(limits::CLOCK_SKEW.as_secs())
 }
 
 #[cfg(test)]

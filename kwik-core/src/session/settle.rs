@@ -248,7 +248,9 @@ impl Session {
                 Ok(())
             }
             Machine::Primary(primary) => primary.handle_frame(self.now, frame),
-            Machine::Secondary(secondary) => secondary.handle_frame(self.now, frame),
+            Machine::Secondary(secondary) => {
+                secondary.handle_frame(self.now, self.wall.secs(self.now), frame)
+            }
             Machine::Greeting(_) => self.on_hello(frame),
         };
         if let Err(code) = handled {
@@ -264,7 +266,8 @@ impl Session {
         let Frame::ClientHello(hello) = frame else {
             return Err(ErrorCode::FRAME_UNEXPECTED);
         };
-        match greeting.on_hello(self.now, hello, home.quic.exporter(EXPORTER_LABEL)) {
+        let unix = self.wall.secs(self.now);
+        match greeting.on_hello(self.now, unix, hello, home.quic.exporter(EXPORTER_LABEL)) {
             Welcome::Refuse(code) => Err(code),
             Welcome::AskNonce { nonce, expires, now } => {
                 let ask = EndpointEventInner::Nonce { nonce, expires, now };

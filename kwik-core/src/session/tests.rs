@@ -1,5 +1,6 @@
 //! Sessions over real QUIC and real TLS, in memory and in virtual time: one client, one primary, some secondaries.
 
+mod clocks;
 mod edges;
 mod price;
 mod questions;
@@ -22,7 +23,7 @@ use crate::{
     lease::ticket::{self, SigningKey},
 };
 
-/// The wall clock, since the Unix epoch.
+/// The wall clock of every world at its start, since the Unix epoch.
 const UNIX: Duration = Duration::from_secs(1_800_000_000);
 const ONE_WAY: Duration = Duration::from_millis(10);
 const CLIENT: usize = 0;
@@ -38,6 +39,8 @@ struct Node {
     questions: Vec<(SessionHandle, Question)>,
     thinks: bool,
     dead: bool,
+    /// By how many seconds its wall clock is ahead of the others'.
+    ahead: i64,
     /// Does not run; what arrives waits, as in a socket's buffer.
     stalled: bool,
     waiting: Vec<(SocketAddr, Vec<u8>)>,
@@ -47,10 +50,17 @@ impl Node {
     fn runs(&self) -> bool {
         !self.dead && !self.stalled
     }
+
+    /// Its wall clock, when the world is so old.
+    fn unix(&self, age: Duration) -> Duration {
+        let wrong = Duration::from_secs(self.ahead.unsigned_abs());
+        if self.ahead < 0 { UNIX + age - wrong } else { UNIX + age + wrong }
+    }
 }
 
 /// The network: every datagram takes `one_way`.
 struct World {
+    started: Instant,
     now: Instant,
     /// Time does not jump over this instant.
     alarm: Option<Instant>,
@@ -135,7 +145,7 @@ impl World {
                 }
             });
             let seed = [u8::try_from(index).unwrap(); 32];
-            let endpoint = Endpoint::new(seed, now, UNIX, server, true).unwrap();
+            let endpoint = Endpoint::new(seed, now, server, true).unwrap();
             nodes.push(Node {
                 endpoint,
                 address,
@@ -144,12 +154,14 @@ impl World {
                 questions: Vec::new(),
                 thinks: false,
                 dead: false,
+                ahead: 0,
                 stalled: false,
                 waiting: Vec::new(),
             });
         }
         identities.insert(CLIENT, SpkiHash::new([0; 32]));
         Self {
+            started: now,
             now,
             alarm: None,
             one_way: ONE_WAY,
@@ -266,7 +278,7 @@ impl World {
     }
 
     fn deliver(&mut self, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {
-        let now = self.now;
+        let (now, age) = (self.now, self.now - self.started);
         let Some(node) = self.nodes.iter_mut().find(|node| node.address == to && !node.dead) else {
             return;
         };
@@ -278,7 +290,8 @@ impl World {
         match node.endpoint.handle(now, from, None, None, BytesMut::from(bytes), &mut buf) {
             None => {}
             Some(DatagramEvent::Session(handle, event)) => {
-                node.sessions.get_mut(&handle).unwrap().handle_event(now, event);
+                let unix = node.unix(age);
+                node.sessions.get_mut(&handle).unwrap().handle_event(now, unix, event);
             }
             Some(DatagramEvent::Incoming(incoming)) => {
                 let (handle, session) = node.endpoint.accept(now, incoming, &mut buf).unwrap();
@@ -291,19 +304,20 @@ impl World {
     }
 
     fn drain(&mut self) {
-        let now = self.now;
+        let (now, age) = (self.now, self.now - self.started);
         for node in self.nodes.iter_mut().filter(|node| node.runs()) {
+            let unix = node.unix(age);
             for (&handle, session) in &mut node.sessions {
                 while let Some(event) = session.poll_endpoint_event() {
                     if let Some(answer) = node.endpoint.handle_session_event(now, handle, event) {
-                        session.handle_event(now, answer);
+                        session.handle_event(now, unix, answer);
                     }
                 }
                 while let Some(question) = session.poll_question() {
                     if node.thinks {
                         node.questions.push((handle, question));
                     } else {
-                        session.handle_answer(now, question.answer(UNIX));
+                        session.handle_answer(now, question.answer(unix));
                     }
                 }
                 let mut buf = Vec::new();

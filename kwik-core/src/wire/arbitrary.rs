@@ -95,7 +95,6 @@ pub(crate) fn largest() -> Vec<Frame> {
             server_name: "n".repeat(SERVER_NAME_MAX),
             pins: [SpkiHash::new([4; 32]); PATH_PINS_MAX].into_iter().collect(),
             ticket,
-            ticket_expiry: u64::MAX,
         }),
         Frame::PathReport { path, status: PathStatus::Dead(code) },
         Frame::RemovePath { path, code, deadline_ms: u64::MAX },
@@ -338,21 +337,13 @@ fn add_path() -> BoxedStrategy<AddPath> {
     let address = (ip, 1..=u16::MAX).prop_map(SocketAddr::from);
     let pin = uniform32(any::<u8>()).prop_map(SpkiHash::new);
     let name = vec(any::<char>(), 1..=SERVER_NAME_MAX / 4).prop_map(String::from_iter);
-    (
-        path(),
-        vec(address, 1..=PATH_ADDRESSES_MAX),
-        name,
-        vec(pin, 0..=PATH_PINS_MAX),
-        filled(TICKET_MAX),
-        number(),
-    )
-        .prop_map(|(path, addresses, server_name, pins, ticket, ticket_expiry)| AddPath {
+    (path(), vec(address, 1..=PATH_ADDRESSES_MAX), name, vec(pin, 0..=PATH_PINS_MAX), filled(TICKET_MAX))
+        .prop_map(|(path, addresses, server_name, pins, ticket)| AddPath {
             path,
             addresses: addresses.into(),
             server_name,
             pins: pins.into(),
             ticket,
-            ticket_expiry,
         })
         .boxed()
 }

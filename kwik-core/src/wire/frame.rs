@@ -175,8 +175,6 @@ pub(crate) struct AddPath {
     pub(crate) pins: SmallVec<[SpkiHash; 2]>,
     /// 1 to 512 bytes (`limits::TICKET_MAX`).
     pub(crate) ticket: Bytes,
-    /// Seconds since the Unix epoch after which the ticket is not worth dialling for.
-    pub(crate) ticket_expiry: u64,
 }
 
 /// What the client tells the primary about a path.

@@ -96,9 +96,6 @@ pub struct AddPath {
     /// What to show the server; 1 to 512 bytes.
     #[prost(bytes = "bytes", optional, tag = "5")]
     pub ticket: ::core::option::Option<::prost::bytes::Bytes>,
-    /// When the ticket stops being worth a dial, in seconds since the Unix epoch.
-    #[prost(uint64, optional, tag = "6")]
-    pub ticket_expiry: ::core::option::Option<u64>,
 }
 /// An address literal and a UDP port.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -15,7 +15,6 @@ use super::{
     NodeId,
     app::{App, Cx, GOODBYE, Interruption},
     heap,
-    tls::WALL_EPOCH,
 };
 
 /// A datagram that has arrived.
@@ -174,7 +173,7 @@ impl Machine {
             None => cx.trace.count("datagram ignored"),
             Some(DatagramEvent::Session(handle, event)) => {
                 if let Some(slot) = self.sessions.get_mut(&handle) {
-                    slot.session.handle_event(cx.now, event);
+                    slot.session.handle_event(cx.now, cx.unix, event);
                     self.touched.insert(handle);
                 }
             }
@@ -237,12 +236,12 @@ impl Machine {
             while let Some(event) = slot.session.poll_endpoint_event() {
                 idle = false;
                 if let Some(answer) = self.endpoint.handle_session_event(cx.now, handle, event) {
-                    slot.session.handle_event(cx.now, answer);
+                    slot.session.handle_event(cx.now, cx.unix, answer);
                 }
             }
             while let Some(question) = slot.session.poll_question() {
                 idle = false;
-                slot.session.handle_answer(cx.now, question.answer(WALL_EPOCH + cx.at));
+                slot.session.handle_answer(cx.now, question.answer(cx.unix));
             }
             self.buf.clear();
             while let Some(transmit) = slot.transmit(cx.now, socket, &mut self.buf) {

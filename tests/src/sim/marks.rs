@@ -62,6 +62,7 @@ pub static REQUIRED: &[&str] = &[
     "path Draining > Dead",
     "path dead: AUTH_FAILED",
     "path dead: AUTH_TIMEOUT",
+    "path dead: CLOCK_SKEW",
     "path dead: NO_ERROR",
     "path dead: PATH_DEAD",
     "path dead: TICKET_EXPIRED",

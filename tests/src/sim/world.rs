@@ -489,7 +489,8 @@ impl World {
         let socket = Socket { open, batch: setup.batch };
         let now = *epoch + host.clock.local(*at);
         let Host { dice, calls, .. } = host;
-        let mut cx = Cx { now, at: *at, node, client: None, dice, oracle, trace, book, calls };
+        let unix = host.clock.unix(*at);
+        let mut cx = Cx { now, unix, at: *at, node, client: None, dice, oracle, trace, book, calls };
         let ((), grown) = heap::measure(|| {
             for arrival in backlog.iter().chain(&datagram) {
                 machine.handle(&mut cx, arrival, out);

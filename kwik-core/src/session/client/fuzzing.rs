@@ -24,7 +24,6 @@ use crate::{
     rng::Rng,
     session::action::{InternalEnd, Opened},
     stream::{conflict::ConflictPolicy, recv::By},
-    timer::Wall,
     wire::{Features, Frame, JobOpen, LeaseGrant, StreamHeader},
 };
 
@@ -95,8 +94,7 @@ impl Driver {
             .session_window(setup.pick(&[512, 128, 1024]) * 1024);
         let (early, offset, later) = (setup.rarely(16), setup.below(2) * 100, setup.below(6));
         let config = config(strategies(windows, &mut setup));
-        let wall = Wall::new(now, Duration::from_secs(1_000));
-        let client = Client::new(now, wall, Rng::from_seed([0; 32]), &config);
+        let client = Client::new(now, Rng::from_seed([0; 32]), &config);
         let known = Known::new(&config.transport);
         let mut driver = Self { client, known, now, next: 0, next_path: 1, next_job: 0, next_lease: 0 };
         if early {

@@ -47,15 +47,10 @@ use crate::{
         ticket::SigningKey,
     },
     limits,
-    path::{
-        dial::FailedDials,
-        health::Health,
-        state::State,
-    },
+    path::{dial::FailedDials, health::Health, state::State},
     rng::Rng,
     stats::SourceStats,
     stream::{gap::Gap, recv::SplitRecv, staging::Staging},
-    timer::Wall,
     wire::{Credit, Features, Frame, JobOpen},
 };
 
@@ -63,7 +58,6 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Client {
     config: Arc<TransportConfig>,
-    wall: Wall,
     key: SigningKey,
     app_protocols: Vec<bytes::Bytes>,
     /// Round-trip time to the primary, for window growth.
@@ -248,15 +242,9 @@ impl Live<Lease> {
 const ENDED_REMEMBERED: usize = 1024;
 
 impl Client {
-    pub(super) fn new(
-        now: Instant,
-        wall: Wall,
-        mut rng: Rng,
-        config: &ClientConfig,
-    ) -> Self {
+    pub(super) fn new(now: Instant, mut rng: Rng, config: &ClientConfig) -> Self {
         Self {
             config: config.transport.clone(),
-            wall,
             key: SigningKey::from_seed(rng.bytes::<32>()),
             app_protocols: config.app_protocols.clone(),
             primary_rtt: Duration::ZERO,

@@ -62,8 +62,7 @@ impl Machine {
             .with_root_certificates(rustls::RootCertStore::empty())
             .with_no_client_auth();
         let config = ClientConfig::new(tls).unwrap().transport(change(TransportConfig::default()));
-        let wall = Wall::new(now, Duration::from_secs(1000));
-        let client = Client::new(now, wall, Rng::from_seed([0; 32]), &config);
+        let client = Client::new(now, Rng::from_seed([0; 32]), &config);
         let mut machine = Self { client, now };
         machine.primary(Frame::ServerHello(hello()));
         for path in [PATH, OTHER] {
@@ -88,7 +87,6 @@ impl Machine {
             server_name: "secondary.test".to_owned(),
             pins: smallvec![],
             ticket: Bytes::from_static(b"ticket"),
-            ticket_expiry: 1060,
         }));
     }
 
@@ -396,7 +394,6 @@ fn attaching_needs_the_pinned_key() {
         server_name: "secondary.test".to_owned(),
         pins: smallvec![pin],
         ticket: Bytes::from_static(b"ticket"),
-        ticket_expiry: 1060,
     }));
     machine.actions();
     machine.client.on_path_handshake(path, Some(SpkiHash::new([5; 32])), Some([1; 32]));

@@ -52,7 +52,7 @@ pub fn hello(data: &[u8]) {
         bytes.get_mut(at).into_iter().for_each(|byte| *byte ^= with);
     }
     for bytes in [&bytes[..], damage] {
-        let mut greeting = Greeting::new(start, wall, Rng::from_seed([5; 32]), case.config.clone());
+        let mut greeting = Greeting::new(start, Rng::from_seed([5; 32]), case.config.clone());
         let mut decoder = Decoder::new();
         decoder.push(bytes);
         while let Ok(Some(frame)) = decoder.next() {
@@ -145,11 +145,11 @@ impl Case {
         let shared = ours.iter().find(|name| hello.app_protocols.contains(name));
         let agreed = ours.is_empty() || hello.app_protocols.is_empty() || shared.is_some();
         let plain = hello.version == 1 && self.config.primary.is_some() && hello.attach.is_none() && agreed;
-        match greeting.on_hello(now, hello.clone(), exporter) {
+        match greeting.on_hello(now, unix, hello.clone(), exporter) {
             Welcome::AskNonce { nonce, expires, now: asked } => {
                 assert!(sound, "{hello:?} attaches");
                 assert_eq!((nonce, expires, asked), ([7; 16], self.issued + TICKET_LIFETIME.as_secs(), unix));
-                let again = greeting.on_hello(now, hello, exporter);
+                let again = greeting.on_hello(now, unix, hello, exporter);
                 assert!(matches!(again, Welcome::Refuse(ErrorCode::FRAME_UNEXPECTED)), "one hello");
                 let fresh = genuine.split_streams_max % 2 == 0;
                 let welcomed = greeting.on_nonce(now, fresh);

@@ -220,6 +220,8 @@ struct Path {
     state: PathState,
     server_name: String,
     identity: SpkiHash,
+    /// When its ticket was signed.
+    signed: Option<Instant>,
     done: u64,
     lost: u64,
     /// Leases it takes at once of a stream: fewer after it was silent. Spec: KWIK §8.
@@ -353,6 +355,7 @@ impl Primary {
                 state: PathState::Connecting,
                 server_name: new.server_name.clone(),
                 identity: new.identity,
+                signed: None,
                 done: 0,
                 lost: 0,
                 quota: limits::LEASES_PER_PATH,
@@ -511,6 +514,9 @@ impl Primary {
             PathStatus::Dead(code) => PathState::Dead(code),
         };
         if let PathState::Dead(code) = path.state {
+            if let Some(signed) = path.signed.filter(|_| !path.attached) {
+                tell_of_skew(id, code, self.now.saturating_duration_since(signed));
+            }
             let jobs: Vec<JobId> =
                 self.jobs.iter().filter(|(_, job)| job.path == id).map(|(&job, _)| job).collect();
             for job in jobs {
@@ -629,6 +635,13 @@ impl Primary {
         }
     }
 
+    /// The ticket of a path is signed.
+    pub(super) fn on_signed(&mut self, now: Instant, path: PathId) {
+        if let Some(path) = self.paths.get_mut(&path) {
+            path.signed = Some(now);
+        }
+    }
+
     /// Whose signatures secondaries believe.
     pub(super) fn signer(&self) -> Arc<dyn Signer> {
         self.signer.clone()
@@ -641,5 +654,17 @@ impl Primary {
 
     fn tell(&mut self, frame: Frame) {
         self.actions.push_back(Action::Send { path: PathId::PRIMARY, frame });
+    }
+}
+
+/// Tells the operator if a secondary has refused a ticket of this age for its date: then the two clocks differ.
+fn tell_of_skew(path: PathId, code: ErrorCode, age: Duration) {
+    let valid = limits::TICKET_LIFETIME + limits::CLOCK_SKEW;
+    if code == ErrorCode::TICKET_EXPIRED && age < valid {
+        let ahead_min_s = (valid - age).as_secs();
+        tracing::warn!(%path, ahead_min_s, "clock skew: the secondary's clock is ahead of this server's by at least that");
+    } else if code == ErrorCode::CLOCK_SKEW {
+        let behind_min_s = limits::CLOCK_SKEW.as_secs();
+        tracing::warn!(%path, behind_min_s, "clock skew: the secondary's clock is behind this server's by more than that");
     }
 }

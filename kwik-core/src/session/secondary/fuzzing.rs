@@ -88,8 +88,7 @@ impl Driver {
     fn new(now: Instant) -> Self {
         let primary = SigningKey::from_seed([3; 32]);
         let wall = Wall::new(now, Duration::from_secs(1_000));
-        let secondary =
-            Secondary::new(now, wall, SESSION, PATH, primary.public_key(), Features::OFFERED, None);
+        let secondary = Secondary::new(now, SESSION, PATH, primary.public_key(), Features::OFFERED, None);
         let (jobs, leases, offsets) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         Self { secondary, now, wall, primary, jobs, leases, offsets, next_job: 0, next_lease: 0 }
     }
@@ -119,7 +118,7 @@ impl Driver {
     /// A frame that an honest client might send now.
     fn honest(&mut self, frame: Frame) {
         let told = format!("{frame:?}");
-        assert_eq!(self.secondary.handle_frame(self.now, frame), Ok(()), "{told}");
+        assert_eq!(self.secondary.handle_frame(self.now, self.wall.secs(self.now), frame), Ok(()), "{told}");
         self.take_actions();
     }
 
@@ -132,7 +131,7 @@ impl Driver {
             Frame::LeaseRevoke { .. } => true,
             frame => matches!(frame, Frame::Credit(Credit::Lease { .. } | Credit::Offset { .. })),
         };
-        if known { Ok(()) } else { self.secondary.handle_frame(self.now, frame) }
+        if known { Ok(()) } else { self.secondary.handle_frame(self.now, self.wall.secs(self.now), frame) }
     }
 
     fn open_job(&mut self, op: &mut Source<'_>) {
@@ -175,7 +174,9 @@ impl Driver {
         let sound = open == true_one
             && !self.is_expired(open.expiry)
             && self.secondary.jobs.len() < limits::JOBS_PER_PATH;
-        self.secondary.handle_frame(self.now, Frame::JobOpen(open)).expect("a client may pass on any job");
+        self.secondary
+            .handle_frame(self.now, self.wall.secs(self.now), Frame::JobOpen(open))
+            .expect("a client may pass on any job");
         let job = true_one.job;
         if sound {
             let known = KnownJob { open: true_one, seen: false, accepted: false, refused: false, named: 0 };
@@ -238,7 +239,7 @@ impl Driver {
         self.next_lease += 1;
         let credit = op.below(range.len() + 1);
         let notice = Frame::LeaseNotice { lease: id, job, range, credit };
-        assert_eq!(self.secondary.handle_frame(self.now, notice), Ok(()));
+        assert_eq!(self.secondary.handle_frame(self.now, self.wall.secs(self.now), notice), Ok(()));
         let refused = self.refusals().1.contains(&id);
         let known = self.jobs.get_mut(&job);
         if refused {

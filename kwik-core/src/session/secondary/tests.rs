@@ -1,7 +1,5 @@
 //! The secondary's machine alone: sealed work in, leases handed out.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 
 use super::*;
@@ -17,6 +15,8 @@ use crate::{
 const SESSION: SessionId = SessionId::new([9; 16]);
 const PATH: PathId = PathId::new(1);
 const JOB: JobId = JobId::new(0);
+/// The wall clock.
+const UNIX: u64 = 1_000;
 const LEASE: LeaseId = LeaseId::new(0);
 
 /// A secondary whose application has taken one job, and that was told of one lease without credit.
@@ -24,20 +24,18 @@ const LEASE: LeaseId = LeaseId::new(0);
 fn waiting() -> (Secondary, Instant) {
     let now = Instant::now();
     let primary = SigningKey::from_seed([3; 32]);
-    let wall = Wall::new(now, Duration::from_secs(1_000));
-    let mut secondary =
-        Secondary::new(now, wall, SESSION, PATH, primary.public_key(), Features::OFFERED, None);
+    let mut secondary = Secondary::new(now, SESSION, PATH, primary.public_key(), Features::OFFERED, None);
     let range = ByteRange::between(0, 100).unwrap();
     let (stream, total, expiry) = (StreamId::from_u64(1).unwrap(), 100, 2_000);
     let claims =
         JobClaims { session: SESSION, path: PATH, job: JOB, stream, range, total, expiry, payload: &[] };
     let seal = claims.seal(&primary);
     let open = JobOpen { job: JOB, path: PATH, stream, range, total, expiry, payload: Bytes::new(), seal };
-    secondary.handle_frame(now, Frame::JobOpen(open)).unwrap();
+    secondary.handle_frame(now, UNIX, Frame::JobOpen(open)).unwrap();
     assert!(secondary.accept_job().is_some());
     secondary.take_job(JOB);
     let notice = Frame::LeaseNotice { lease: LEASE, job: JOB, range, credit: 0 };
-    secondary.handle_frame(now, notice).unwrap();
+    secondary.handle_frame(now, UNIX, notice).unwrap();
     assert_eq!(secondary.next_lease(JOB), Ok(None));
     while secondary.poll_action().is_some() {}
     (secondary, now)
@@ -52,7 +50,7 @@ fn revoke() -> Frame {
 #[test]
 fn a_lease_taken_back_unseen_leaves_nothing_behind() {
     let (mut secondary, now) = waiting();
-    secondary.handle_frame(now, revoke()).unwrap();
+    secondary.handle_frame(now, UNIX, revoke()).unwrap();
     assert!(secondary.leases.is_empty() && secondary.jobs[&JOB].queue.is_empty());
 }
 
@@ -61,10 +59,10 @@ fn a_lease_taken_back_unseen_leaves_nothing_behind() {
 #[test]
 fn the_end_of_a_job_is_told_when_its_last_lease_is_taken_back() {
     let (mut secondary, now) = waiting();
-    secondary.handle_frame(now, Frame::JobClose { job: JOB }).unwrap();
+    secondary.handle_frame(now, UNIX, Frame::JobClose { job: JOB }).unwrap();
     assert_eq!(secondary.next_lease(JOB), Ok(None), "a lease still waits for credit");
     while secondary.poll_action().is_some() {}
-    secondary.handle_frame(now, revoke()).unwrap();
+    secondary.handle_frame(now, UNIX, revoke()).unwrap();
     assert_eq!(secondary.poll_action(), Some(Action::Notify(Event::LeaseArrived(JOB))));
     assert_eq!(secondary.next_lease(JOB), Err(ErrorCode::NO_ERROR));
 }

@@ -314,7 +314,7 @@ fn what_waited_to_be_handled_is_no_silence() {
     let client = world.session(CLIENT);
     assert!(client.is_verdict_due(now));
     for event in events {
-        client.handle_event(now, event);
+        client.handle_event(now, UNIX, event);
     }
     for _ in 0..3 {
         world.session(CLIENT).handle_timeout(now);

@@ -31,7 +31,8 @@ fn signatures_may_come_late_and_in_any_order() {
     let primary = world.session(PRIMARY);
     let stream = primary.open(Dir::Uni).unwrap();
     let whole = range(0, 300);
-    let jobs = [first, second].map(|path| primary.open_job(now, stream, NewJob::new(path, whole, "")).unwrap());
+    let jobs =
+        [first, second].map(|path| primary.open_job(now, stream, NewJob::new(path, whole, "")).unwrap());
     let leases = [(jobs[0], range(0, 100)), (jobs[1], range(100, 200))]
         .map(|(job, range)| primary.lease(now, &NewLease::new(job, range)).unwrap());
     primary.revoke_lease(now, leases[0], 0).unwrap();

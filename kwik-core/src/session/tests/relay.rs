@@ -120,7 +120,10 @@ fn a_wrong_seal_is_dropped_and_nobody_blamed() {
     let path = world.attach(2);
     let forged = RelayOpen { path, id: 0, length: 5, seal: Some(Signature::new([7; 64])) };
     let primary = world.session(PRIMARY);
-    primary.queue_relay(HOME, relays::Outgoing { head: forged, payload: Bytes::from_static(b"words"), unsigned: false });
+    primary.queue_relay(
+        HOME,
+        relays::Outgoing { head: forged, payload: Bytes::from_static(b"words"), unsigned: false },
+    );
     world.run(|w| w.session(2).relays_refused == 1);
     world.run_for(Duration::from_secs(1));
     assert_eq!(world.session(2).take_relay(), None);

@@ -203,7 +203,6 @@ impl TryFrom<pb::AddPath> for AddPath {
             server_name,
             pins: m.pins.iter().map(|pin| array(pin).map(SpkiHash::new)).collect::<Result<_, _>>()?,
             ticket: ticket(m.ticket)?,
-            ticket_expiry: required(m.ticket_expiry)?,
         })
     }
 }

@@ -65,7 +65,6 @@ impl From<&AddPath> for pb::AddPath {
             server_name: Some(path.server_name.clone()),
             pins: path.pins.iter().map(|pin| Bytes::copy_from_slice(pin.as_bytes())).collect(),
             ticket: Some(path.ticket.clone()),
-            ticket_expiry: Some(path.ticket_expiry),
         }
     }
 }

@@ -22,7 +22,7 @@ use crate::{
     samples::Samples,
 };
 
-/// The wall clock at the start, since the Unix epoch.
+/// The wall clock, since the Unix epoch.
 const WALL_EPOCH: Duration = Duration::from_secs(1_800_000_000);
 /// The places of the secondaries among the ends.
 const SECONDARIES: Range<usize> = SERVER + 1..SERVER + 3;
@@ -72,7 +72,7 @@ impl End for Node {
         match self.endpoint.handle(now, from, None, None, bytes, &mut self.buf) {
             Some(DatagramEvent::Session(_, event)) => {
                 if let Some((_, session)) = &mut self.session {
-                    session.handle_event(now, event);
+                    session.handle_event(now, WALL_EPOCH, event);
                 }
             }
             Some(DatagramEvent::Incoming(incoming)) => {
@@ -107,7 +107,7 @@ impl End for Node {
         let Some((handle, session)) = &mut self.session else { return };
         while let Some(event) = session.poll_endpoint_event() {
             if let Some(answer) = self.endpoint.handle_session_event(now, *handle, event) {
-                session.handle_event(now, answer);
+                session.handle_event(now, WALL_EPOCH, answer);
             }
         }
         while let Some(question) = session.poll_question() {
@@ -156,7 +156,7 @@ fn network(authority: &Authority, secondaries: usize, ordered: bool) -> Network<
         };
         let seed = [u8::try_from(index).unwrap_or_default(); 32];
         Node {
-            endpoint: Endpoint::new(seed, now, WALL_EPOCH, config, true).expect("a usable configuration"),
+            endpoint: Endpoint::new(seed, now, config, true).expect("a usable configuration"),
             address: SocketAddr::from(([127, 0, 0, 1], 4000 + u16::try_from(index).unwrap_or_default())),
             name,
             identity: identity.key,

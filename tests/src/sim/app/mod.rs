@@ -29,6 +29,8 @@ use super::{NodeId, book::Book, dice::Dice, heap, oracle::Oracle, trace::Trace};
 pub struct Cx<'a> {
     /// The machine's own clock.
     pub now: Instant,
+    /// The machine's wall clock, since the Unix epoch.
+    pub unix: Duration,
     /// The world's time.
     pub at: Duration,
     /// Whose turn it is.

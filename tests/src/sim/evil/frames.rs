@@ -319,6 +319,5 @@ pub(super) fn add_path(d: &mut Dice, path: u32, ip: impl Into<Vec<u8>>, port: u3
         server_name: Some("victim.test".into()),
         pins: Vec::new(),
         ticket: bytes(d, 181),
-        ticket_expiry: Some(u64::MAX),
     }
 }

@@ -164,7 +164,6 @@ impl Primary {
             server_name: Some(identity.name.clone()),
             pins: vec![Bytes::copy_from_slice(identity.key.as_bytes())],
             ticket: Some(ticket.seal(&*self.signer).into()),
-            ticket_expiry: Some(issued + 60),
         }
     }
 

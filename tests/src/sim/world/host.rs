@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use crate::sim::{app::Calls, dice::Dice, machine::Arrival, resident::Resident};
+use crate::sim::{app::Calls, dice::Dice, machine::Arrival, resident::Resident, tls};
 
 /// A machine and what surrounds it.
 #[derive(Debug)]
@@ -42,6 +42,13 @@ impl Clock {
         let nanos = i128::try_from(at.as_nanos()).unwrap_or(i128::MAX);
         let drifted = nanos + nanos * i128::from(self.ppm) / 1_000_000;
         Duration::from_nanos(u64::try_from(drifted).unwrap_or_default()) + self.ahead
+    }
+
+    /// The wall clock, since the Unix epoch.
+    pub(super) fn unix(self, at: Duration) -> Duration {
+        let wrong = Duration::from_secs(self.skew.unsigned_abs());
+        let right = tls::WALL_EPOCH + self.local(at);
+        if self.skew < 0 { right.saturating_sub(wrong) } else { right + wrong }
     }
 
     /// The first of the world's nanoseconds in which the local clock shows at least `local`.

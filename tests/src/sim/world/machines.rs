@@ -102,13 +102,7 @@ impl World {
         let seed = derive(self.seed, &format!("kwik sim: endpoint of {node}, {}", host.incarnation));
         host.incarnation += 1;
         let now = self.epoch + host.clock.local(self.at);
-        let wall = tls::WALL_EPOCH + self.at;
-        let wall = if host.clock.skew < 0 {
-            wall.saturating_sub(Duration::from_secs(host.clock.skew.unsigned_abs()))
-        } else {
-            wall + Duration::from_secs(host.clock.skew.unsigned_abs())
-        };
-        let endpoint = Endpoint::new(seed, now, wall, server, true).expect("the settings are possible");
+        let endpoint = Endpoint::new(seed, now, server, true).expect("the settings are possible");
         host.machine = Some(Resident::Honest(Machine::new(endpoint, app)));
         host.heap = 0;
         host.wake = Some(self.at);

@@ -411,7 +411,9 @@ impl Known {
             | Action::ResetInternal { .. }
             | Action::ResetNative { .. }
             | Action::Sign(_) => {
-                unreachable!("answered before, or not a client's: it sends neither native halves nor internal streams")
+                unreachable!(
+                    "answered before, or not a client's: it sends neither native halves nor internal streams"
+                )
             }
         }
     }

@@ -304,7 +304,6 @@ fn an_address_that_failed_is_not_dialled_again_at_once() {
             server_name: "secondary.test".to_owned(),
             pins: smallvec![],
             ticket: Bytes::from_static(b"ticket"),
-            ticket_expiry: 1060,
         })
     };
     let dialled = |actions: &[Action]| {
