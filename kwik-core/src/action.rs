@@ -131,8 +131,8 @@ pub struct PathInfo {
     pub state: PathState,
     /// The server name that its certificate is checked against.
     pub server_name: String,
-    /// The key that its certificate must carry.
-    pub identity: SpkiHash,
+    /// The keys of which its certificate must carry one.
+    pub identities: Vec<SpkiHash>,
     /// Live leases on it.
     pub leases: usize,
     /// Leases it takes at once of one stream: half as many as it had whenever it has been silent, twice as many with each

@@ -421,14 +421,15 @@ impl SecondaryConfig {
         self
     }
 
-    /// Trusts one more primary.
+    /// Trusts one more primary, or one more key of the same, for roll-over: name the next key before any session is signed
+    /// with it, and the last one until those that are have ended. At most 16, or the configuration is refused.
     #[must_use]
     pub fn primary(mut self, key: PublicKey) -> Self {
         self.primaries.push(key);
         self
     }
 
-    /// Answers to one more certificate, for roll-over.
+    /// Answers to one more certificate, for roll-over: tickets may name this key before the server shows it, and after.
     ///
     /// # Errors
     /// - [`ConfigError::Certificate`] if the certificate does not parse.

@@ -15,7 +15,7 @@ use crate::{
     error::{ConfigError, ConnectError, ConnectionError},
     id::PathId,
     lease::ticket::Nonces,
-    quic,
+    limits, quic,
     rng::Rng,
     session::Session,
 };
@@ -145,9 +145,20 @@ impl Endpoint {
     /// # Errors
     /// - [`ConfigError::Tls`] or [`ConfigError::OutOfRange`] if it cannot be used; the old one stays.
     pub fn set_server_config(&mut self, server: Option<ServerConfig>) -> Result<(), ConfigError> {
+        self.replace_server_config(server).map(drop)
+    }
+
+    /// As [`Self::set_server_config`]; returns the old one, for whoever has to take care when it is dropped.
+    pub(crate) fn replace_server_config(
+        &mut self,
+        server: Option<ServerConfig>,
+    ) -> Result<Option<Arc<ServerConfig>>, ConfigError> {
+        let secondary = server.as_ref().and_then(|server| server.secondary.as_ref());
+        if secondary.is_some_and(|secondary| secondary.primaries.len() > limits::PRIMARY_KEYS_MAX) {
+            return Err(ConfigError::OutOfRange("trusted primaries"));
+        }
         self.quic.set_server(server.as_ref())?;
-        self.server = server.map(Arc::new);
-        Ok(())
+        Ok(std::mem::replace(&mut self.server, server.map(Arc::new)))
     }
 
     /// Routes one datagram. `buf` is appended to if the answer is a [`DatagramEvent::Response`].

@@ -47,6 +47,10 @@ pub const DEAD_PATHS_LISTED: usize = 64;
 pub const PATH_ADDRESSES_MAX: usize = 4;
 /// SPKI pins in one `AddPath`.
 pub const PATH_PINS_MAX: usize = 4;
+/// Keys of which a secondary may sign what it has relayed: each costs a verification per message that is not.
+pub const RELAY_KEYS_MAX: usize = 4;
+/// Primaries' keys that a secondary trusts: each costs a verification per forged ticket.
+pub const PRIMARY_KEYS_MAX: usize = 16;
 /// Dials under way at once in a session.
 pub const DIALS_AT_ONCE: usize = 4;
 /// Dials per minute in a session.

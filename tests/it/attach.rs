@@ -406,7 +406,7 @@ fn a_ticket_for_something_else_is_refused() {
             |ticket| ticket.path += 100,
             |ticket| ticket.audience = SpkiHash::new([1; 32]),
             |ticket| ticket.client_key = SigningKey::from_seed([1; 32]).public_key(),
-            |ticket| ticket.issued += 30,  // not valid yet: no clock of an honest server is that far ahead
+            |ticket| ticket.issued += 30, // not valid yet: no clock of an honest server is that far ahead
             |ticket| ticket.expires += 30, // lives too long
         ];
         for (index, change) in changes.into_iter().enumerate() {
@@ -621,6 +621,6 @@ fn adding_a_path_survives_its_future() {
         let info = &primary.paths()[0];
         assert_eq!((info.id, info.state), (path, PathState::Active));
         assert_eq!(info.server_name, "secondary1.test");
-        assert_eq!(info.identity, world.secondaries[0].identity.key);
+        assert_eq!(info.identities, [world.secondaries[0].identity.key]);
     });
 }

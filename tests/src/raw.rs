@@ -233,14 +233,14 @@ impl Ticket {
     /// Returns its wire form, signed by `signer`. Spec: KWIK §9.
     #[must_use]
     pub fn seal(&self, signer: &dyn Signer) -> Vec<u8> {
-        let mut body = vec![1];
+        let mut body = vec![2];
         body.extend(self.session);
         body.extend(self.path.to_be_bytes());
-        body.extend(self.audience.as_bytes());
         body.extend(self.client_key.as_bytes());
         body.extend(self.issued.to_be_bytes());
         body.extend(self.expires.to_be_bytes());
         body.extend(self.nonce);
+        body.extend(self.audience.as_bytes());
         let signature = signer.sign(&[b"kwik/1 ticket\0", &body[..]].concat());
         body.extend(signature.as_bytes());
         body

@@ -4,7 +4,7 @@ use super::source::{OP, Source};
 use crate::{
     error::ErrorCode,
     id::{PathId, PublicKey, SessionId, SpkiHash},
-    lease::ticket::{Signer as _, SigningKey, Ticket, TicketError},
+    lease::ticket::{Audience, Signer as _, SigningKey, Ticket, TicketError},
     limits::{CLOCK_SKEW, TICKET_LIFETIME},
 };
 
@@ -28,7 +28,7 @@ pub fn ticket_open(data: &[u8]) {
     let ticket = Ticket {
         session: SessionId::new([source.any::<u8>() % 2; 16]),
         path: PathId::new(source.any::<u8>().into()),
-        audience: SpkiHash::new([source.any::<u8>() % 4; 32]),
+        audience: audience(&mut source),
         client_key: PublicKey::new([source.any::<u8>() % 2; 32]),
         issued: moment(&mut source),
         expires: moment(&mut source),
@@ -39,6 +39,13 @@ pub fn ticket_open(data: &[u8]) {
     assert_eq!(Ticket::open(&sealed, &[]), Err(TicketError::Untrusted));
     shown(&ticket, &mut source);
     damaged(&sealed, damage, &keys);
+}
+
+/// One key, or a few.
+fn audience(source: &mut Source<'_>) -> Audience {
+    let mut key = || SpkiHash::new([source.any::<u8>() % 4; 32]);
+    let first = Audience::new(key());
+    (0..key().as_bytes()[0]).fold(first, |audience, _| audience.with(key()).unwrap_or(audience))
 }
 
 /// A time around now, or at the ends of what can be said.
@@ -62,7 +69,7 @@ fn shown(ticket: &Ticket, source: &mut Source<'_>) {
     let skew = i128::from(CLOCK_SKEW.as_secs());
     let [now_wide, issued, expires] = [now, ticket.issued, ticket.expires].map(i128::from);
     let lifetime = expires - issued;
-    let ours = own.contains(&ticket.audience)
+    let ours = ticket.audience.iter().any(|key| own.contains(key))
         && ticket.session == session
         && ticket.path == path
         && ticket.client_key == client_key;

@@ -20,7 +20,7 @@ use thiserror::Error;
 use crate::{
     error::ErrorCode,
     id::{ByteRange, JobId, PathId, PublicKey, SessionId, Signature, SpkiHash, StreamId},
-    limits::{CLOCK_SKEW, NONCES_MAX, TICKET_LIFETIME, TICKET_MAX},
+    limits::{CLOCK_SKEW, NONCES_MAX, PATH_PINS_MAX, TICKET_LIFETIME, TICKET_MAX},
 };
 
 /// Each kind of signed message starts with its own words, so that none can stand for another.
@@ -29,13 +29,13 @@ const ATTACH_DOMAIN: &[u8] = b"kwik/1 attach\0";
 const JOB_DOMAIN: &[u8] = b"kwik/1 job\0";
 
 /// The first byte of a ticket.
-const TICKET_VERSION: u8 = 1;
-/// Bytes of a ticket before its signature: version, session, path, audience, client key, issued, expires, nonce.
-const TICKET_BODY: usize = 1 + 16 + 4 + 32 + 32 + 8 + 8 + 16;
-/// Bytes of a sealed ticket.
-const TICKET_LEN: usize = TICKET_BODY + 64;
+const TICKET_VERSION: u8 = 2;
+/// Bytes of a ticket before its audience: version, session, path, client key, issued, expires, nonce.
+const TICKET_HEAD: usize = 1 + 16 + 4 + 32 + 8 + 8 + 16;
+/// Bytes of the longest sealed ticket.
+const TICKET_LEN_MAX: usize = TICKET_HEAD + 32 * PATH_PINS_MAX + 64;
 
-const _: () = assert!(TICKET_LEN <= TICKET_MAX, "a ticket fits its field");
+const _: () = assert!(TICKET_LEN_MAX <= TICKET_MAX, "a ticket fits its field");
 
 /// Signs with a key that never leaves it, so that an application may keep the key elsewhere.
 pub trait Signer: fmt::Debug + Send + Sync {
@@ -102,6 +102,42 @@ pub(crate) fn attach_message(exporter: &[u8; 32]) -> Vec<u8> {
     [ATTACH_DOMAIN, exporter].concat()
 }
 
+/// The keys of which a server may hold any: one, or several while they roll over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Audience {
+    first: SpkiHash,
+    /// Without holes.
+    more: [Option<SpkiHash>; PATH_PINS_MAX - 1],
+}
+
+impl Audience {
+    pub(crate) const fn new(key: SpkiHash) -> Self {
+        Self { first: key, more: [None; PATH_PINS_MAX - 1] }
+    }
+
+    /// Adds a key, unless it is there; `None` if there is no room for it.
+    pub(crate) fn with(mut self, key: SpkiHash) -> Option<Self> {
+        if !self.contains(&key) {
+            *self.more.iter_mut().find(|place| place.is_none())? = Some(key);
+        }
+        Some(self)
+    }
+
+    /// Returns those of `keys`; `None` if there are none, or too many.
+    pub(crate) fn of(keys: impl IntoIterator<Item = SpkiHash>) -> Option<Self> {
+        let mut keys = keys.into_iter();
+        keys.next().map(Self::new).and_then(|first| keys.try_fold(first, Self::with))
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &SpkiHash> {
+        std::iter::once(&self.first).chain(self.more.iter().flatten())
+    }
+
+    fn contains(&self, key: &SpkiHash) -> bool {
+        self.iter().any(|known| known == key)
+    }
+}
+
 /// Admits one client to one secondary for one path of one session, once. Spec: KWIK §9.
 ///
 /// Times are whole seconds since the Unix epoch.
@@ -109,8 +145,8 @@ pub(crate) fn attach_message(exporter: &[u8; 32]) -> Vec<u8> {
 pub(crate) struct Ticket {
     pub(crate) session: SessionId,
     pub(crate) path: PathId,
-    /// The secondary's identity.
-    pub(crate) audience: SpkiHash,
+    /// The secondary's key, whichever of these it has.
+    pub(crate) audience: Audience,
     /// The key that the client proves to have.
     pub(crate) client_key: PublicKey,
     pub(crate) issued: u64,
@@ -121,17 +157,17 @@ pub(crate) struct Ticket {
 impl Ticket {
     /// Returns the ticket's wire form, signed by a primary.
     ///
-    /// The signature covers the domain and the body, and with it the version.
+    /// The signature covers the domain and the body, and with it the version and how many keys the audience has.
     pub(crate) fn seal(&self, signer: &dyn Signer) -> Bytes {
-        let mut sealed = Vec::with_capacity(TICKET_LEN);
+        let mut sealed = Vec::with_capacity(TICKET_LEN_MAX);
         sealed.push(TICKET_VERSION);
         sealed.extend_from_slice(self.session.as_bytes());
         sealed.extend_from_slice(&self.path.into_inner().to_be_bytes());
-        sealed.extend_from_slice(self.audience.as_bytes());
         sealed.extend_from_slice(self.client_key.as_bytes());
         sealed.extend_from_slice(&self.issued.to_be_bytes());
         sealed.extend_from_slice(&self.expires.to_be_bytes());
         sealed.extend_from_slice(&self.nonce);
+        self.audience.iter().for_each(|key| sealed.extend_from_slice(key.as_bytes()));
         let signature = signer.sign(&[TICKET_DOMAIN, &sealed].concat());
         sealed.extend_from_slice(signature.as_bytes());
         Bytes::from(sealed)
@@ -168,7 +204,7 @@ impl Ticket {
     ) -> Result<(), TicketError> {
         let skew = CLOCK_SKEW.as_secs();
         let lifetime_max = TICKET_LIFETIME.as_secs() + skew;
-        if !own.contains(&self.audience) {
+        if !own.iter().any(|key| self.audience.contains(key)) {
             return Err(TicketError::Audience);
         }
         if self.session != session {
@@ -198,16 +234,19 @@ impl Ticket {
         if fields.take()? != [TICKET_VERSION] {
             return None;
         }
-        let ticket = Self {
-            session: SessionId::new(fields.take()?),
-            path: PathId::new(u32::from_be_bytes(fields.take()?)),
-            audience: SpkiHash::new(fields.take()?),
-            client_key: PublicKey::new(fields.take()?),
-            issued: u64::from_be_bytes(fields.take()?),
-            expires: u64::from_be_bytes(fields.take()?),
-            nonce: fields.take()?,
-        };
-        fields.0.is_empty().then_some(ticket)
+        let session = SessionId::new(fields.take()?);
+        let path = PathId::new(u32::from_be_bytes(fields.take()?));
+        let client_key = PublicKey::new(fields.take()?);
+        let issued = u64::from_be_bytes(fields.take()?);
+        let expires = u64::from_be_bytes(fields.take()?);
+        let nonce = fields.take()?;
+        let mut audience = Audience::new(SpkiHash::new(fields.take()?));
+        while !fields.0.is_empty() {
+            let key = SpkiHash::new(fields.take()?);
+            // One that is named twice would be a second form of the same ticket.
+            audience = audience.with(key).filter(|_| !audience.contains(&key))?;
+        }
+        Some(Self { session, path, audience, client_key, issued, expires, nonce })
     }
 }
 
@@ -422,7 +461,7 @@ mod tests {
         Ticket {
             session: SESSION,
             path: PATH,
-            audience: OWN,
+            audience: Audience::new(OWN),
             client_key: CLIENT,
             issued: NOW,
             expires: NOW + 60,
@@ -458,11 +497,37 @@ mod tests {
     #[test]
     fn a_sealed_ticket_opens_under_the_key_that_sealed_it() {
         let sealed = ticket().seal(&key(1));
-        assert_eq!(sealed.len(), TICKET_LEN);
+        assert_eq!(sealed.len(), TICKET_HEAD + 32 + 64);
         let keys = [key(2).public_key(), key(1).public_key()];
         assert_eq!(Ticket::open(&sealed, &keys), Ok((ticket(), key(1).public_key())));
         assert_eq!(Ticket::open(&sealed, &keys[..1]), Err(TicketError::Untrusted));
         assert_eq!(Ticket::open(&sealed, &[]), Err(TicketError::Untrusted));
+    }
+
+    /// Whichever of its keys a server has, the ticket is for it. Spec: KWIK §9.
+    #[test]
+    fn a_ticket_may_be_for_any_of_a_few_keys() {
+        let keys: Vec<SpkiHash> = (10..15).map(|byte| SpkiHash::new([byte; 32])).collect();
+        assert_eq!(
+            (Audience::of(keys[..0].iter().copied()), Audience::of(keys.iter().copied())),
+            (None, None)
+        );
+        let ticket = Ticket { audience: Audience::of(keys[..4].iter().copied()).unwrap(), ..ticket() };
+        let sealed = ticket.seal(&key(1));
+        assert_eq!(sealed.len(), TICKET_LEN_MAX);
+        assert_eq!(Ticket::open(&sealed, &[key(1).public_key()]), Ok((ticket, key(1).public_key())));
+        for own in &keys[..4] {
+            assert_eq!(ticket.check(NOW, SESSION, PATH, &[OWN, *own], &CLIENT), Ok(()));
+        }
+        assert_eq!(ticket.check(NOW, SESSION, PATH, &[OWN, keys[4]], &CLIENT), Err(TicketError::Audience));
+        // Named twice, or not at all.
+        for count in [0, 2, 5] {
+            let mut body = sealed[..TICKET_HEAD].to_vec();
+            (0..count).for_each(|_| body.extend_from_slice(OWN.as_bytes()));
+            let signature = key(1).sign(&[TICKET_DOMAIN, &body].concat());
+            body.extend_from_slice(signature.as_bytes());
+            assert_eq!(Ticket::open(&body, &[key(1).public_key()]), Err(TicketError::Malformed));
+        }
     }
 
     #[test]
@@ -483,7 +548,7 @@ mod tests {
     #[test]
     fn a_ticket_sealed_for_another_purpose_is_refused() {
         let sealed = ticket().seal(&key(1));
-        let body = &sealed[..TICKET_BODY];
+        let body = &sealed[..TICKET_HEAD + 32];
         for domain in [&b""[..], JOB_DOMAIN, ATTACH_DOMAIN] {
             let signature = key(1).sign(&[domain, body].concat());
             let forged = [body, signature.as_bytes()].concat();
@@ -506,7 +571,7 @@ mod tests {
             (TicketError::Lifetime, Ticket { expires: NOW + 66, ..ok }),
             (TicketError::Lifetime, Ticket { expires: NOW - 1, ..ok }),
             (TicketError::Lifetime, Ticket { issued: 0, expires: u64::MAX, ..ok }),
-            (TicketError::Audience, Ticket { audience: SpkiHash::new([8; 32]), ..ok }),
+            (TicketError::Audience, Ticket { audience: Audience::new(SpkiHash::new([8; 32])), ..ok }),
             (TicketError::Session, Ticket { session: SessionId::new([8; 16]), ..ok }),
             (TicketError::Path, Ticket { path: PathId::new(8), ..ok }),
             (TicketError::ClientKey, Ticket { client_key: PublicKey::new([8; 32]), ..ok }),

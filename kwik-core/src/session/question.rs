@@ -17,10 +17,10 @@ use smallvec::SmallVec;
 use super::{HOME, Machine, Session, action::Action};
 use crate::{
     error::ErrorCode,
-    id::{ByteRange, JobId, LeaseId, PathId, PublicKey, SessionId, Signature, SpkiHash, StreamId},
+    id::{ByteRange, JobId, LeaseId, PathId, PublicKey, SessionId, Signature, StreamId},
     lease::{
         relay::{Direction, RelayClaims},
-        ticket::{JobClaims, Signer, Ticket},
+        ticket::{Audience, JobClaims, Signer, Ticket},
     },
     limits,
     path::dial::DialPolicy,
@@ -93,9 +93,11 @@ impl Question {
 impl fmt::Debug for Question {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Asked::Dial { path, addresses, .. } => {
-                f.debug_struct("Dial").field("path", path).field("addresses", addresses).finish_non_exhaustive()
-            }
+            Asked::Dial { path, addresses, .. } => f
+                .debug_struct("Dial")
+                .field("path", path)
+                .field("addresses", addresses)
+                .finish_non_exhaustive(),
             Asked::Sign { draft, .. } => f.debug_tuple("Sign").field(&draft.sealing()).finish(),
         }
     }
@@ -137,7 +139,7 @@ pub(super) struct PathDraft {
     pub(super) path: PathId,
     pub(super) addresses: Addresses,
     pub(super) server_name: String,
-    pub(super) identity: SpkiHash,
+    pub(super) identities: Audience,
     pub(super) client_key: PublicKey,
     pub(super) nonce: [u8; 16],
 }
@@ -200,7 +202,7 @@ impl PathDraft {
         let ticket = Ticket {
             session: self.session,
             path: self.path,
-            audience: self.identity,
+            audience: self.identities,
             client_key: self.client_key,
             issued: unix,
             expires: unix.saturating_add(limits::TICKET_LIFETIME.as_secs()),
@@ -210,7 +212,7 @@ impl PathDraft {
             path: self.path,
             addresses: self.addresses,
             server_name: self.server_name,
-            pins: SmallVec::from_slice(&[self.identity]),
+            pins: self.identities.iter().copied().collect(),
             ticket: ticket.seal(signer),
         })
     }

@@ -2,6 +2,7 @@
 
 mod clocks;
 mod edges;
+mod keys;
 mod price;
 mod questions;
 mod relay;
@@ -68,6 +69,8 @@ struct World {
     nodes: Vec<Node>,
     in_flight: VecDeque<(Instant, SocketAddr, SocketAddr, Vec<u8>)>,
     identities: Vec<SpkiHash>,
+    authority: Authority,
+    primary_tls: rustls::ServerConfig,
     tls: rustls::ClientConfig,
     /// Loses this many datagrams in a thousand, chosen by `dice`.
     loss: u64,
@@ -131,13 +134,15 @@ impl World {
         let signer = Arc::new(SigningKey::from_seed([7; 32]));
         let mut nodes = Vec::new();
         let mut identities = Vec::new();
+        let mut primary_tls = None;
         for index in 0..secondaries + 2 {
             let address = SocketAddr::from(([127, 0, 0, 1], 4000 + u16::try_from(index).unwrap()));
             let server = (index != CLIENT).then(|| {
                 let (tls, certificate) = authority.server(&format!("node{index}.test"));
                 identities.push(ticket::spki_hash(&certificate).unwrap());
-                let config = ServerConfig::new(tls).unwrap();
+                let config = ServerConfig::new(tls.clone()).unwrap();
                 if index == PRIMARY {
+                    primary_tls = Some(tls.clone());
                     config.primary(signer.clone())
                 } else {
                     use crate::lease::ticket::Signer as _;
@@ -169,6 +174,8 @@ impl World {
             in_flight: VecDeque::new(),
             identities,
             tls: authority.client(),
+            authority,
+            primary_tls: primary_tls.expect("a primary"),
             loss: 0,
             dice: Dice(1),
         }

@@ -98,7 +98,7 @@ impl Case {
         let ticket = Ticket {
             session,
             path,
-            audience: ticket::spki_hash(tls::certificate()).expect("parses"),
+            audience: ticket::Audience::new(ticket::spki_hash(tls::certificate()).expect("parses")),
             client_key: self.client.public_key(),
             issued: self.issued,
             expires: self.issued + TICKET_LIFETIME.as_secs(),

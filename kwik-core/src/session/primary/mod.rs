@@ -34,12 +34,12 @@ use super::{
 use crate::{
     action::{Event, LeaseOutcome, PathInfo, PathState, RunId},
     budget::{Bucket, Rate},
-    error::{AddPathError, ErrorCode},
+    error::{AddPathError, ApiMisuse, ErrorCode},
     id::{ByteRange, JobId, LeaseId, PathId, PublicKey, SessionId, SpkiHash, StreamId},
     lease::{
         relay::Once,
         table::{LeaseTable, Live},
-        ticket::Signer,
+        ticket::{Audience, Signer},
     },
     limits,
     rng::Rng,
@@ -52,8 +52,8 @@ use crate::{
 pub struct NewPath {
     addresses: SmallVec<[SocketAddr; 2]>,
     server_name: String,
-    identity: SpkiHash,
-    relay_key: Option<PublicKey>,
+    identities: SmallVec<[SpkiHash; 1]>,
+    relay_keys: SmallVec<[PublicKey; 1]>,
 }
 
 impl NewPath {
@@ -62,18 +62,27 @@ impl NewPath {
         Self {
             addresses: SmallVec::from_slice(&[address]),
             server_name: server_name.to_owned(),
-            identity,
-            relay_key: None,
+            identities: SmallVec::from_buf([identity]),
+            relay_keys: SmallVec::new(),
         }
     }
 
-    /// Believes messages of the server only if they are signed with this key (its [`SecondaryConfig::signer`]); without
-    /// one they are what the client says that the server has said. Spec: KWIK §9.
+    /// Lets the certificate carry one more key, for roll-over: name the next key before the server shows it, and the last one
+    /// until no server does. At most 4.
+    #[must_use]
+    pub fn identity(mut self, key: SpkiHash) -> Self {
+        self.identities.push(key);
+        self
+    }
+
+    /// Believes messages of the server only if they are signed with this key (its [`SecondaryConfig::signer`]) or another one
+    /// that is named so, for roll-over, at most 4; without any they are what the client says that the server has said.
+    /// Spec: KWIK §9.
     ///
     /// [`SecondaryConfig::signer`]: crate::SecondaryConfig::signer
     #[must_use]
     pub fn relay_key(mut self, key: PublicKey) -> Self {
-        self.relay_key = Some(key);
+        self.relay_keys.push(key);
         self
     }
 
@@ -219,7 +228,7 @@ pub(super) struct Primary {
 struct Path {
     state: PathState,
     server_name: String,
-    identity: SpkiHash,
+    identities: Audience,
     /// When its ticket was signed.
     signed: Option<Instant>,
     done: u64,
@@ -228,8 +237,8 @@ struct Path {
     quota: usize,
     /// The client has said that it was attached.
     attached: bool,
-    /// With what key its server signs what it has relayed.
-    relay_key: Option<PublicKey>,
+    /// With which of these keys its server signs what it has relayed; with none if there are none.
+    relay_keys: SmallVec<[PublicKey; 1]>,
     relays_sent: u64,
     relays_heard: Once,
     /// Messages with a wrong seal that are still looked at.
@@ -342,6 +351,9 @@ impl Primary {
         if !named || !addressed {
             return Err(AddPathError::InvalidAddress);
         }
+        let identities =
+            Audience::of(new.identities).filter(|_| new.relay_keys.len() <= limits::RELAY_KEYS_MAX);
+        let identities = identities.ok_or(AddPathError::Misuse(ApiMisuse::TooLong))?;
         let live = self.paths.values().filter(|path| !matches!(path.state, PathState::Dead(_))).count();
         let next = self.last_path.into_inner().checked_add(1);
         let Some(next) = next.filter(|_| live < self.paths_max) else {
@@ -354,13 +366,13 @@ impl Primary {
             Path {
                 state: PathState::Connecting,
                 server_name: new.server_name.clone(),
-                identity: new.identity,
+                identities,
                 signed: None,
                 done: 0,
                 lost: 0,
                 quota: limits::LEASES_PER_PATH,
                 attached: false,
-                relay_key: new.relay_key,
+                relay_keys: new.relay_keys,
                 relays_sent: 0,
                 relays_heard: Once::default(),
                 forged_relays: Bucket::new(
@@ -379,7 +391,7 @@ impl Primary {
             path: id,
             addresses: new.addresses,
             server_name: new.server_name,
-            identity: new.identity,
+            identities,
             client_key: self.client_key,
             nonce,
         }));
@@ -424,7 +436,7 @@ impl Primary {
             id,
             state: path.state,
             server_name: path.server_name.clone(),
-            identity: path.identity,
+            identities: path.identities.iter().copied().collect(),
             leases: self.leases.count_of_path(id),
             leases_max: path.quota,
             leases_done: path.done,

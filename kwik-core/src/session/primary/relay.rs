@@ -16,7 +16,11 @@ use crate::{
 
 impl Primary {
     /// Returns the head of a message for the server of a path, not signed yet.
-    pub(in crate::session) fn relay_head(&mut self, id: PathId, length: u32) -> Result<RelayOpen, RelayError> {
+    pub(in crate::session) fn relay_head(
+        &mut self,
+        id: PathId,
+        length: u32,
+    ) -> Result<RelayOpen, RelayError> {
         if !self.features.contains(Features::RELAY) {
             return Err(RelayError::Unsupported);
         }
@@ -55,7 +59,7 @@ impl Primary {
     ) -> Option<Relay> {
         let session = self.session;
         let path = self.paths.get_mut(&head.path)?;
-        if let Some(key) = &path.relay_key {
+        if !path.relay_keys.is_empty() {
             if path.relays_heard.contains(head.id) || path.forged_relays.ready(now, 1).is_err() {
                 return None;
             }
@@ -66,13 +70,14 @@ impl Primary {
                 id: head.id,
                 payload: &payload,
             };
-            let sealed = head.seal.is_some_and(|seal| claims.verify(key, &seal));
+            let sealed =
+                head.seal.is_some_and(|seal| path.relay_keys.iter().any(|key| claims.verify(key, &seal)));
             if !sealed {
                 path.forged_relays.spend(1);
                 return None;
             }
             path.relays_heard.insert(head.id);
         }
-        Some(Relay { path: head.path, payload, sealed: path.relay_key.is_some() })
+        Some(Relay { path: head.path, payload, sealed: !path.relay_keys.is_empty() })
     }
 }
