@@ -11,6 +11,7 @@
 
 mod attach;
 mod failure;
+mod hooks;
 mod hostile;
 mod isolation;
 mod leases;

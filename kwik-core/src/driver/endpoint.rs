@@ -58,9 +58,8 @@ impl<R: Runtime> Endpoint<R> {
     pub fn new_from_socket(server: Option<ServerConfig>, socket: R::Socket, runtime: R) -> io::Result<Self> {
         let ipv6 = socket.local_addr()?.is_ipv6();
         let seed = runtime.seed()?;
-        let core =
-            core::Endpoint::new(seed, runtime.now(), server, !socket.may_fragment())
-                .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        let core = core::Endpoint::new(seed, runtime.now(), server, !socket.may_fragment())
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let socket = Arc::new(socket);
         let inner = EndpointRef::new(core, socket.clone(), ipv6, Arc::new(runtime));
         inner.runtime.spawn(EndpointDriver::new((*inner).clone(), socket));
@@ -77,7 +76,11 @@ impl<R: Runtime> Endpoint<R> {
     /// # Errors
     /// - [`ConfigError`] if the configuration is impossible; the old one stays.
     pub fn set_server_config(&self, server: Option<ServerConfig>) -> Result<(), ConfigError> {
-        self.inner.with(|e| e.core.set_server_config(server))
+        // What is in either is the application's, and so is the code that is run when it is dropped: not under the lock.
+        let new = server.clone();
+        let old = self.inner.with(|e| e.core.replace_server_config(server));
+        drop(new);
+        old.map(drop)
     }
 
     /// Dials `addr`, whose certificate must be valid for `server_name`.
@@ -103,7 +106,8 @@ impl<R: Runtime> Endpoint<R> {
         addr: SocketAddr,
         server_name: &str,
     ) -> Result<Connecting, ConnectError> {
-        let (handle, session, socket) = self.inner.with(|e| {
+        let kept = config.clone(); // were it refused, it would be dropped under the lock
+        let made = self.inner.with(|e| {
             let Some(socket) = e.socket.clone().filter(|_| e.close.is_none()) else {
                 return Err(ConnectError::EndpointStopping);
             };
@@ -116,7 +120,9 @@ impl<R: Runtime> Endpoint<R> {
             let session = SessionRef::new(core, self.inner.runtime.clone());
             e.sessions.insert(handle, session.shared());
             Ok((handle, session, socket))
-        })?;
+        });
+        drop(kept);
+        let (handle, session, socket) = made?;
         self.inner.drive(handle, &session, socket);
         Ok(Connecting::new(session))
     }

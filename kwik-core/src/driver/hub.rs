@@ -27,7 +27,6 @@ use crate::{
     action::Transmit,
     endpoint::{self as core, SessionHandle},
     error::{ConnectionError, ErrorCode},
-    session::Session,
 };
 
 /// What a future may wait for at an endpoint.
@@ -107,12 +106,14 @@ impl<R: Runtime> Shared<R> {
     }
 
     /// Hands over what a session asks its endpoint for. Called under the session's lock.
-    pub(super) fn answer(&self, now: Instant, handle: SessionHandle, session: &mut Session) {
+    pub(super) fn answer(&self, now: Instant, handle: SessionHandle, s: &mut session::State) {
+        let session::State { core: session, wakers, .. } = s;
         let Some(first) = session.poll_endpoint_event() else {
             return; // the usual case takes no lock
         };
-        self.with(|e| {
-            let (mut next, unix) = (Some(first), self.runtime.unix_now());
+        let unix = self.runtime.unix_now();
+        self.state.within(&mut wakers.owed, |e| {
+            let mut next = Some(first);
             while let Some(event) = next {
                 if let Some(answer) = e.core.handle_session_event(now, handle, event) {
                     session.handle_event(now, unix, answer);
@@ -165,9 +166,9 @@ impl<R: Runtime> Shared<R> {
     }
 
     /// Has the endpoint's task read the socket until it is empty; a later call with the number that this returns tells
-    /// whether it has. `waker` is woken then. May be called under the session's lock.
-    pub(super) fn ask_read(&self, ticket: &mut Option<u64>, waker: &Waker) -> u64 {
-        self.with(|e| {
+    /// whether it has. `waker` is woken then. Called under the session's lock, which pays what is owed.
+    pub(super) fn ask_read(&self, due: &mut Owed, ticket: &mut Option<u64>, waker: &Waker) -> u64 {
+        self.state.within(due, |e| {
             e.reads_asked += 1;
             e.wakers.wait(Key::Read, ticket, waker);
             e.notify();

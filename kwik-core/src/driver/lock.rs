@@ -7,8 +7,10 @@
 )]
 
 use std::{
+    cell::Cell,
     collections::BTreeMap,
     fmt,
+    num::NonZeroUsize,
     sync::{Mutex, PoisonError},
     task::Waker,
 };
@@ -37,7 +39,15 @@ impl Owed {
         self.wake.is_empty() && self.spent.is_empty()
     }
 
+    /// Takes over what another lock's state owes.
+    fn take_over(&mut self, other: &mut Self) {
+        self.wake.append(&mut other.wake);
+        self.spent.append(&mut other.spent);
+    }
+
     fn pay(self) {
+        #[cfg(test)]
+        assert!(HELD.get().iter().all(Option::is_none), "foreign code runs under a lock");
         for waker in self.wake {
             waker.wake();
         }
@@ -60,22 +70,71 @@ impl<S: Owes> Lock<S> {
         Self(Mutex::new(state))
     }
 
-    /// Runs `f` under the lock, then calls the wakers it noted. `f` must not take a lock that comes earlier in the
-    /// order that the module documentation gives.
+    /// Runs `f` under the lock, then calls the wakers it noted. No other lock may be held; see [`Self::within`].
     ///
     /// A panic under the lock does not spread: the next caller finds the state as it was left.
+    ///
+    /// # Panics
+    /// If this very lock is held by the caller: code of the application that runs in the middle of things, such as a
+    /// certificate verifier, has used a handle of the session that it was called for. It would wait for itself for ever.
     pub(super) fn with<T>(&self, f: impl FnOnce(&mut S) -> T) -> T {
-        let mut guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let out = f(&mut guard);
-        let owed = match guard.owed() {
-            Some(owed) if !owed.is_empty() => Some(std::mem::take(owed)),
-            Some(_) | None => None,
-        };
-        drop(guard);
-        if let Some(owed) = owed {
-            owed.pay();
+        let mut due = Owed::default();
+        let out = self.within(&mut due, f);
+        if !due.is_empty() {
+            due.pay();
         }
         out
+    }
+
+    /// As [`Self::with`], for whoever holds a lock that comes earlier in the order that the module documentation gives: what
+    /// is owed goes to `due`, which that lock pays once it is free.
+    pub(super) fn within<T>(&self, due: &mut Owed, f: impl FnOnce(&mut S) -> T) -> T {
+        let held = Held::new(&raw const self.0 as *const () as usize);
+        let mut guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let out = f(&mut guard);
+        if let Some(owed) = guard.owed().filter(|owed| !owed.is_empty()) {
+            due.take_over(owed);
+        }
+        drop(guard);
+        drop(held);
+        out
+    }
+}
+
+/// Locks that one thread may hold at once: a session's, its endpoint's, and a leaf.
+const HELD_MAX: usize = 3;
+
+thread_local! {
+    /// The locks that this thread holds, by address.
+    static HELD: Cell<[Option<NonZeroUsize>; HELD_MAX]> = const { Cell::new([None; HELD_MAX]) };
+}
+
+/// One of the locks that this thread holds.
+struct Held(NonZeroUsize);
+
+impl Held {
+    fn new(address: usize) -> Self {
+        let this = NonZeroUsize::new(address).unwrap_or(NonZeroUsize::MIN);
+        let mut held = HELD.get();
+        assert!(
+            !held.contains(&Some(this)),
+            "a session's or endpoint's handle was used by code that it has called itself"
+        );
+        if let Some(place) = held.iter_mut().find(|place| place.is_none()) {
+            *place = Some(this);
+        }
+        HELD.set(held);
+        Self(this)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut held = HELD.get();
+        for place in held.iter_mut().filter(|place| **place == Some(self.0)) {
+            *place = None;
+        }
+        HELD.set(held);
     }
 }
 
@@ -200,6 +259,36 @@ mod tests {
         assert_eq!(counts, [1, 1, 0]);
         lock.with(|s| s.0.wake_all());
         assert_eq!(c.0.load(Ordering::Relaxed), 1);
+    }
+
+    /// Locks a state when it is woken, as an executor might that runs a task at once.
+    struct Eager(Arc<Lock<State>>, AtomicUsize);
+
+    impl Wake for Eager {
+        fn wake(self: Arc<Self>) {
+            self.0.with(|_| self.1.fetch_add(1, Ordering::Relaxed));
+        }
+    }
+
+    /// It hung: a session's lock was held while its endpoint's wakers were called.
+    #[test]
+    fn what_an_inner_lock_owes_is_paid_when_the_outer_one_is_free() {
+        let (outer, inner) = (Arc::new(Lock::new(State::default())), Lock::new(State::default()));
+        let eager = Arc::new(Eager(outer.clone(), AtomicUsize::new(0)));
+        inner.with(|s| s.0.set(1, &Waker::from(eager.clone())));
+        outer.with(|s| {
+            inner.within(&mut s.0.owed, |s| s.0.wake(1));
+            assert_eq!(eager.1.load(Ordering::Relaxed), 0);
+        });
+        assert_eq!(eager.1.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn whoever_would_wait_for_itself_is_told_so() {
+        let lock = Lock::new(State::default());
+        let again = std::panic::AssertUnwindSafe(|| lock.with(|_| lock.with(|_| ())));
+        assert!(std::panic::catch_unwind(again).is_err());
+        lock.with(|_| ()); // and nothing is left of it
     }
 
     #[test]

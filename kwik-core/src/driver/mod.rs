@@ -21,7 +21,10 @@
 //! # Locks
 //! One per endpoint, one per session, and leaves (inboxes, spare buffers) under which nothing else is locked. A session's
 //! lock may be held while the endpoint's is taken, never the other way round. No lock is held during a system call of a
-//! session, and none while a waker is called or dropped.
+//! session, while a waker is called or dropped, or while the application's code answers a question: dial policies run in
+//! the session's task, signers in the call that needs the signature. What QUIC calls in the middle of things runs under
+//! them all the same: rustls's hooks, subscribers of `tracing`, and what is dropped with an application's bytes. If such
+//! code uses a handle of the very session, that call panics instead of waiting for itself.
 //!
 //! # Waiting
 //! A future that has to wait leaves its waker in the session's table under the same lock under which it looked, so a

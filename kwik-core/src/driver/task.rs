@@ -17,6 +17,7 @@ use std::{
 
 use super::{
     FACTS_PER_TURN, SEND_MAX, SENDS_PER_POLL, TRAIN, TURNS_PER_POLL, hub,
+    lock::Owed,
     runtime::{Runtime, Socket, Timer as _, Writable as _},
     session::{Shared, State},
 };
@@ -76,9 +77,9 @@ impl Fence {
     }
 
     /// Returns whether everything is handled that had arrived when this was first called; if not, sees to it.
-    fn is_passed<R: Runtime>(&mut self, endpoint: &hub::Shared<R>, cx: &Context<'_>) -> bool {
+    fn is_passed<R: Runtime>(&mut self, endpoint: &hub::Shared<R>, due: &mut Owed, cx: &Context<'_>) -> bool {
         if self.target.is_none() && self.asked.is_none() {
-            self.asked = Some(endpoint.ask_read(&mut self.ticket, cx.waker()));
+            self.asked = Some(endpoint.ask_read(due, &mut self.ticket, cx.waker()));
         }
         self.target.is_some_and(|target| self.handled >= target)
     }
@@ -190,13 +191,14 @@ impl<R: Runtime> SessionDriver<R> {
             }
             self.fence.handled += count as u64;
             if self.deadline.is_some_and(|at| at <= now)
-                && (!s.core.is_verdict_due(now) || self.fence.is_passed(&self.endpoint, cx))
+                && (!s.core.is_verdict_due(now)
+                    || self.fence.is_passed(&self.endpoint, &mut s.wakers.owed, cx))
             {
                 s.core.handle_timeout(now);
                 self.deadline = None;
             }
             self.fence.lower();
-            self.endpoint.answer(now, self.handle, &mut s.core);
+            self.endpoint.answer(now, self.handle, s);
             if let Some(question) = s.core.poll_question() {
                 return Turn::Ask(question);
             }
@@ -205,7 +207,7 @@ impl<R: Runtime> SessionDriver<R> {
             if self.train.is_some() {
                 return Turn::Send;
             }
-            self.endpoint.answer(now, self.handle, &mut s.core);
+            self.endpoint.answer(now, self.handle, s);
             if s.core.is_drained() {
                 return Turn::Ended;
             }
@@ -274,7 +276,7 @@ impl<R: Runtime> SessionDriver<R> {
                 return None;
             }
             let now = s.now();
-            self.endpoint.answer(now, self.handle, &mut s.core);
+            self.endpoint.answer(now, self.handle, s);
             drain_news(s);
             self.deadline = s.core.poll_timeout();
             s.driver = Some(cx.waker().clone());

@@ -361,8 +361,10 @@ fn no_peer_is_gone_while_its_datagrams_wait() {
         machine.run_for(Duration::from_millis(100));
         assert_eq!((client.close_reason(), server.close_reason()), (None, None));
         // Silence is still noticed, and in time.
-        let kill = |task: &mut (u16, Arc<Flag>, Option<Task>)| task.2 = None;
-        machine.0.with(|s| s.tasks.iter_mut().filter(|(host, ..)| *host == SERVER).for_each(kill));
+        let kill = |task: &mut (u16, Arc<Flag>, Option<Task>)| task.2.take();
+        let killed: Vec<_> =
+            machine.0.with(|s| s.tasks.iter_mut().filter(|(host, ..)| *host == SERVER).map(kill).collect());
+        drop(killed);
         let before = machine.host(CLIENT).now();
         machine.wait(client.closed());
         assert_eq!(client.close_reason(), Some(ConnectionError::TimedOut));
