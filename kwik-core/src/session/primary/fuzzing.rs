@@ -80,6 +80,8 @@ struct Driver {
     gone: BTreeSet<StreamId>,
     last_path: u32,
     split_max: usize,
+    /// Splits that the client has not answered.
+    unacknowledged: usize,
 }
 
 impl Driver {
@@ -108,6 +110,7 @@ impl Driver {
             streams: BTreeMap::new(),
             gone: BTreeSet::new(),
             last_path: 0,
+            unacknowledged: 0,
             split_max: usize::try_from(split_max).unwrap_or(usize::MAX).min(limits::SPLIT_STREAMS_MAX),
         };
         let calm = &mut Source::new(&[]);
@@ -555,7 +558,10 @@ impl Driver {
         let stream = frames::stream(op);
         let offset = op.below(END);
         let frame = match op.below(5) {
-            0 => Frame::SplitAck { stream, credit: offset },
+            0 if self.unacknowledged > 0 => {
+                self.unacknowledged -= 1;
+                Frame::SplitAck { stream, credit: offset }
+            }
             1 => Frame::Credit(Credit::Run { stream, bytes: offset }),
             2 => Frame::Credit(Credit::Offset { stream, offset }),
             3 if self.streams.get(&stream).is_some_and(|split| split.final_size.is_some()) => {
@@ -600,6 +606,7 @@ impl Driver {
 
     fn on_frame(&mut self, frame: &Frame) {
         match frame {
+            Frame::Split { .. } => self.unacknowledged += 1,
             Frame::JobOpen(open) => {
                 let claims = JobClaims {
                     session: self.primary.session(),
