@@ -87,8 +87,11 @@ pub enum Event {
     Synced(StreamId),
     /// `write` may go on.
     Writable(StreamId),
-    /// Every byte up to the end of the stream has arrived at the peer, or the peer stopped it: `stopped` is known.
+    /// Every byte up to the end of a finished stream has arrived at the peer. Told once, and the stream is forgotten.
     Finished(StreamId),
+    /// The peer wants no more of a stream, and this is its code. What was written may never reach anybody. Told once; a
+    /// stream that was finished before is forgotten, any other has to be finished or reset still.
+    Stopped(StreamId, ErrorCode),
 }
 
 /// Names a run of bytes that the primary writes itself at an offset of its choice. Local to one session.
@@ -101,7 +104,7 @@ pub struct RunId(pub(crate) u64);
 pub struct Chunk {
     /// Offset of the first byte, counted from the start of the stream.
     pub offset: u64,
-    /// The bytes; never empty.
+    /// The bytes; empty only if none were asked for.
     pub bytes: Bytes,
 }
 

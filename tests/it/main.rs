@@ -9,6 +9,7 @@
     reason = "helpers of tests fail by panicking, and a seed is printed to be run again"
 )]
 
+mod as_quinn;
 mod attach;
 mod failure;
 mod hooks;

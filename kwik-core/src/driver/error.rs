@@ -41,6 +41,9 @@ pub enum StoppedError {
     /// The session is over.
     #[error("connection lost: {0}")]
     ConnectionLost(#[from] ConnectionError),
+    /// The stream was reset here: nobody can tell what of it has arrived.
+    #[error("reset locally")]
+    Reset,
 }
 
 /// Why a job was not accepted.
@@ -138,6 +141,7 @@ impl From<StoppedError> for WriteError {
     fn from(error: StoppedError) -> Self {
         match error {
             StoppedError::ConnectionLost(error) => Self::ConnectionLost(error),
+            StoppedError::Reset => Self::ClosedStream,
         }
     }
 }

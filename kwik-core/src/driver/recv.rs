@@ -26,21 +26,23 @@ use crate::{
 pub struct RecvStream {
     session: SessionRef,
     stream: StreamId,
-    /// How the stream ended, once a read has met the end.
+    /// What every further read comes to, once nothing is left to read.
     end: Option<Result<(), ReadError>>,
+    /// What reading met behind bytes that it gave first: the next read tells.
+    untold: Option<ReadError>,
 }
 
 impl RecvStream {
     pub(super) const fn new(session: SessionRef, stream: StreamId) -> Self {
-        Self { session, stream, end: None }
+        Self { session, stream, end: None, untold: None }
     }
 
-    /// Reads the next bytes into `buf` and returns how many; `None` at the end of the stream.
+    /// Reads the next bytes into `buf` and returns how many. `None` if nothing more is to be read: at the end of the stream,
+    /// and, as in quinn, after [`Self::stop`] and once [`ReadError::Reset`] has been told.
     ///
     /// Cancel-safe.
     ///
     /// # Errors
-    /// - [`ReadError::ClosedStream`] if the stream was stopped.
     /// - [`ReadError::ConnectionLost`] if the session ended before the stream.
     /// - [`ReadError::IllegalOrderedRead`] after an unordered read.
     /// - [`ReadError::Incomplete`] if bytes are missing that nobody will send.
@@ -65,7 +67,7 @@ impl RecvStream {
         Ok(())
     }
 
-    /// Reads the next bytes into `buf`, or waits; for implementations of IO traits. `None` at the end of the stream.
+    /// Reads the next bytes into `buf`, or waits; for implementations of IO traits. `None` as of [`Self::read`].
     pub fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
@@ -105,7 +107,8 @@ impl RecvStream {
         .map(|read| read.map(|any| any.then_some(count)))
     }
 
-    /// Reads the next piece of at most `max_length` bytes without copying; `None` at the end of the stream.
+    /// Reads the next piece of at most `max_length` bytes without copying; `None` as of [`Self::read`]. With a `max_length`
+    /// of 0 it waits until there are bytes, or an end, and returns an empty piece where the next byte is.
     ///
     /// With `ordered` false the piece may come from anywhere in the stream, as its offset tells, and ordered reads are no
     /// longer possible. Cancel-safe.
@@ -129,7 +132,7 @@ impl RecvStream {
         .await
     }
 
-    /// Reads the next pieces into `bufs` without copying and returns how many; `None` at the end of the stream.
+    /// Reads the next pieces into `bufs` without copying and returns how many; `None` as of [`Self::read`].
     ///
     /// Cancel-safe.
     ///
@@ -194,7 +197,8 @@ impl RecvStream {
             s.notify();
             Ok(())
         })?;
-        self.end = Some(Err(ReadError::ClosedStream));
+        self.end = Some(Ok(()));
+        self.untold = None;
         Ok(())
     }
 
@@ -221,7 +225,7 @@ impl RecvStream {
     }
 
     /// Reads pieces until `take` returns 0, which otherwise says how long the next may be, or until nothing is left.
-    /// Returns whether there were any; none, without an error, is the end of the stream.
+    /// Returns whether there were any; none, without an error, means that nothing more is to be read.
     fn poll_chunks(
         &mut self,
         cx: &Context<'_>,
@@ -229,22 +233,26 @@ impl RecvStream {
         mut take: impl FnMut(Chunk) -> usize,
         mut room: usize,
     ) -> Poll<Result<bool, ReadError>> {
-        if let Some(end) = &self.end {
-            let told = end.clone().map(|()| false);
-            if told.as_ref().is_err_and(may_pass) {
-                self.end = None;
-            }
-            return Poll::Ready(told);
+        let Self { session, stream, end, untold } = self;
+        if let Some(error) = untold.take() {
+            *end = reads_after(&error);
+            return Poll::Ready(Err(error));
         }
-        let Self { session, stream, end } = self;
+        if let Some(end) = end {
+            return Poll::Ready(end.clone().map(|()| false));
+        }
+        let stream = *stream;
         session.with(|s| {
             let now = s.now();
             let mut any = false;
-            while room > 0 {
-                match s.core.read(now, *stream, room, ordered) {
+            loop {
+                match s.core.read(now, stream, room, ordered) {
                     Ok(Some(chunk)) => {
                         any = true;
                         room = take(chunk);
+                        if room == 0 {
+                            break;
+                        }
                     }
                     Ok(None) => {
                         *end = Some(Ok(()));
@@ -253,19 +261,16 @@ impl RecvStream {
                     Err(ReadError::Blocked) if any => break,
                     Err(ReadError::Blocked) => {
                         s.notify_after_read(); // the first unordered read may have given credit
-                        return wait(s, *stream, cx);
+                        return wait(s, stream, cx);
+                    }
+                    Err(error) if any => {
+                        *untold = Some(error);
+                        break;
                     }
                     Err(error) => {
-                        // After bytes the error waits for the next call.
-                        let told_now = !any && may_pass(&error);
-                        if !told_now && !matches!(error, ReadError::IllegalOrderedRead) {
-                            *end = Some(Err(error.clone()));
-                        }
-                        if !any {
-                            s.notify_after_read();
-                            return Poll::Ready(Err(error));
-                        }
-                        break;
+                        *end = reads_after(&error);
+                        s.notify_after_read();
+                        return Poll::Ready(Err(error));
                     }
                 }
             }
@@ -275,9 +280,20 @@ impl RecvStream {
     }
 }
 
-/// Returns whether the stream may go on after an error: the bytes may come after all.
-fn may_pass(error: &ReadError) -> bool {
-    matches!(error, ReadError::Incomplete { code: ErrorCode::AGGREGATION_TIMEOUT, .. })
+/// What further reads come to, once one has been told of `error`; `None` if they may find something.
+fn reads_after(error: &ReadError) -> Option<Result<(), ReadError>> {
+    match error {
+        // The bytes may come after all, or be read in any order.
+        ReadError::Incomplete { code: ErrorCode::AGGREGATION_TIMEOUT, .. }
+        | ReadError::IllegalOrderedRead
+        | ReadError::Blocked => None,
+        // Told once, as in quinn.
+        ReadError::Reset(_) => Some(Ok(())),
+        ReadError::ClosedStream
+        | ReadError::Conflict { .. }
+        | ReadError::ConnectionLost(_)
+        | ReadError::Incomplete { .. } => Some(Err(error.clone())),
+    }
 }
 
 /// Waits for more of a stream, or fails with what ended the session.

@@ -4,7 +4,7 @@
 //! session's task and the handles; the endpoint's task only fills the inbox.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     future::poll_fn,
     ops::Deref,
@@ -56,6 +56,17 @@ pub(super) enum Key {
     Writable(StreamId),
 }
 
+/// How a stream that is sent came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SendEnd {
+    /// All of it is at the peer.
+    Arrived,
+    /// It was given up here.
+    Reset,
+    /// The peer wanted no more of it.
+    Stopped(ErrorCode),
+}
+
 /// What handles left behind that the core still has news about.
 #[derive(Default)]
 pub(super) struct Unwatched {
@@ -72,6 +83,8 @@ pub(super) struct State {
     pub(super) core: Session,
     pub(super) wakers: Wakers<Key>,
     pub(super) unwatched: Unwatched,
+    /// What became of the streams that are sent, for as long as somebody may ask: the core forgets those that are over.
+    pub(super) sent: BTreeMap<StreamId, Option<SendEnd>>,
     /// The handshake is done and the hello is accepted.
     pub(super) connected: bool,
     /// Why the session is over; set before its task ends.
@@ -169,10 +182,7 @@ impl State {
             Event::DatagramReceived => Key::DatagramReceived,
             Event::DatagramsUnblocked => Key::DatagramsUnblocked,
             Event::Draining => Key::Draining,
-            Event::Finished(stream) => {
-                self.wakers.wake(Key::Writable(stream)); // a stopped stream fails its writer
-                Key::Finished(stream)
-            }
+            Event::Finished(stream) => return self.end_sent(stream, SendEnd::Arrived),
             Event::GapReported(stream) => Key::Gap(stream),
             Event::HandshakeDataReady => Key::HandshakeData,
             Event::JobAnswered(job) => Key::Job(job),
@@ -205,10 +215,27 @@ impl State {
                 }
                 Key::Run(run)
             }
+            Event::Stopped(stream, code) => {
+                self.wakers.wake(Key::Writable(stream)); // a stopped stream fails its writer
+                return self.end_sent(stream, SendEnd::Stopped(code));
+            }
             Event::Synced(stream) => Key::Synced(stream),
             Event::Writable(stream) => Key::Writable(stream),
         };
         self.wakers.wake(key);
+    }
+
+    /// Notes how a stream ended, if anybody may ask; the first end counts.
+    pub(super) fn end_sent(&mut self, stream: StreamId, end: SendEnd) {
+        if let Some(known) = self.sent.get_mut(&stream) {
+            known.get_or_insert(end);
+        }
+        self.wakers.wake(Key::Finished(stream));
+    }
+
+    /// Returns how a stream ended, as far as somebody may ask and it has.
+    pub(super) fn sent_end(&self, stream: StreamId) -> Option<SendEnd> {
+        self.sent.get(&stream).copied().flatten()
     }
 
     /// Gives back what arrives for a job whose handle is gone.
@@ -309,6 +336,7 @@ impl SessionRef {
                 core,
                 wakers: Wakers::default(),
                 unwatched: Unwatched::default(),
+                sent: BTreeMap::new(),
                 connected: false,
                 error: None,
                 driver: None,

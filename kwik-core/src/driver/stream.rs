@@ -3,6 +3,7 @@
 use std::{
     future::{Future, poll_fn},
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -12,7 +13,7 @@ use super::{
     COPY_MAX,
     error::StoppedError,
     ranges::{Job, RangeWriter, Ranges},
-    session::{Key, SessionRef, own_code},
+    session::{Key, SendEnd, SessionRef, State, own_code},
 };
 use crate::{
     error::{ClosedStream, ErrorCode, LeaseError, WriteError},
@@ -26,13 +27,50 @@ use crate::{
 /// other servers: see [`Self::ranges`].
 #[derive(Debug)]
 pub struct SendStream {
+    sent: Arc<Sent>,
+    ours: Ours,
+}
+
+/// What was done about the end of a stream by its handle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ours {
+    Nothing,
+    /// It was finished, and the peer had not stopped it.
+    Finished,
+    Reset,
+}
+
+/// A stream's place in the table of those that are sent: kept by its handle, and by whoever waits for its end.
+#[derive(Debug)]
+struct Sent {
     session: SessionRef,
     stream: StreamId,
 }
 
-impl SendStream {
-    pub(super) const fn new(session: SessionRef, stream: StreamId) -> Self {
+impl Sent {
+    fn new(session: SessionRef, stream: StreamId) -> Self {
+        session.with(|s| {
+            // The peer may have stopped it before it was accepted.
+            let stopped = s.core.stopped(stream).ok().flatten();
+            s.sent.insert(stream, stopped.map(SendEnd::Stopped));
+        });
         Self { session, stream }
+    }
+
+    fn with<T>(&self, f: impl FnOnce(&mut State, StreamId) -> T) -> T {
+        self.session.with(|s| f(s, self.stream))
+    }
+}
+
+impl Drop for Sent {
+    fn drop(&mut self) {
+        self.with(|s, stream| s.sent.remove(&stream));
+    }
+}
+
+impl SendStream {
+    pub(super) fn new(session: SessionRef, stream: StreamId) -> Self {
+        Self { sent: Arc::new(Sent::new(session, stream)), ours: Ours::Nothing }
     }
 
     /// Writes some of `buf`, as much as is accepted at once, and returns how many bytes; 0 only if `buf` is empty.
@@ -92,12 +130,24 @@ impl SendStream {
 
     /// Ends the stream after what was written. [`Self::stopped`] tells when all of it has arrived.
     ///
+    /// Fine as well, as in quinn, if the peer has stopped the stream: nothing more is sent then, and [`Self::stopped`]
+    /// says so.
+    ///
     /// # Errors
     /// - [`ClosedStream`] if the stream was finished or reset before.
     pub fn finish(&mut self) -> Result<(), ClosedStream> {
-        self.session.with(|s| {
+        let Self { sent, ours } = self;
+        if *ours == Ours::Reset {
+            return Err(ClosedStream);
+        }
+        sent.with(|s, stream| {
             let now = s.now();
-            s.core.finish(now, self.stream)?;
+            let stopped = matches!(s.sent_end(stream), Some(SendEnd::Stopped(_)));
+            let finished = s.core.finish(now, stream);
+            if !stopped {
+                finished?;
+                *ours = Ours::Finished;
+            }
             s.notify();
             Ok(())
         })
@@ -110,9 +160,19 @@ impl SendStream {
     /// # Errors
     /// - [`ClosedStream`] if the stream was reset before, or all of it has arrived.
     pub fn reset(&mut self, code: ErrorCode) -> Result<(), ClosedStream> {
-        self.session.with(|s| {
+        let Self { sent, ours } = self;
+        if *ours == Ours::Reset {
+            return Err(ClosedStream);
+        }
+        sent.with(|s, stream| {
             let now = s.now();
-            s.core.reset(now, self.stream, own_code(code)).map_err(|_closed| ClosedStream)?;
+            let reset = s.core.reset(now, stream, own_code(code));
+            // One that the peer stopped may have been reset for that already.
+            if !matches!(s.sent_end(stream), Some(SendEnd::Stopped(_))) {
+                reset.map_err(|_closed| ClosedStream)?;
+                s.end_sent(stream, SendEnd::Reset);
+            }
+            *ours = Ours::Reset;
             s.notify();
             Ok(())
         })
@@ -123,7 +183,7 @@ impl SendStream {
     /// # Errors
     /// - [`ClosedStream`] if the stream is over.
     pub fn set_priority(&self, priority: i32) -> Result<(), ClosedStream> {
-        self.session.with(|s| s.core.set_priority(self.stream, priority))
+        self.sent.with(|s, stream| s.core.set_priority(stream, priority))
     }
 
     /// Returns the stream's priority.
@@ -131,23 +191,27 @@ impl SendStream {
     /// # Errors
     /// - [`ClosedStream`] if the stream is over.
     pub fn priority(&self) -> Result<i32, ClosedStream> {
-        self.session.with(|s| s.core.priority(self.stream))
+        self.sent.with(|s, stream| s.core.priority(stream))
     }
 
     /// Waits until the peer stops the stream, with `Some(code)`, or until everything written before [`Self::finish`] has
-    /// arrived or the stream was reset, with `None`.
+    /// arrived, with `None`. Whichever came first stays the answer, however often it is asked and whatever is called
+    /// meanwhile.
     ///
     /// # Errors
     /// - [`StoppedError::ConnectionLost`] if the session ended first.
+    /// - [`StoppedError::Reset`] if the stream was reset first, by [`Self::reset`].
     pub fn stopped(
         &self,
     ) -> impl Future<Output = Result<Option<ErrorCode>, StoppedError>> + Send + Sync + use<> {
-        let (session, stream) = (self.session.clone(), self.stream);
+        let sent = self.sent.clone();
         async move {
-            let stopped = session.wait(Key::Finished(stream), |s| match s.core.stopped(stream) {
-                Ok(None) => s.error.clone().map(|error| Err(StoppedError::ConnectionLost(error))),
-                Ok(Some(code)) => Some(Ok(Some(code))),
-                Err(ClosedStream) => Some(Ok(None)),
+            let stream = sent.stream;
+            let stopped = sent.session.wait(Key::Finished(stream), |s| match s.sent_end(stream) {
+                Some(SendEnd::Arrived) => Some(Ok(None)),
+                Some(SendEnd::Reset) => Some(Err(StoppedError::Reset)),
+                Some(SendEnd::Stopped(code)) => Some(Ok(Some(code))),
+                None => s.error.clone().map(|error| Err(StoppedError::ConnectionLost(error))),
             });
             stopped.await
         }
@@ -156,13 +220,13 @@ impl SendStream {
     /// Returns the stream's id.
     #[must_use]
     pub fn id(&self) -> StreamId {
-        self.stream
+        self.sent.stream
     }
 
     /// Returns a handle by which many tasks can fill this stream at once. Primary only. Spec: KWIK §3.
     #[must_use]
     pub fn ranges(&self) -> Ranges {
-        Ranges::new(self.session.clone(), self.stream)
+        Ranges::new(self.sent.session.clone(), self.sent.stream)
     }
 
     /// Opens a job on a path; as [`Ranges::open_job`].
@@ -182,13 +246,25 @@ impl SendStream {
     }
 }
 
+impl SendStream {
+    /// Why nothing can be written, the core having forgotten the stream: that may be one that was stopped and then
+    /// finished.
+    fn closed(&self, s: &State) -> WriteError {
+        match (self.ours, s.sent_end(self.sent.stream)) {
+            (Ours::Nothing, Some(SendEnd::Stopped(code))) => WriteError::Stopped(code),
+            _ => WriteError::ClosedStream,
+        }
+    }
+}
+
 impl Drop for SendStream {
     fn drop(&mut self) {
-        self.session.with(|s| {
-            s.wakers.unset(Key::Writable(self.stream));
+        let open = self.ours == Ours::Nothing;
+        self.sent.with(|s, stream| {
+            s.wakers.unset(Key::Writable(stream));
             let now = s.now();
-            // Finished or reset before: nothing to do.
-            if s.error.is_none() && s.core.finish(now, self.stream).is_ok() {
+            // A stopped stream may have been finished before: then nothing is left to do.
+            if open && s.error.is_none() && s.core.finish(now, stream).is_ok() {
                 s.notify();
             }
         });
@@ -198,23 +274,35 @@ impl Drop for SendStream {
 impl Sink for SendStream {
     type Error = WriteError;
 
-    fn check_room(&self, _: u64) -> Result<(), WriteError> {
-        Ok(())
+    /// Even nothing cannot be written to a stream that is closed.
+    fn check_room(&self, bytes: u64) -> Result<(), WriteError> {
+        if bytes > 0 {
+            return Ok(()); // whoever writes is told
+        }
+        self.sent.with(|s, stream| {
+            s.check()?;
+            match (self.ours, s.core.stopped(stream)) {
+                (Ours::Nothing, Ok(None)) => Ok(()),
+                (Ours::Nothing, Ok(Some(code))) => Err(WriteError::Stopped(code)),
+                (Ours::Nothing | Ours::Finished | Ours::Reset, _) => Err(self.closed(s)),
+            }
+        })
     }
 
     fn poll_chunks(&mut self, cx: &Context<'_>, bufs: &mut [Bytes]) -> Poll<Result<Written, WriteError>> {
-        self.session.with(|s| {
+        self.sent.with(|s, stream| {
             s.check()?;
             let now = s.now();
-            match s.core.write(now, self.stream, bufs) {
+            match s.core.write(now, stream, bufs) {
                 Ok(written) => {
                     s.notify();
                     Poll::Ready(Ok(written))
                 }
                 Err(WriteError::Blocked) => {
-                    s.wakers.set(Key::Writable(self.stream), cx.waker());
+                    s.wakers.set(Key::Writable(stream), cx.waker());
                     Poll::Pending
                 }
+                Err(WriteError::ClosedStream) => Poll::Ready(Err(self.closed(s))),
                 Err(error) => Poll::Ready(Err(error)),
             }
         })

@@ -59,13 +59,13 @@ impl Session {
         let Some(home) = self.links.get_mut(&HOME) else {
             return;
         };
-        if let Some(code) = deferred.reset {
-            home.quic.reset(stream, code);
-        } else if deferred.finish {
-            home.quic.finish(stream);
-        }
         if let Some(code) = deferred.stop {
             home.quic.stop(stream, code);
+        }
+        if let Some(code) = deferred.reset {
+            home.quic.reset(stream, code);
+        } else if deferred.finish && !home.quic.finish(stream) && self.finish_unheard(stream).is_err() {
+            tracing::debug!(%stream, "closed before its end was told");
         }
         if self.draining.contains_key(&stream) {
             self.drain_native(stream);
@@ -235,8 +235,10 @@ impl Session {
         if let Machine::Primary(primary) = &mut self.machine {
             primary.forget_stream(stream);
         }
-        self.send.remove(&stream);
-        self.notify(Event::Finished(stream));
+        // What a peer acknowledges that has stopped the stream does not reach anybody.
+        if self.send.remove(&stream).is_some_and(|half| half.stopped.is_none()) {
+            self.notify(Event::Finished(stream));
+        }
     }
 
     /// The peer wants no more of a stream we send.
@@ -252,34 +254,24 @@ impl Session {
         if self.on_relay_end(path, stream, true) || path != HOME || self.on_outgoing_end(stream, Some(code)) {
             return;
         }
-        if let Machine::Primary(primary) = &mut self.machine {
-            if primary.split_stream(stream).is_some_and(|split| !split.is_complete()) {
-                primary.end_stream(stream, code);
-                self.reset_native(stream, code);
-            }
-        }
-        self.notify(Event::Writable(stream));
-        self.notify(Event::Finished(stream));
+        self.on_send_stopped(stream, code);
     }
 
-    /// Lets the native FIN follow once the client has every byte of a split stream.
+    /// The client has every byte of a split stream: lets the native FIN follow.
     pub(super) fn finish_native(&mut self, stream: StreamId) {
         if let Some(home) = self.links.get_mut(&HOME) {
             home.quic.finish(stream);
         }
         self.unsettled = true;
-        self.notify(Event::Finished(stream));
+        if self.send.remove(&stream).is_some() {
+            self.notify(Event::Finished(stream));
+        }
     }
 
-    /// `STOP_SENDING` only tells; the reset that frees the stream's slot is ours to send. Spec: KWIK §13.
+    /// The client wants no more of a split stream, and says so on control.
     pub(super) fn reset_native(&mut self, stream: StreamId, code: ErrorCode) {
-        if let Some(home) = self.links.get_mut(&HOME) {
-            home.quic.reset(stream, code);
-        }
-        self.reset_internals_of(stream);
+        self.on_send_stopped(stream, code);
         self.unsettled = true;
-        self.notify(Event::Writable(stream));
-        self.notify(Event::Finished(stream));
     }
 
     /// Stream slots became free.

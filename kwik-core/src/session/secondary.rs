@@ -169,6 +169,17 @@ impl Secondary {
         self.late_frames
     }
 
+    /// How much is kept of streams, and of what was to fill them.
+    #[cfg(test)]
+    pub(super) fn kept(&self) -> Vec<(&'static str, usize)> {
+        vec![
+            ("jobs", self.jobs.len()),
+            ("arrived", self.arrived.len()),
+            ("leases", self.leases.len()),
+            ("offsets", self.offsets.len()),
+        ]
+    }
+
     pub(super) fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
     }

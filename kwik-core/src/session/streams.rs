@@ -4,14 +4,14 @@ use bytes::Bytes;
 
 use super::{HOME, Machine, Session, internal::Owner, native::RecvHalf, subject::stream_span};
 use crate::{
-    action::Chunk,
+    action::{Chunk, Event},
     error::{
         ClosedStream, ConnectionError, ErrorCode, GiveUpError, ReadError, SendDatagramError, WriteError,
     },
     id::{Dir, StreamId},
     limits,
     quic::{DatagramEnd, WriteEnd, Written},
-    stream::{conflict::ConflictPolicy, send::SplitSend},
+    stream::conflict::ConflictPolicy,
     wire::{StreamHeader, encode_header},
 };
 
@@ -29,6 +29,8 @@ pub(super) struct SendHalf {
     pub(super) finished: bool,
     /// FIN waits for the header.
     pub(super) finish_pending: bool,
+    /// The peer wants no more. Kept until the application ends its half, which is what gives the slot back.
+    pub(super) stopped: Option<ErrorCode>,
 }
 
 /// What the application wants of a stream that QUIC has not opened yet. quinn-proto's counts go wrong if a half of
@@ -54,7 +56,7 @@ impl SendHalf {
 }
 
 impl Session {
-    /// Opens a stream. `None` if the peer permits no more for now ([`Event::Available`](crate::Event::Available) follows), if the session is
+    /// Opens a stream. `None` if the peer permits no more for now ([`Event::Available`] follows), if the session is
     /// not established or over, or on a secondary, always.
     pub fn open(&mut self, dir: Dir) -> Option<StreamId> {
         if !self.serves_streams() || self.lost.is_some() {
@@ -107,7 +109,7 @@ impl Session {
         limits::run_slots(primary.splits()).saturating_sub(self.outgoing.len())
     }
 
-    /// Accepts a stream that the peer opened; [`Event::Opened`](crate::Event::Opened) tells when to ask. Never one of a secondary.
+    /// Accepts a stream that the peer opened; [`Event::Opened`] tells when to ask. Never one of a secondary.
     pub fn accept(&mut self, dir: Dir) -> Option<StreamId> {
         match dir {
             Dir::Bi => self.accepts_bi.pop_front(),
@@ -119,7 +121,7 @@ impl Session {
     /// advanced past what was.
     ///
     /// # Errors
-    /// - [`WriteError::Blocked`] if there is no room; [`Event::Writable`](crate::Event::Writable) follows.
+    /// - [`WriteError::Blocked`] if there is no room; [`Event::Writable`] follows.
     /// - [`WriteError::ClosedStream`] after `finish` or `reset`.
     /// - [`WriteError::ConnectionLost`] once the session is over.
     /// - [`WriteError::Stopped`] if the peer wants no more.
@@ -136,6 +138,9 @@ impl Session {
         }
         let half =
             self.send.get_mut(&stream).filter(|half| !half.finished).ok_or(WriteError::ClosedStream)?;
+        if let Some(code) = half.stopped {
+            return Err(WriteError::Stopped(code));
+        }
         let home = self.links.get_mut(&HOME).ok_or(WriteError::ClosedStream)?;
         home.flush();
         if home.is_backlogged() {
@@ -145,10 +150,7 @@ impl Session {
         if !half.header.is_empty() {
             flush_header(&mut home.quic, stream, &mut half.header).map_err(write_error)?;
         }
-        if let Some(split) = split_send(&self.machine, stream) {
-            if let Some(code) = split.stopped() {
-                return Err(WriteError::Stopped(code));
-            }
+        if is_split(&self.machine, stream) {
             return self.write_sequential(stream, chunks);
         }
         let written = home.quic.write(stream, chunks).map_err(write_error)?;
@@ -158,16 +160,22 @@ impl Session {
 
     /// Says that nothing more will be written. A split stream ends behind its last leased or written byte.
     ///
+    /// Fine as well if the peer has stopped the stream: then it is reset, with the peer's code, and forgotten.
+    /// [`Event::Stopped`] has told, or tells, that it does not arrive.
+    ///
     /// # Errors
-    /// - [`ClosedStream`] if it was finished or reset before, or the peer stopped it.
+    /// - [`ClosedStream`] if it was finished or reset before.
     pub fn finish(&mut self, now: Instant, stream: StreamId) -> Result<(), ClosedStream> {
         self.touch(now);
         let half = self.send.get_mut(&stream).ok_or(ClosedStream)?;
+        if let Some(code) = half.stopped {
+            if !half.finished {
+                self.end_stopped(stream, code);
+            }
+            return Ok(());
+        }
         if std::mem::replace(&mut half.finished, true) {
-            // Finished before and stopped since: nothing more will be heard of it.
-            let stopped = matches!(&self.machine, Machine::Primary(primary)
-                if primary.split_stream(stream).is_some_and(|split| split.stopped().is_some()));
-            return if stopped { self.finish_stopped(stream) } else { Err(ClosedStream) };
+            return Err(ClosedStream);
         }
         let home = self.links.get_mut(&HOME).ok_or(ClosedStream)?;
         match flush_header(&mut home.quic, stream, &mut half.header) {
@@ -176,12 +184,9 @@ impl Session {
                 half.finish_pending = true;
                 return Ok(());
             }
-            Err(WriteEnd::Closed | WriteEnd::Stopped(_)) => return self.finish_stopped(stream),
+            Err(WriteEnd::Closed | WriteEnd::Stopped(_)) => return self.finish_unheard(stream),
         }
-        if let Some(split) = split_send(&self.machine, stream) {
-            if split.stopped().is_some() {
-                return self.finish_stopped(stream);
-            }
+        if is_split(&self.machine, stream) {
             if let Machine::Primary(primary) = &mut self.machine {
                 primary.finish(stream);
             }
@@ -192,21 +197,63 @@ impl Session {
             deferred.finish = true;
             return Ok(());
         }
-        if home.quic.finish(stream) { Ok(()) } else { self.finish_stopped(stream) }
+        if home.quic.finish(stream) { Ok(()) } else { self.finish_unheard(stream) }
     }
 
-    /// Ends a stream that the peer has stopped: only a reset frees its slot at the peer. Spec: KWIK §13.
-    fn finish_stopped(&mut self, stream: StreamId) -> Result<(), ClosedStream> {
-        if let Machine::Primary(primary) = &mut self.machine {
-            primary.forget_stream(stream);
+    /// QUIC does not take the end of a stream: the peer has stopped it, and that has not been told yet.
+    pub(super) fn finish_unheard(&mut self, stream: StreamId) -> Result<(), ClosedStream> {
+        match self.links.get_mut(&HOME).and_then(|home| home.quic.stopped(stream)).flatten() {
+            Some(code) => {
+                self.end_stopped(stream, code);
+                Ok(())
+            }
+            None => {
+                self.send.remove(&stream);
+                Err(ClosedStream)
+            }
         }
-        self.send.remove(&stream);
+    }
+
+    /// Ends and forgets a stream that the peer has stopped: only a reset frees its slot at the peer. Spec: KWIK §13.
+    fn end_stopped(&mut self, stream: StreamId, code: ErrorCode) {
+        if let Machine::Primary(primary) = &mut self.machine {
+            primary.end_stream(stream, code);
+            primary.forget_stream(stream);
+            self.reset_internals_of(stream);
+        }
         if let Some(home) = self.links.get_mut(&HOME) {
-            if let Some(code) = home.quic.stopped(stream).flatten() {
+            home.quic.reset(stream, code);
+        }
+        if self.send.remove(&stream).is_some_and(|half| half.stopped.is_none()) {
+            self.notify(Event::Stopped(stream, code));
+        }
+    }
+
+    /// The peer wants no more of a stream.
+    pub(super) fn on_send_stopped(&mut self, stream: StreamId, code: ErrorCode) {
+        let split = is_split(&self.machine, stream);
+        let Some(half) = self.send.get_mut(&stream).filter(|half| half.stopped.is_none()) else {
+            return; // delivered, or over by a reset
+        };
+        half.stopped = Some(code);
+        // What nobody will ask for any more must not wait for it. A native FIN still arrives, as in quinn.
+        let over = half.finished && (split || half.finish_pending);
+        if split {
+            if let Machine::Primary(primary) = &mut self.machine {
+                primary.end_stream(stream, code);
+                primary.forget_stream(stream);
+            }
+            self.reset_internals_of(stream);
+            if let Some(home) = self.links.get_mut(&HOME) {
                 home.quic.reset(stream, code);
             }
         }
-        Err(ClosedStream)
+        if over {
+            self.end_stopped(stream, code);
+        }
+        self.unsettled = true;
+        self.notify(Event::Writable(stream));
+        self.notify(Event::Stopped(stream, code));
     }
 
     /// Gives the stream up; what was not delivered may never be. On a split stream all leases end.
@@ -217,7 +264,7 @@ impl Session {
     pub fn reset(&mut self, now: Instant, stream: StreamId, code: ErrorCode) -> Result<(), GiveUpError> {
         code.check_own()?;
         self.touch(now);
-        self.send.remove(&stream).ok_or(ClosedStream)?;
+        let half = self.send.remove(&stream).ok_or(ClosedStream)?;
         if let Machine::Primary(primary) = &mut self.machine {
             primary.end_stream(stream, code);
             primary.forget_stream(stream);
@@ -228,7 +275,12 @@ impl Session {
             return Ok(());
         }
         let home = self.links.get_mut(&HOME).ok_or(ClosedStream)?;
-        if home.quic.reset(stream, code) { Ok(()) } else { Err(ClosedStream.into()) }
+        // One that the peer has stopped may have been reset for that already.
+        if home.quic.reset(stream, code) || half.stopped.is_some() {
+            Ok(())
+        } else {
+            Err(ClosedStream.into())
+        }
     }
 
     /// Sets which streams' bytes go first; higher first, 0 by default.
@@ -253,22 +305,24 @@ impl Session {
         self.send.get(&stream).map(|half| half.priority).ok_or(ClosedStream)
     }
 
-    /// Returns the code the peer stopped the stream with, `None` while it is open.
+    /// Returns the code the peer stopped the stream with; `None` while it has not, and the stream goes on.
     ///
     /// # Errors
-    /// - [`ClosedStream`] once every byte and the end have arrived at the peer, or after `reset`.
+    /// - [`ClosedStream`] if nothing is known of the stream any more: it was reset here, or it was finished and
+    ///   [`Event::Finished`] or [`Event::Stopped`] has told, or is about to tell, how that went.
     pub fn stopped(&mut self, stream: StreamId) -> Result<Option<ErrorCode>, ClosedStream> {
-        self.send.get(&stream).ok_or(ClosedStream)?;
-        if let Some(split) = split_send(&self.machine, stream) {
-            return if split.is_complete() { Err(ClosedStream) } else { Ok(split.stopped()) };
+        let half = self.send.get(&stream).ok_or(ClosedStream)?;
+        if half.stopped.is_some() || is_split(&self.machine, stream) {
+            return Ok(half.stopped);
         }
         self.links.get_mut(&HOME).and_then(|home| home.quic.stopped(stream)).ok_or(ClosedStream)
     }
 
-    /// Reads at most `max_len` bytes: the next ones if `ordered`, else any that are here. `Ok(None)` is the end.
+    /// Reads at most `max_len` bytes: the next ones if `ordered`, else any that are here. `Ok(None)` is the end. A `max_len`
+    /// of 0 only looks: an empty chunk says that there are bytes, and where.
     ///
     /// # Errors
-    /// - [`ReadError::Blocked`] if nothing is here; [`Event::Readable`](crate::Event::Readable) follows.
+    /// - [`ReadError::Blocked`] if nothing is here; [`Event::Readable`] follows.
     /// - [`ReadError::ClosedStream`] after the end, `stop` or a reset that was read.
     /// - [`ReadError::Conflict`] if two servers disagree, and the stream's policy is to reject that.
     /// - [`ReadError::ConnectionLost`] once the session is over and nothing is left to read.
@@ -482,11 +536,11 @@ pub(super) fn flush_header(
     Ok(())
 }
 
-/// A primary's view of a stream, if it is split.
-fn split_send(machine: &Machine, stream: StreamId) -> Option<&SplitSend> {
+/// Returns whether a primary has split the stream, and it is not over.
+fn is_split(machine: &Machine, stream: StreamId) -> bool {
     match machine {
-        Machine::Primary(primary) => primary.split_stream(stream),
-        Machine::Greeting(_) | Machine::Client(_) | Machine::Secondary(_) => None,
+        Machine::Primary(primary) => primary.split_stream(stream).is_some(),
+        Machine::Greeting(_) | Machine::Client(_) | Machine::Secondary(_) => false,
     }
 }
 

@@ -169,9 +169,13 @@ impl Assembler {
 
     /// Returns whether [`Self::read`] has bytes to give.
     pub(crate) fn is_readable(&self, ordered: bool) -> bool {
-        self.runs
-            .first_key_value()
-            .is_some_and(|(_, run)| !ordered || run.start <= self.received.end_of_prefix(self.base))
+        self.readable_at(ordered).is_some()
+    }
+
+    /// Returns where the bytes begin that [`Self::read`] has to give.
+    pub(crate) fn readable_at(&self, ordered: bool) -> Option<u64> {
+        let (_, run) = self.runs.first_key_value()?;
+        (!ordered || run.start <= self.received.end_of_prefix(self.base)).then_some(run.start)
     }
 
     /// Returns whether placing `len` bytes at `offset` would raise the number of runs to more than `cap`.

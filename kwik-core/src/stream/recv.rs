@@ -214,8 +214,12 @@ impl SplitRecv {
         inserted
     }
 
-    /// Takes the next bytes for the application, and when nothing is there says so with `None`.
+    /// Takes the next bytes for the application, and when nothing is there says so with `None`. With a `max_len` of 0
+    /// it takes nothing and says where they are.
     pub(crate) fn read(&mut self, max_len: usize, ordered: bool) -> Option<(u64, Bytes)> {
+        if max_len == 0 {
+            return Some((self.assembler.readable_at(ordered)?, Bytes::new()));
+        }
         let (offset, bytes) = self.assembler.read(max_len, ordered)?;
         let len = bytes.len() as u64;
         self.round_consumed = self.round_consumed.saturating_add(len);

@@ -50,6 +50,7 @@ impl SplitSend {
         }
     }
 
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn is_complete(&self) -> bool {
         self.complete
     }

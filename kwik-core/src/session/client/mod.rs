@@ -296,6 +296,23 @@ impl Client {
         self.client_hello(None)
     }
 
+    /// How much is kept of streams, and of what was to fill them.
+    #[cfg(test)]
+    pub(super) fn kept(&self) -> Vec<(&'static str, usize)> {
+        vec![
+            ("jobs", self.jobs.len()),
+            ("leases", self.leases.len()),
+            ("lease_deadlines", self.lease_deadlines.len()),
+            ("streams", self.streams.len()),
+            ("failed", self.failed.len()),
+            ("waiting", self.waiting.len()),
+            ("runs", self.runs.len()),
+            ("blocked", self.blocked.len()),
+            ("gaps", self.gaps.len()),
+            ("recredit", self.recredit.len()),
+        ]
+    }
+
     pub(super) fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
     }

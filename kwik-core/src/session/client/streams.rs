@@ -62,6 +62,7 @@ impl Client {
             self.tell_primary(Frame::SplitAck { stream, credit: offset });
             self.tell_primary(Frame::StreamStopped { stream, code: ErrorCode::NO_CREDIT });
             self.remember_ended(stream);
+            self.stop_waiting(stream);
             return Ok(());
         }
         // Every stream has its guaranteed part; beyond it the first ones take what is free.
@@ -84,6 +85,17 @@ impl Client {
         }
         self.recredit.insert(stream);
         Ok(())
+    }
+
+    /// Turns away the runs that came before their stream was refused: nobody will ever read them.
+    fn stop_waiting(&mut self, stream: StreamId) {
+        let of = self.waiting.iter().filter(|(_, (owner, _))| *owner == stream).map(|(&run, _)| run);
+        let waiting: Vec<StreamId> = of.collect();
+        for run in waiting {
+            self.waiting.remove(&run);
+            let code = ErrorCode::STREAM_CLOSED;
+            self.actions.push_back(Action::StopInternal { path: PathId::PRIMARY, stream: run, code });
+        }
     }
 
     /// The glue found that the stream of a `Split` is closed already: says so, as every `Split` is answered.

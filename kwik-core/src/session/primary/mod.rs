@@ -337,6 +337,21 @@ impl Primary {
         self.late_frames
     }
 
+    /// How much is kept of streams, and of what was to fill them.
+    #[cfg(test)]
+    pub(super) fn kept(&self) -> Vec<(&'static str, usize)> {
+        vec![
+            ("jobs", self.jobs.len()),
+            ("leases", self.leases.len()),
+            ("outcomes", self.outcomes.len()),
+            ("cuts", self.cuts.len()),
+            ("streams", self.streams.len()),
+            ("syncs", self.syncs.len()),
+            ("gaps", self.gaps.len()),
+            ("runs", self.runs.len()),
+        ]
+    }
+
     pub(super) fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
     }

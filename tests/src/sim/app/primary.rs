@@ -295,7 +295,12 @@ impl Serving {
             }
             Event::Finished(stream) => {
                 if let Some(sending) = self.sendings.get_mut(stream) {
-                    sending.on_finished(cx, session);
+                    sending.on_finished(cx);
+                }
+            }
+            Event::Stopped(stream, code) => {
+                if let Some(sending) = self.sendings.get_mut(stream) {
+                    sending.on_stopped(cx, session, *code);
                 }
             }
             Event::PathChanged(path) => self.on_path(cx, session, *path),

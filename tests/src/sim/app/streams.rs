@@ -234,7 +234,7 @@ impl Writer {
                 Err(WriteError::Stopped(_)) => {
                     // Only an end of our own frees the slot at the peer.
                     let ended = session.finish(cx.now, self.flow.stream);
-                    assert!(ended.is_err(), "4: {} was stopped and finished", self.flow);
+                    assert!(ended.is_ok(), "4: {} was stopped and could not be finished", self.flow);
                     self.done = true;
                 }
                 Err(WriteError::ConnectionLost(_)) => self.done = true,

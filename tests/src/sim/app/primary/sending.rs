@@ -522,16 +522,19 @@ impl Sending {
         self.over |= finished.is_err(); // the client wanted no more
     }
 
-    /// Every byte is at the client, or the client wants no more.
-    pub(super) fn on_finished(&mut self, cx: &mut Cx<'_>, session: &mut Session) {
-        cx.note(format_args!("{} is delivered or stopped", self.flow));
-        if let Ok(code) = session.stopped(self.flow.stream) {
-            if code == Some(ErrorCode::NO_CREDIT) {
-                cx.oracle.turned_away(self.flow);
-            }
-            self.stopped(cx, session);
-        }
+    /// Every byte is at the client.
+    pub(super) fn on_finished(&mut self, cx: &mut Cx<'_>) {
+        cx.note(format_args!("{} is delivered", self.flow));
         self.over = true;
+    }
+
+    /// The client wants no more.
+    pub(super) fn on_stopped(&mut self, cx: &mut Cx<'_>, session: &mut Session, code: ErrorCode) {
+        cx.note(format_args!("{} is stopped with {code}", self.flow));
+        if code == ErrorCode::NO_CREDIT {
+            cx.oracle.turned_away(self.flow);
+        }
+        self.stopped(cx, session);
     }
 
     /// The client wants no more: only an end of our own frees the slot.
