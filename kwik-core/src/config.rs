@@ -1,266 +1,20 @@
 //! Settings. Each default is a constant of `limits.rs`, with its reason there or in DESIGN.md §11.
 
-use std::{fmt, sync::Arc, time::Duration};
+mod transport;
+
+use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 use rustls_pki_types::CertificateDer;
 
+pub use self::transport::TransportConfig;
 use crate::{
     error::ConfigError,
-    faults::{AggregationFaults, MappingFaults, MetadataFaults},
     id::{PublicKey, SpkiHash},
     lease::ticket::{self, Signer},
     limits,
     path::dial::DialPolicy,
-    stream::conflict::ConflictPolicy,
 };
-
-/// What both ends of a session may tune.
-///
-/// The setters take the value in the unit their name ends in, or bytes for windows.
-#[derive(Clone, Debug)]
-pub struct TransportConfig {
-    pub(crate) idle_timeout: Duration,
-    pub(crate) hello_timeout: Duration,
-    pub(crate) attach_timeout: Duration,
-    pub(crate) gap_timeout: Duration,
-    pub(crate) conflict_policy: ConflictPolicy,
-    pub(crate) mapping_faults: MappingFaults,
-    pub(crate) aggregation_faults: AggregationFaults,
-    pub(crate) metadata_faults: MetadataFaults,
-    pub(crate) fault_score_max: u32,
-    pub(crate) keep_alive_interval: Option<Duration>,
-    pub(crate) initial_rtt: Option<Duration>,
-    pub(crate) mtu_max: u16,
-    pub(crate) stream_receive_window: u32,
-    pub(crate) send_window: u64,
-    pub(crate) stream_window: u64,
-    pub(crate) session_window: u64,
-    pub(crate) streams_start: Option<u64>,
-    pub(crate) streams_max: u64,
-    pub(crate) datagram_receive_buffer: Option<usize>,
-    pub(crate) datagram_send_buffer: usize,
-    pub(crate) secondary_paths_max: usize,
-    #[cfg(feature = "qlog")]
-    pub(crate) qlog: Option<crate::quic::Qlog>,
-}
-
-/// quinn's default for both datagram buffers.
-const DATAGRAM_BUFFER: usize = 1024 * 1024;
-/// Ethernet without IP and UDP headers and with room for common tunnels: where quinn's discovery stops too.
-const MTU_MAX: u16 = 1452;
-
-impl Default for TransportConfig {
-    fn default() -> Self {
-        Self {
-            idle_timeout: limits::IDLE_TIMEOUT,
-            hello_timeout: limits::HELLO_TIMEOUT,
-            attach_timeout: limits::ATTACH_TIMEOUT,
-            gap_timeout: limits::GAP_TIMEOUT,
-            conflict_policy: ConflictPolicy::default(),
-            mapping_faults: MappingFaults::default(),
-            aggregation_faults: AggregationFaults::default(),
-            metadata_faults: MetadataFaults::default(),
-            fault_score_max: limits::FAULT_SCORE_MAX,
-            keep_alive_interval: None,
-            initial_rtt: None,
-            mtu_max: MTU_MAX,
-            stream_receive_window: limits::QUIC_STREAM_WINDOW,
-            send_window: limits::QUIC_SEND_WINDOW,
-            stream_window: limits::STREAM_WINDOW,
-            session_window: limits::SESSION_WINDOW,
-            streams_start: None,
-            streams_max: limits::STREAMS_MAX,
-            datagram_receive_buffer: Some(DATAGRAM_BUFFER),
-            datagram_send_buffer: DATAGRAM_BUFFER,
-            secondary_paths_max: limits::SECONDARY_PATHS_MAX,
-            #[cfg(feature = "qlog")]
-            qlog: None,
-        }
-    }
-}
-
-impl TransportConfig {
-    /// How long a connection may be silent before it is dead. At least 1 s, at most an hour.
-    #[must_use]
-    pub fn idle_timeout(mut self, value: Duration) -> Self {
-        self.idle_timeout = value.clamp(Duration::from_secs(1), Duration::from_secs(3600));
-        self
-    }
-
-    /// How long a client may take for handshake and hello on a server.
-    #[must_use]
-    pub fn hello_timeout(mut self, value: Duration) -> Self {
-        self.hello_timeout = value;
-        self
-    }
-
-    /// How long a client tries to attach a path, from `AddPath` on.
-    #[must_use]
-    pub fn attach_timeout(mut self, value: Duration) -> Self {
-        self.attach_timeout = value;
-        self
-    }
-
-    /// How long a reader waits for bytes that the primary says nobody is to bring, before it is told so. At least 10 ms.
-    #[must_use]
-    pub fn gap_timeout(mut self, value: Duration) -> Self {
-        self.gap_timeout = value.max(Duration::from_millis(10));
-        self
-    }
-
-    /// Whose bytes the readers of split streams get where two servers brought different ones for the same place.
-    #[must_use]
-    pub fn conflict_policy(mut self, value: ConflictPolicy) -> Self {
-        self.conflict_policy = value;
-        self
-    }
-
-    /// What a client does when a secondary opens a stream for what it may not fill.
-    #[must_use]
-    pub fn mapping_faults(mut self, value: MappingFaults) -> Self {
-        self.mapping_faults = value;
-        self
-    }
-
-    /// What a client does when a secondary's bytes are wrong, or nobody brings what a reader waits for.
-    #[must_use]
-    pub fn aggregation_faults(mut self, value: AggregationFaults) -> Self {
-        self.aggregation_faults = value;
-        self
-    }
-
-    /// What a client does when a secondary's stream does not begin with a header that makes sense.
-    #[must_use]
-    pub fn metadata_faults(mut self, value: MetadataFaults) -> Self {
-        self.metadata_faults = value;
-        self
-    }
-
-    /// Closes a secondary's path once it has so much against it: 4 for bytes that the primary's own or its digest have
-    /// shown to be wrong, 1 for any other fault that was let pass; each lease that is done takes 1 off. At least 1.
-    /// Spec: KWIK §10.
-    #[must_use]
-    pub fn fault_score_max(mut self, value: u32) -> Self {
-        self.fault_score_max = value.max(1);
-        self
-    }
-
-    /// Interval of keep-alives on the primary path; `None` (the default) sends them only while leases live.
-    #[must_use]
-    pub fn keep_alive_interval(mut self, value: Option<Duration>) -> Self {
-        self.keep_alive_interval = value;
-        self
-    }
-
-    /// Round-trip time assumed before the first sample.
-    #[must_use]
-    pub fn initial_rtt(mut self, value: Duration) -> Self {
-        self.initial_rtt = Some(value);
-        self
-    }
-
-    /// Where path MTU discovery stops, in bytes of UDP payload. At least 1,200.
-    #[must_use]
-    pub fn mtu_max(mut self, value: u16) -> Self {
-        self.mtu_max = value.max(1200);
-        self
-    }
-
-    /// QUIC's receive window per stream in bytes; above 2 MiB loss alone may close a connection. Spec: KWIK §11.
-    #[must_use]
-    pub fn stream_receive_window(mut self, value: u32) -> Self {
-        self.stream_receive_window = value;
-        self
-    }
-
-    /// Bytes that QUIC keeps for retransmission per connection.
-    #[must_use]
-    pub fn send_window(mut self, value: u64) -> Self {
-        self.send_window = value;
-        self
-    }
-
-    /// Receive window of a split stream at its start, in bytes; it grows by itself, as far as the session window has room,
-    /// if the reader is fast, and to twice the length of a verified lease.
-    #[must_use]
-    pub fn stream_window(mut self, value: u64) -> Self {
-        self.stream_window = value.max(limits::GUARANTEED_CREDIT);
-        self
-    }
-
-    /// Sum of the receive windows of all split streams of a session, in bytes. At least 128 KiB.
-    #[must_use]
-    pub fn session_window(mut self, value: u64) -> Self {
-        self.session_window = value.max(2 * limits::GUARANTEED_CREDIT);
-        self
-    }
-
-    /// Streams the peer may have open at once, per direction, at the start; the number grows with use.
-    #[must_use]
-    pub fn streams_start(mut self, value: u64) -> Self {
-        self.streams_start = Some(value.max(1));
-        self
-    }
-
-    /// Streams the peer may have open at once, per direction, once grown.
-    #[must_use]
-    pub fn streams_max(mut self, value: u64) -> Self {
-        self.streams_max = value.max(1);
-        self
-    }
-
-    /// Bytes of received application datagrams kept for the application; `None` refuses datagrams.
-    #[must_use]
-    pub fn datagram_receive_buffer(mut self, value: Option<usize>) -> Self {
-        self.datagram_receive_buffer = value;
-        self
-    }
-
-    /// Bytes of application datagrams waiting to be sent.
-    #[must_use]
-    pub fn datagram_send_buffer(mut self, value: usize) -> Self {
-        self.datagram_send_buffer = value;
-        self
-    }
-
-    /// Secondary paths alive at once in a session.
-    #[must_use]
-    pub fn secondary_paths_max(mut self, value: usize) -> Self {
-        self.secondary_paths_max = value;
-        self
-    }
-
-    /// Bytes of datagrams that may wait for a session's task: what its windows let honest peers have under way.
-    /// Spec: KWIK §11.
-    #[cfg(feature = "driver")]
-    pub(crate) fn receive_max(&self, client: bool) -> usize {
-        let native = limits::NATIVE_WINDOWS_UNDER_WAY.saturating_mul(self.stream_receive_window.into());
-        let mut windows = native.saturating_add(limits::CONTROL_WINDOW);
-        if client {
-            let control = (limits::CONTROL_WINDOW + limits::RELAY_WINDOW)
-                .saturating_mul(self.secondary_paths_max as u64);
-            windows = windows.saturating_add(self.session_window).saturating_add(control);
-        }
-        // Half as much again: packets' own headers, what takes a datagram's place in memory, and what is sent twice.
-        usize::try_from(windows.saturating_add(windows / 2)).unwrap_or(usize::MAX)
-    }
-
-    /// Writes what happens on every connection made with this configuration from now on, and in its session if
-    /// [`Qlog::sessions`](crate::Qlog::sessions) says where (feature `qlog`).
-    #[cfg(feature = "qlog")]
-    #[must_use]
-    pub fn qlog(mut self, value: crate::Qlog) -> Self {
-        self.qlog = Some(value);
-        self
-    }
-
-    /// Split streams that can be guaranteed credit at once: at most half the session window is set aside for it.
-    pub(crate) fn split_streams_max(&self) -> u32 {
-        let fit = self.session_window / 2 / limits::GUARANTEED_CREDIT;
-        u32::try_from(fit.min(limits::SPLIT_STREAMS_MAX as u64)).unwrap_or(u32::MAX)
-    }
-}
 
 /// How a client dials: its TLS configuration, its application protocols, and whom it lets a primary name.
 #[derive(Clone)]
@@ -337,7 +91,7 @@ impl ServerConfig {
             transport: Arc::new(TransportConfig::default()),
             primary: None,
             secondary: None,
-            accepts_max: INCOMING_MAX,
+            accepts_max: limits::ACCEPTS_MAX,
             reset_key: None,
         })
     }
@@ -363,11 +117,24 @@ impl ServerConfig {
         self
     }
 
-    /// Handshakes waiting for `accept` at once; further clients are ignored until there is room.
+    /// Handshakes waiting for `accept` at once, 1 to 1,048,576; further clients are ignored until there is room, and
+    /// counted in [`Endpoint::initials_ignored`](crate::Endpoint::initials_ignored).
     #[must_use]
     pub fn accepts_max(mut self, value: usize) -> Self {
         self.accepts_max = value;
         self
+    }
+
+    /// Returns whether these settings can be used.
+    ///
+    /// # Errors
+    /// - [`ConfigError::OutOfRange`] with the name of the first setting that is outside its range.
+    /// - Others as [`TransportConfig::check`].
+    pub fn check(&self) -> Result<(), ConfigError> {
+        if !(1..=limits::ACCEPTS_CEILING).contains(&self.accepts_max) {
+            return Err(ConfigError::OutOfRange("accepts_max"));
+        }
+        self.transport.check()
     }
 
     /// Sets the secret key of stateless resets (RFC 9000 §10.3); random for each endpoint by default.
@@ -382,9 +149,6 @@ impl ServerConfig {
         self
     }
 }
-
-/// Incoming connections a server holds before the application accepts them.
-const INCOMING_MAX: usize = 1024;
 
 impl fmt::Debug for ServerConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -116,7 +116,7 @@ impl Endpoint {
     /// `allow_mtud` says that the socket never lets IP fragment a datagram.
     ///
     /// # Errors
-    /// - [`ConfigError::Tls`] or [`ConfigError::OutOfRange`] if `server` cannot be used.
+    /// - [`ConfigError`] if `server` cannot be used; see [`ServerConfig::check`].
     pub fn new(
         seed: [u8; 32],
         now: Instant,
@@ -143,7 +143,7 @@ impl Endpoint {
     /// Replaces the server configuration for clients that arrive from now on; `None` stops accepting.
     ///
     /// # Errors
-    /// - [`ConfigError::Tls`] or [`ConfigError::OutOfRange`] if it cannot be used; the old one stays.
+    /// - [`ConfigError`] if it cannot be used; the old one stays.
     pub fn set_server_config(&mut self, server: Option<ServerConfig>) -> Result<(), ConfigError> {
         self.replace_server_config(server).map(drop)
     }
@@ -186,7 +186,8 @@ impl Endpoint {
     /// Starts a session with the primary at `remote`, whose certificate must be valid for `server_name`.
     ///
     /// # Errors
-    /// One of [`ConnectError`]; nothing has been sent then.
+    /// One of [`ConnectError`]; nothing has been sent then. [`ConnectError::Config`] if the settings cannot be used: see
+    /// [`TransportConfig::check`](crate::TransportConfig::check).
     pub fn connect(
         &mut self,
         now: Instant,
@@ -286,6 +287,12 @@ impl Endpoint {
             let answer = self.quic.handle_event(key, quic::EndpointEvent::drained());
             debug_assert!(answer.is_none(), "a drained connection wants nothing");
         }
+    }
+
+    /// Returns how many clients' first packets got no answer because [`ServerConfig::accepts_max`] of them waited to be
+    /// accepted, refused or ignored. A client sends several, so this is more than the clients that were kept waiting.
+    pub fn initials_ignored(&self) -> u64 {
+        self.quic.initials_ignored()
     }
 
     /// Returns how many sessions have a connection that has not drained.

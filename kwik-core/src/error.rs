@@ -478,6 +478,9 @@ pub enum ConnectError {
     /// No connection id was left to use.
     #[error("connection ids exhausted")]
     CidsExhausted,
+    /// The client's settings are impossible.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// The endpoint is shutting down.
     #[error("endpoint stopping")]
     EndpointStopping,
@@ -502,9 +505,24 @@ pub enum ConfigError {
     /// The TLS configuration cannot be used for QUIC.
     #[error("TLS configuration lacks TLS 1.3 with AES-128-GCM-SHA256, which QUIC needs")]
     Tls,
-    /// A value is outside its range.
+    /// A value is outside its range: the name is the setting's.
     #[error("{0} is out of range")]
     OutOfRange(&'static str),
+    /// So many streams could hold more bytes unread than the connection may.
+    #[error(
+        "{streams} streams per direction with a window of {stream_receive_window} bytes each need a receive_window of \
+         {needed} bytes, not {receive_window}"
+    )]
+    StreamsBeyondWindow {
+        /// The streams asked for, per direction.
+        streams: u64,
+        /// `stream_receive_window`.
+        stream_receive_window: u32,
+        /// What `receive_window` would have to be at least.
+        needed: u64,
+        /// What it is.
+        receive_window: u64,
+    },
     /// A certificate does not parse.
     #[error("certificate does not parse")]
     Certificate,

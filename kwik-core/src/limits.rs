@@ -153,12 +153,30 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 pub const CLIENT_STREAMS_START: u64 = 64;
 /// Streams a server permits its client at the start, per direction; they grow with use.
 pub const SERVER_STREAMS_START: u64 = 16;
-/// Streams permitted per direction at most, once grown.
+/// Streams permitted per direction at most, once grown, however small their windows.
 pub const STREAMS_MAX: u64 = 1024;
+/// The most that an application may ask for: quinn-proto keeps a place for each that is permitted.
+pub const STREAMS_CEILING: u64 = 1024 * 1024;
 /// Bidirectional streams permitted before the hello is accepted.
 pub const HELLO_BIDI: u32 = 4;
 /// Unidirectional streams permitted before the hello is accepted.
 pub const HELLO_UNI: u32 = 1;
+/// The smallest QUIC stream window that may be set, in bytes: a relayed message and its header fit it.
+pub const QUIC_STREAM_WINDOW_MIN: u32 = 64 * 1024;
+/// The smallest send window that may be set, in bytes.
+pub const QUIC_SEND_WINDOW_MIN: u64 = 64 * 1024;
+/// The largest window of any kind that may be set, in bytes: sums of some hundred are still no overflow.
+pub const WINDOW_CEILING: u64 = 1 << 48;
+/// Incoming connections that a server holds before the application accepts them.
+pub const ACCEPTS_MAX: usize = 1024;
+/// The most that may be set.
+pub const ACCEPTS_CEILING: usize = 1024 * 1024;
+/// The longest idle timeout and keep-alive interval that may be set.
+pub const IDLE_CEILING: Duration = Duration::from_secs(60 * 60);
+/// The longest of the other times that may be set: long enough for "never", short enough to be added to any instant.
+pub const WAIT_CEILING: Duration = Duration::from_secs(24 * 60 * 60);
+/// The shortest time that may be set; no clock or scheduler is finer.
+pub const WAIT_MIN: Duration = Duration::from_millis(10);
 /// QUIC connection window before the hello is accepted, in bytes.
 pub const HELLO_WINDOW: u32 = 64 * 1024;
 /// QUIC stream window in bytes: at 2 MiB loss alone cannot reach quinn-proto's 1,024 gaps in one stream.
@@ -170,8 +188,9 @@ pub const CONTROL_WINDOW: u64 = 1024 * 1024;
 /// Stream windows' worth of native bytes that may wait for a session's task. What may be under way at all is more, but
 /// nobody has as many streams running at full speed.
 pub const NATIVE_WINDOWS_UNDER_WAY: u64 = 4;
-/// Bytes that native streams of one connection may hold unread, all together.
-pub const NATIVE_MEMORY: u64 = 512 * 1024 * 1024;
+/// Bytes that native streams of one connection may hold unread, all together: 128 streams in either direction, and as
+/// many bidirectional ones of our own, with a window of 2 MiB each. quinn permits 100.
+pub const NATIVE_MEMORY: u64 = 768 * 1024 * 1024;
 
 /// Bytes of a server's name in `AddPath`: the longest DNS name.
 pub const SERVER_NAME_MAX: usize = 253;

@@ -96,6 +96,7 @@ impl<R: Runtime> Endpoint<R> {
     /// Dials `addr` with a configuration of its own.
     ///
     /// # Errors
+    /// - [`ConnectError::Config`] if the settings are impossible.
     /// - [`ConnectError::EndpointStopping`] after [`Self::close`], or if the socket is lost.
     /// - [`ConnectError::InvalidRemoteAddress`] if the socket cannot reach such an address.
     /// - [`ConnectError::InvalidServerName`] if no certificate can be valid for the name.
@@ -160,7 +161,8 @@ impl<R: Runtime> Endpoint<R> {
     /// Returns counters of this endpoint since it was opened.
     #[must_use]
     pub fn stats(&self) -> EndpointStats {
-        let mut stats = self.inner.with(|e| e.stats);
+        let mut stats =
+            self.inner.with(|e| EndpointStats { ignored_initials: e.core.initials_ignored(), ..e.stats });
         stats.dropped_datagrams = self.inner.dropped.load(Ordering::Relaxed);
         stats
     }
@@ -218,6 +220,9 @@ pub struct EndpointStats {
     pub refused_handshakes: u64,
     /// Handshakes ignored.
     pub ignored_handshakes: u64,
+    /// First packets of clients that got no answer because as many handshakes as
+    /// [`ServerConfig::accepts_max`](crate::ServerConfig::accepts_max) waited for [`Endpoint::accept`]. A client sends several.
+    pub ignored_initials: u64,
     /// Datagrams dropped because a session's task did not keep up and its inbox was full. Spec: KWIK §11.
     pub dropped_datagrams: u64,
 }

@@ -95,6 +95,10 @@ pub(crate) struct Endpoint {
     clock: Arc<TokenClock>,
     token_key: Arc<dyn quinn_proto::crypto::HandshakeTokenKey>,
     server_send_window: u64,
+    accepts_max: usize,
+    /// Clients at the door.
+    waiting: usize,
+    initials_ignored: u64,
 }
 
 impl fmt::Debug for Endpoint {
@@ -118,7 +122,16 @@ impl Endpoint {
             .cid_generator(move || Box::new(SeededCids(Rng::from_seed(cids))));
         let token_key = cid::token_key(&mut rng);
         let inner = quinn_proto::Endpoint::new(Arc::new(config), None, allow_mtud, None);
-        Self { inner, rng, clock, token_key, server_send_window: limits::QUIC_SEND_WINDOW }
+        Self {
+            inner,
+            rng,
+            clock,
+            token_key,
+            server_send_window: limits::QUIC_SEND_WINDOW,
+            accepts_max: limits::ACCEPTS_MAX,
+            waiting: 0,
+            initials_ignored: 0,
+        }
     }
 
     pub(crate) fn set_server(&mut self, server: Option<&ServerConfig>) -> Result<(), ConfigError> {
@@ -126,6 +139,7 @@ impl Endpoint {
             self.inner.set_server_config(None);
             return Ok(());
         };
+        server.check()?;
         let crypto = tls::QuicServerConfig::try_from(server.tls.clone()).map_err(|_| ConfigError::Tls)?;
         let mut config = quinn_proto::ServerConfig::new(Arc::new(crypto), self.token_key.clone());
         let mut transport = base_transport(&server.transport)?;
@@ -138,10 +152,11 @@ impl Endpoint {
         config
             .transport_config(Arc::new(transport))
             .time_source(self.clock.clone())
-            .max_incoming(server.accepts_max)
+            .max_incoming(server.accepts_max) // beyond it quinn-proto ignores clients, cheaply and silently
             .incoming_buffer_size(INCOMING_BUFFER)
             .incoming_buffer_size_total(INCOMING_BUFFERS);
         self.server_send_window = server.transport.send_window;
+        self.accepts_max = server.accepts_max;
         self.inner.set_server_config(Some(Arc::new(config)));
         Ok(())
     }
@@ -155,12 +170,19 @@ impl Endpoint {
         data: BytesMut,
         buf: &mut Vec<u8>,
     ) -> Option<Datagram> {
-        let routed = self.inner.handle(now, remote, local_ip, ecn.map(event::ecn), data, buf)?;
+        let ignored = self.waiting >= self.accepts_max && is_initial(&data);
+        let Some(routed) = self.inner.handle(now, remote, local_ip, ecn.map(event::ecn), data, buf) else {
+            self.initials_ignored += u64::from(ignored);
+            return None;
+        };
         Some(match routed {
             DatagramEvent::ConnectionEvent(handle, event) => {
                 Datagram::Connection(handle.0, ConnectionEvent(event))
             }
-            DatagramEvent::NewConnection(incoming) => Datagram::Incoming(Incoming(incoming)),
+            DatagramEvent::NewConnection(incoming) => {
+                self.waiting += 1;
+                Datagram::Incoming(Incoming(incoming))
+            }
             DatagramEvent::Response(transmit) => Datagram::Response(event::transmit(transmit)),
         })
     }
@@ -177,8 +199,7 @@ impl Endpoint {
             Arc::new(own)
         };
         let crypto = tls::QuicClientConfig::try_from(tls_config).map_err(unusable)?;
-        let transport =
-            client_transport(&dial.transport, primary).map_err(|_| ConnectError::EndpointStopping)?;
+        let transport = client_transport(&dial.transport, primary)?;
         let initial_dcid = ConnectionId::new(&self.rng.bytes::<INITIAL_DCID_LEN>());
         let mut config = quinn_proto::ClientConfig::new(Arc::new(crypto));
         config
@@ -196,6 +217,7 @@ impl Endpoint {
         incoming: Incoming,
         buf: &mut Vec<u8>,
     ) -> Result<Connection, AcceptError> {
+        self.leave_door();
         match self.inner.accept(incoming.0, now, buf, None) {
             Ok((handle, connection)) => Ok(Connection::new(connection, handle, self.server_send_window)),
             Err(error) => Err(AcceptError {
@@ -206,24 +228,43 @@ impl Endpoint {
     }
 
     pub(crate) fn refuse(&mut self, incoming: Incoming, buf: &mut Vec<u8>) -> Transmit {
+        self.leave_door();
         event::transmit(self.inner.refuse(incoming.0, buf))
     }
 
     pub(crate) fn retry(&mut self, incoming: Incoming, buf: &mut Vec<u8>) -> Result<Transmit, Incoming> {
         match self.inner.retry(incoming.0, buf) {
-            Ok(transmit) => Ok(event::transmit(transmit)),
+            Ok(transmit) => {
+                self.leave_door();
+                Ok(event::transmit(transmit))
+            }
             Err(error) => Err(Incoming(error.into_incoming())),
         }
     }
 
     pub(crate) fn ignore(&mut self, incoming: Incoming) {
+        self.leave_door();
         self.inner.ignore(incoming.0);
+    }
+
+    /// First packets that got no answer because as many clients as may be were at the door.
+    pub(crate) fn initials_ignored(&self) -> u64 {
+        self.initials_ignored
+    }
+
+    fn leave_door(&mut self) {
+        self.waiting = self.waiting.saturating_sub(1);
     }
 
     /// `key` must be a connection of this endpoint that has not drained yet.
     pub(crate) fn handle_event(&mut self, key: usize, event: EndpointEvent) -> Option<ConnectionEvent> {
         self.inner.handle_event(ConnectionHandle(key), event.0).map(ConnectionEvent)
     }
+}
+
+/// Returns whether a datagram begins with an Initial packet of QUIC v1 (RFC 9000 §17.2.2).
+fn is_initial(data: &[u8]) -> bool {
+    matches!(data, [first, 0, 0, 0, 1, ..] if first & 0xb0 == 0x80)
 }
 
 /// Random bytes in a client's first destination id; RFC 9000 §7.2 asks for at least 8.
@@ -245,8 +286,9 @@ pub(crate) fn check_server_tls(tls: &rustls::ServerConfig) -> Result<(), ConfigE
 
 /// What every connection has in common.
 fn base_transport(config: &TransportConfig) -> Result<quinn_proto::TransportConfig, ConfigError> {
+    config.check()?;
     let idle =
-        IdleTimeout::try_from(config.idle_timeout).map_err(|_| ConfigError::OutOfRange("idle timeout"))?;
+        IdleTimeout::try_from(config.idle_timeout).map_err(|_| ConfigError::OutOfRange("idle_timeout"))?;
     let mut mtu = MtuDiscoveryConfig::default();
     mtu.upper_bound(config.mtu_max);
     let mut transport = quinn_proto::TransportConfig::default();
@@ -301,8 +343,7 @@ pub(crate) fn keep_alive(idle_timeout: Duration) -> Duration {
 /// of them fill without blocking control. Spec: KWIK §4, "Control never starves".
 pub(crate) fn native_streams(config: &TransportConfig, wanted: u64) -> (u64, u64) {
     let window = u64::from(config.stream_receive_window).max(1);
-    let fit = (limits::NATIVE_MEMORY / window / 3).max(1);
-    let streams = wanted.min(config.streams_max).min(fit);
+    let streams = wanted.min(config.streams_most());
     // What the peer opens in two directions, and as many bidirectional ones of our own.
     (streams, streams.saturating_mul(3).saturating_mul(window).saturating_add(limits::CONTROL_WINDOW))
 }

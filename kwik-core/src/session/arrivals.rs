@@ -99,9 +99,13 @@ impl Session {
         let relays = home.relays.as_ref().map_or(0, |relays| relays.incoming());
         let others = (runs + relays + home.headers_expected()) as u64;
         let uni = home.quic.remote_open_streams(Dir::Uni).saturating_sub(others);
-        if home.quic.remote_open_streams(Dir::Bi).max(uni) * 2 > self.permitted {
+        // Control is no stream of the application's; it is the client that opens it.
+        let bi = home.quic.remote_open_streams(Dir::Bi).saturating_sub(u64::from(self.client.is_none()));
+        let open = bi.max(uni);
+        if open * 2 > self.permitted {
             self.permit_streams(self.permitted * 2);
         }
+        self.observed.streams_exhausted += u64::from(open >= self.permitted);
     }
 
     /// Bytes of a unidirectional stream arrived whose header is incomplete.

@@ -15,6 +15,8 @@ use crate::{
 pub(super) struct Observed {
     credit_frames: u64,
     pub(super) control_pauses: u64,
+    pub(super) opens_refused: u64,
+    pub(super) streams_exhausted: u64,
     faults: BTreeMap<ErrorCode, u64>,
 }
 
@@ -44,6 +46,8 @@ impl Session {
             relays_refused: self.relays_refused,
             credit_frames: self.observed.credit_frames,
             control_pauses: self.observed.control_pauses,
+            opens_refused: self.observed.opens_refused,
+            streams_exhausted: self.observed.streams_exhausted,
             faults: self.observed.faults.clone(),
             ..SessionStats::default()
         };

@@ -65,10 +65,12 @@ impl Session {
         if !self.links.get(&HOME)?.control_open {
             return None; // control is the first stream of every connection
         }
-        if dir == Dir::Uni && !self.keep_slots() {
+        let slots = dir == Dir::Bi || self.keep_slots();
+        let Some(stream) = self.links.get_mut(&HOME).filter(|_| slots).and_then(|home| home.quic.open(dir))
+        else {
+            self.observed.opens_refused += 1;
             return None;
-        }
-        let stream = self.links.get_mut(&HOME)?.quic.open(dir)?;
+        };
         let mut half = SendHalf::default();
         match dir {
             Dir::Bi => {

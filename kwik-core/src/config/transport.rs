@@ -1,0 +1,476 @@
+//! What both ends of a session may tune, and which settings go together.
+
+use std::time::Duration;
+
+use crate::{
+    error::ConfigError,
+    faults::{AggregationFaults, MappingFaults, MetadataFaults},
+    limits,
+    stream::conflict::ConflictPolicy,
+};
+
+/// What both ends of a session may tune.
+///
+/// The setters take the value in the unit their name ends in, or bytes for windows. They take any value: whether all of
+/// them together can be used is what [`Self::check`] says, and so do the calls that begin to use them, which fail rather
+/// than use others. Spec: KWIK §11.
+#[derive(Clone, Debug)]
+pub struct TransportConfig {
+    pub(crate) idle_timeout: Duration,
+    pub(crate) hello_timeout: Duration,
+    pub(crate) attach_timeout: Duration,
+    pub(crate) gap_timeout: Duration,
+    pub(crate) conflict_policy: ConflictPolicy,
+    pub(crate) mapping_faults: MappingFaults,
+    pub(crate) aggregation_faults: AggregationFaults,
+    pub(crate) metadata_faults: MetadataFaults,
+    pub(crate) fault_score_max: u32,
+    pub(crate) keep_alive_interval: Option<Duration>,
+    pub(crate) initial_rtt: Option<Duration>,
+    pub(crate) mtu_max: u16,
+    pub(crate) stream_receive_window: u32,
+    pub(crate) send_window: u64,
+    pub(crate) stream_window: u64,
+    pub(crate) session_window: u64,
+    pub(crate) streams_start: Option<u64>,
+    pub(crate) streams_max: Option<u64>,
+    pub(crate) receive_window: u64,
+    pub(crate) datagram_receive_buffer: Option<usize>,
+    pub(crate) datagram_send_buffer: usize,
+    pub(crate) secondary_paths_max: usize,
+    #[cfg(feature = "qlog")]
+    pub(crate) qlog: Option<crate::quic::Qlog>,
+}
+
+/// quinn's default for both datagram buffers.
+const DATAGRAM_BUFFER: usize = 1024 * 1024;
+/// RFC 9000 §14: what every path must carry.
+const MTU_MIN: u16 = 1200;
+/// What a UDP datagram over IPv4 has room for, less than what quinn-proto takes.
+const MTU_CEILING: u16 = 65_527;
+const IDLE_MIN: Duration = Duration::from_secs(1);
+const INITIAL_RTT_CEILING: Duration = Duration::from_secs(60);
+/// Ethernet without IP and UDP headers and with room for common tunnels: where quinn's discovery stops too.
+const MTU_MAX: u16 = 1452;
+
+impl Default for TransportConfig {
+    fn default() -> Self {
+        Self {
+            idle_timeout: limits::IDLE_TIMEOUT,
+            hello_timeout: limits::HELLO_TIMEOUT,
+            attach_timeout: limits::ATTACH_TIMEOUT,
+            gap_timeout: limits::GAP_TIMEOUT,
+            conflict_policy: ConflictPolicy::default(),
+            mapping_faults: MappingFaults::default(),
+            aggregation_faults: AggregationFaults::default(),
+            metadata_faults: MetadataFaults::default(),
+            fault_score_max: limits::FAULT_SCORE_MAX,
+            keep_alive_interval: None,
+            initial_rtt: None,
+            mtu_max: MTU_MAX,
+            stream_receive_window: limits::QUIC_STREAM_WINDOW,
+            send_window: limits::QUIC_SEND_WINDOW,
+            stream_window: limits::STREAM_WINDOW,
+            session_window: limits::SESSION_WINDOW,
+            streams_start: None,
+            streams_max: None,
+            receive_window: limits::NATIVE_MEMORY,
+            datagram_receive_buffer: Some(DATAGRAM_BUFFER),
+            datagram_send_buffer: DATAGRAM_BUFFER,
+            secondary_paths_max: limits::SECONDARY_PATHS_MAX,
+            #[cfg(feature = "qlog")]
+            qlog: None,
+        }
+    }
+}
+
+impl TransportConfig {
+    /// How long a connection may be silent before it is dead: 1 s to an hour.
+    #[must_use]
+    pub fn idle_timeout(mut self, value: Duration) -> Self {
+        self.idle_timeout = value;
+        self
+    }
+
+    /// How long a client may take for handshake and hello on a server: 10 ms to a day.
+    #[must_use]
+    pub fn hello_timeout(mut self, value: Duration) -> Self {
+        self.hello_timeout = value;
+        self
+    }
+
+    /// How long a client tries to attach a path, from `AddPath` on: 10 ms to a day.
+    #[must_use]
+    pub fn attach_timeout(mut self, value: Duration) -> Self {
+        self.attach_timeout = value;
+        self
+    }
+
+    /// How long a reader waits for bytes that the primary says nobody is to bring, before it is told so: 10 ms to a day.
+    #[must_use]
+    pub fn gap_timeout(mut self, value: Duration) -> Self {
+        self.gap_timeout = value;
+        self
+    }
+
+    /// Whose bytes the readers of split streams get where two servers brought different ones for the same place.
+    #[must_use]
+    pub fn conflict_policy(mut self, value: ConflictPolicy) -> Self {
+        self.conflict_policy = value;
+        self
+    }
+
+    /// What a client does when a secondary opens a stream for what it may not fill.
+    #[must_use]
+    pub fn mapping_faults(mut self, value: MappingFaults) -> Self {
+        self.mapping_faults = value;
+        self
+    }
+
+    /// What a client does when a secondary's bytes are wrong, or nobody brings what a reader waits for.
+    #[must_use]
+    pub fn aggregation_faults(mut self, value: AggregationFaults) -> Self {
+        self.aggregation_faults = value;
+        self
+    }
+
+    /// What a client does when a secondary's stream does not begin with a header that makes sense.
+    #[must_use]
+    pub fn metadata_faults(mut self, value: MetadataFaults) -> Self {
+        self.metadata_faults = value;
+        self
+    }
+
+    /// Closes a secondary's path once it has so much against it: 4 for bytes that the primary's own or its digest have
+    /// shown to be wrong, 1 for any other fault that was let pass; each lease that is done takes 1 off. At least 1.
+    /// Spec: KWIK §10.
+    #[must_use]
+    pub fn fault_score_max(mut self, value: u32) -> Self {
+        self.fault_score_max = value;
+        self
+    }
+
+    /// Interval of keep-alives on the primary path, 10 ms to an hour; `None` (the default) sends them only while leases
+    /// live.
+    #[must_use]
+    pub fn keep_alive_interval(mut self, value: Option<Duration>) -> Self {
+        self.keep_alive_interval = value;
+        self
+    }
+
+    /// Round-trip time assumed before the first sample: more than nothing, at most a minute.
+    #[must_use]
+    pub fn initial_rtt(mut self, value: Duration) -> Self {
+        self.initial_rtt = Some(value);
+        self
+    }
+
+    /// Where path MTU discovery stops, in bytes of UDP payload: 1,200 to 65,527.
+    #[must_use]
+    pub fn mtu_max(mut self, value: u16) -> Self {
+        self.mtu_max = value;
+        self
+    }
+
+    /// QUIC's receive window per stream in bytes, at least 64 KiB; above 2 MiB loss alone may close a connection. Three
+    /// of them at least must fit [`Self::receive_window`]. Spec: KWIK §11.
+    #[must_use]
+    pub fn stream_receive_window(mut self, value: u32) -> Self {
+        self.stream_receive_window = value;
+        self
+    }
+
+    /// Bytes that native streams of one connection may hold unread, all together: 768 MiB by default.
+    ///
+    /// That is what a peer can have this end keep whose application accepts streams and does not read them. QUIC's own
+    /// window of the connection is never larger by more than control, messages, and the streams that QUIC permits early.
+    /// It is never what blocks: it is as large as all streams' windows together, and it is the number of streams that is
+    /// held down to fit; see [`Self::streams_max`]. Spec: KWIK §4.
+    #[must_use]
+    pub fn receive_window(mut self, value: u64) -> Self {
+        self.receive_window = value;
+        self
+    }
+
+    /// Bytes that QUIC keeps for retransmission per connection, at least 64 KiB.
+    #[must_use]
+    pub fn send_window(mut self, value: u64) -> Self {
+        self.send_window = value;
+        self
+    }
+
+    /// Receive window of a split stream at its start, in bytes, at least 64 KiB; it grows by itself, as far as the session
+    /// window has room, if the reader is fast, and to twice the length of a verified lease. Where the session window has
+    /// less room from the start, so much less it is.
+    #[must_use]
+    pub fn stream_window(mut self, value: u64) -> Self {
+        self.stream_window = value;
+        self
+    }
+
+    /// Sum of the receive windows of all split streams of a session, in bytes. At least 128 KiB.
+    #[must_use]
+    pub fn session_window(mut self, value: u64) -> Self {
+        self.session_window = value;
+        self
+    }
+
+    /// Streams the peer may have open at once, per direction, at the start, at least 1; the number grows with use, up to
+    /// [`Self::streams_max`]. By default 64 on a client and 16 on a server, or fewer if no more may be open ever.
+    #[must_use]
+    pub fn streams_start(mut self, value: u64) -> Self {
+        self.streams_start = Some(value);
+        self
+    }
+
+    /// Streams the peer may have open at once, per direction, once grown: 1 to 1,048,576.
+    ///
+    /// By default as many as can be left unread without holding more than [`Self::receive_window`], and at most 1,024: a
+    /// third of it divided by [`Self::stream_receive_window`], which is 128. (The peer opens streams in both directions, and on
+    /// as many bidirectional ones of our own it sends as well.) More are asked for together with the memory they may
+    /// take, or a smaller window for each. How often a peer had all it may have is
+    /// [`SessionStats::streams_exhausted`](crate::SessionStats::streams_exhausted).
+    #[must_use]
+    pub fn streams_max(mut self, value: u64) -> Self {
+        self.streams_max = Some(value);
+        self
+    }
+
+    /// Bytes of received application datagrams kept for the application; `None` refuses datagrams.
+    #[must_use]
+    pub fn datagram_receive_buffer(mut self, value: Option<usize>) -> Self {
+        self.datagram_receive_buffer = value;
+        self
+    }
+
+    /// Bytes of application datagrams waiting to be sent.
+    #[must_use]
+    pub fn datagram_send_buffer(mut self, value: usize) -> Self {
+        self.datagram_send_buffer = value;
+        self
+    }
+
+    /// Secondary paths alive at once in a session: 0 to 64.
+    #[must_use]
+    pub fn secondary_paths_max(mut self, value: usize) -> Self {
+        self.secondary_paths_max = value;
+        self
+    }
+
+    /// Returns whether these settings can be used, each by itself and all together.
+    ///
+    /// # Errors
+    /// - [`ConfigError::OutOfRange`] with the name of the first setting that is outside its range.
+    /// - [`ConfigError::StreamsBeyondWindow`] if `streams_start` or `streams_max` does not fit `receive_window`.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        use limits::{IDLE_CEILING, WAIT_CEILING, WAIT_MIN, WINDOW_CEILING};
+        let in_range = [
+            ("idle_timeout", (IDLE_MIN..=IDLE_CEILING).contains(&self.idle_timeout)),
+            ("hello_timeout", (WAIT_MIN..=WAIT_CEILING).contains(&self.hello_timeout)),
+            ("attach_timeout", (WAIT_MIN..=WAIT_CEILING).contains(&self.attach_timeout)),
+            ("gap_timeout", (WAIT_MIN..=WAIT_CEILING).contains(&self.gap_timeout)),
+            ("fault_score_max", self.fault_score_max > 0),
+            (
+                "keep_alive_interval",
+                self.keep_alive_interval.is_none_or(|value| (WAIT_MIN..=IDLE_CEILING).contains(&value)),
+            ),
+            (
+                "initial_rtt",
+                self.initial_rtt.is_none_or(|value| !value.is_zero() && value <= INITIAL_RTT_CEILING),
+            ),
+            ("mtu_max", (MTU_MIN..=MTU_CEILING).contains(&self.mtu_max)),
+            ("receive_window", (1..=WINDOW_CEILING).contains(&self.receive_window)),
+            (
+                "stream_receive_window",
+                self.stream_receive_window >= limits::QUIC_STREAM_WINDOW_MIN && self.streams_fit() > 0,
+            ),
+            ("send_window", (limits::QUIC_SEND_WINDOW_MIN..=WINDOW_CEILING).contains(&self.send_window)),
+            ("stream_window", (limits::GUARANTEED_CREDIT..=WINDOW_CEILING).contains(&self.stream_window)),
+            (
+                "session_window",
+                (2 * limits::GUARANTEED_CREDIT..=WINDOW_CEILING).contains(&self.session_window),
+            ),
+            ("secondary_paths_max", self.secondary_paths_max <= limits::DEAD_PATHS_LISTED),
+        ];
+        if let Some((name, _)) = in_range.iter().find(|(_, right)| !right) {
+            return Err(ConfigError::OutOfRange(name));
+        }
+        if let Some(streams) = self.streams_max {
+            self.check_streams("streams_max", streams, limits::STREAMS_CEILING)?;
+        }
+        if let Some(streams) = self.streams_start {
+            self.check_streams(
+                "streams_start",
+                streams,
+                self.streams_max.unwrap_or(limits::STREAMS_CEILING),
+            )?;
+        }
+        Ok(())
+    }
+
+    fn check_streams(&self, name: &'static str, streams: u64, most: u64) -> Result<(), ConfigError> {
+        if !(1..=most).contains(&streams) {
+            return Err(ConfigError::OutOfRange(name));
+        }
+        if streams > self.streams_fit() {
+            let (stream_receive_window, receive_window) = (self.stream_receive_window, self.receive_window);
+            let needed = streams.saturating_mul(3).saturating_mul(stream_receive_window.into());
+            return Err(ConfigError::StreamsBeyondWindow {
+                streams,
+                stream_receive_window,
+                needed,
+                receive_window,
+            });
+        }
+        Ok(())
+    }
+
+    /// Streams per direction that can all be left unread: those the peer opens in two directions, and as many
+    /// bidirectional ones of our own.
+    fn streams_fit(&self) -> u64 {
+        self.receive_window / u64::from(self.stream_receive_window).max(1) / 3
+    }
+
+    /// Streams per direction that are permitted at most.
+    pub(crate) fn streams_most(&self) -> u64 {
+        self.streams_max.unwrap_or(limits::STREAMS_MAX).min(self.streams_fit()).max(1)
+    }
+
+    /// Bytes of datagrams that may wait for a session's task: what its windows let honest peers have under way.
+    /// Spec: KWIK §11.
+    #[cfg(feature = "driver")]
+    pub(crate) fn receive_max(&self, client: bool) -> usize {
+        let native = limits::NATIVE_WINDOWS_UNDER_WAY.saturating_mul(self.stream_receive_window.into());
+        let mut windows = native.saturating_add(limits::CONTROL_WINDOW);
+        if client {
+            let control = (limits::CONTROL_WINDOW + limits::RELAY_WINDOW)
+                .saturating_mul(self.secondary_paths_max as u64);
+            windows = windows.saturating_add(self.session_window).saturating_add(control);
+        }
+        // Half as much again: packets' own headers, what takes a datagram's place in memory, and what is sent twice.
+        usize::try_from(windows.saturating_add(windows / 2)).unwrap_or(usize::MAX)
+    }
+
+    /// Writes what happens on every connection made with this configuration from now on, and in its session if
+    /// [`Qlog::sessions`](crate::Qlog::sessions) says where (feature `qlog`).
+    #[cfg(feature = "qlog")]
+    #[must_use]
+    pub fn qlog(mut self, value: crate::Qlog) -> Self {
+        self.qlog = Some(value);
+        self
+    }
+
+    /// Split streams that can be guaranteed credit at once: at most half the session window is set aside for it.
+    pub(crate) fn split_streams_max(&self) -> u32 {
+        let fit = self.session_window / 2 / limits::GUARANTEED_CREDIT;
+        u32::try_from(fit.min(limits::SPLIT_STREAMS_MAX as u64)).unwrap_or(u32::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::{ClientConfig, ServerConfig},
+        quic::native_streams,
+    };
+
+    type Change = fn(TransportConfig) -> TransportConfig;
+
+    /// quinn permits 100 streams; here memory stood before that, without a word. Spec: KWIK §11.
+    #[test]
+    fn by_default_more_streams_are_permitted_than_by_quinn() {
+        let config = TransportConfig::default();
+        assert_eq!(config.check(), Ok(()));
+        let (streams, window) = native_streams(&config, u64::MAX);
+        assert_eq!(streams, 128);
+        assert_eq!(window, limits::NATIVE_MEMORY + limits::CONTROL_WINDOW);
+    }
+
+    /// What is asked for is what there is, or an error that says what else to ask for.
+    #[test]
+    fn streams_beyond_what_their_memory_allows_are_an_error() {
+        let config = TransportConfig::default().streams_max(5000);
+        let needed = 5000 * 3 * u64::from(limits::QUIC_STREAM_WINDOW);
+        assert_eq!(
+            config.check(),
+            Err(ConfigError::StreamsBeyondWindow {
+                streams: 5000,
+                stream_receive_window: limits::QUIC_STREAM_WINDOW,
+                needed,
+                receive_window: limits::NATIVE_MEMORY,
+            })
+        );
+        for config in [
+            config.clone().receive_window(needed),
+            config.stream_receive_window(64 * 1024).receive_window(1 << 30),
+        ] {
+            assert_eq!(config.check(), Ok(()));
+            assert_eq!(native_streams(&config, u64::MAX).0, 5000);
+        }
+        let start = TransportConfig::default().streams_start(129).check();
+        assert!(matches!(start, Err(ConfigError::StreamsBeyondWindow { streams: 129, .. })), "{start:?}");
+        let start = TransportConfig::default().streams_max(10).streams_start(11).check();
+        assert_eq!(start, Err(ConfigError::OutOfRange("streams_start")));
+    }
+
+    /// Each was a silent clamp, a panic, or a connection that could do nothing.
+    #[test]
+    fn what_is_out_of_range_is_an_error_that_names_it() {
+        const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+        let changes: [(&str, Change); 24] = [
+            ("idle_timeout", |c| c.idle_timeout(Duration::from_millis(999))),
+            ("idle_timeout", |c| c.idle_timeout(Duration::from_secs(3601))),
+            ("hello_timeout", |c| c.hello_timeout(Duration::ZERO)),
+            ("hello_timeout", |c| c.hello_timeout(Duration::MAX)),
+            ("attach_timeout", |c| c.attach_timeout(Duration::ZERO)),
+            ("attach_timeout", |c| c.attach_timeout(Duration::MAX)),
+            ("gap_timeout", |c| c.gap_timeout(Duration::from_millis(9))),
+            ("gap_timeout", |c| c.gap_timeout(2 * DAY)),
+            ("fault_score_max", |c| c.fault_score_max(0)),
+            ("keep_alive_interval", |c| c.keep_alive_interval(Some(Duration::ZERO))),
+            ("keep_alive_interval", |c| c.keep_alive_interval(Some(DAY))),
+            ("initial_rtt", |c| c.initial_rtt(Duration::ZERO)),
+            ("initial_rtt", |c| c.initial_rtt(DAY)),
+            ("mtu_max", |c| c.mtu_max(1199)),
+            ("mtu_max", |c| c.mtu_max(u16::MAX)),
+            ("receive_window", |c| c.receive_window(0)),
+            ("stream_receive_window", |c| c.stream_receive_window(0)),
+            ("stream_receive_window", |c| c.stream_receive_window(512 << 20)),
+            ("send_window", |c| c.send_window(0)),
+            ("stream_window", |c| c.stream_window(limits::GUARANTEED_CREDIT - 1)),
+            ("session_window", |c| c.session_window(2 * limits::GUARANTEED_CREDIT - 1)),
+            ("session_window", |c| c.session_window(u64::MAX)),
+            ("streams_start", |c| c.streams_start(0)),
+            ("streams_max", |c| c.streams_max(0)),
+        ];
+        for (name, change) in changes {
+            assert_eq!(change(TransportConfig::default()).check(), Err(ConfigError::OutOfRange(name)));
+        }
+        assert_eq!(
+            TransportConfig::default().secondary_paths_max(65).check(),
+            Err(ConfigError::OutOfRange("secondary_paths_max"))
+        );
+    }
+
+    /// Nobody begins to use what is impossible.
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "the tests' epoch")]
+    fn impossible_settings_are_refused_where_they_would_be_used() {
+        use crate::{endpoint::Endpoint, error::ConnectError, session::tests::Authority};
+        let now = std::time::Instant::now();
+        let authority = Authority::new();
+        let impossible = TransportConfig::default().streams_max(0);
+        let why = ConfigError::OutOfRange("streams_max");
+        let endpoint = |server| Endpoint::new([1; 32], now, server, true);
+        let server = || ServerConfig::new(authority.server("a.test").0).unwrap();
+        assert_eq!(endpoint(Some(server().transport(impossible.clone()))).err(), Some(why.clone()));
+        assert_eq!(
+            endpoint(Some(server().accepts_max(0))).err(),
+            Some(ConfigError::OutOfRange("accepts_max"))
+        );
+        let client = ClientConfig::new(authority.client()).unwrap().transport(impossible);
+        let connected = endpoint(None).unwrap().connect(now, client, ([127, 0, 0, 1], 1).into(), "a.test");
+        assert_eq!(connected.err(), Some(ConnectError::Config(why)));
+    }
+}
