@@ -12,13 +12,7 @@
 //! `async-io`, which smol uses too.
 //!
 //! ```no_run
-//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
-//! use kwik_async_std::Endpoint;
-//!
-//! let endpoint = Endpoint::client("[::]:0".parse()?)?;
-//! # drop(endpoint);
-//! # Ok(())
-//! # }
+#![doc = include_str!("../programs/client.rs")]
 //! ```
 
 mod socket;

@@ -5,23 +5,7 @@
 //! the servers: [`PrimarySession`] brings other servers in, and [`SecondarySession`] is what those see.
 //!
 //! ```no_run
-//! # async fn run(tls: rustls::ClientConfig) -> Result<(), Box<dyn std::error::Error>> {
-//! use kwik_tokio::{ClientConfig, Endpoint};
-//!
-//! let mut endpoint = Endpoint::client("[::]:0".parse()?)?;
-//! endpoint.set_default_client_config(ClientConfig::new(tls)?);
-//! let connection = endpoint.connect("192.0.2.1:4433".parse()?, "media.example")?.await?;
-//!
-//! let (mut send, mut recv) = connection.open_bi().await?;
-//! send.write_all(b"GET /movie").await?;
-//! send.finish()?;
-//! let movie = recv.read_to_end(1 << 30).await?; // from one server or from many
-//!
-//! connection.close(0u32.into(), b"done");
-//! endpoint.wait_idle().await;
-//! # drop(movie);
-//! # Ok(())
-//! # }
+#![doc = include_str!("../programs/client.rs")]
 //! ```
 //!
 //! This crate only supplies a socket, a timer, the clock and a way to spawn; the order of work is in

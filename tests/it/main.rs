@@ -18,4 +18,5 @@ mod isolation;
 mod leases;
 mod limits;
 mod plain;
+mod programs;
 mod relay;
