@@ -83,7 +83,7 @@ pub enum Event {
     RelaysUnblocked,
     /// A primary: `write_run` may go on, or `run_outcome` is known.
     RunWritable(RunId),
-    /// A primary: `take_received` has what the client has of the stream.
+    /// A primary: `take_received` has what the client has of the stream, or the stream is over and it never will.
     Synced(StreamId),
     /// `write` may go on.
     Writable(StreamId),

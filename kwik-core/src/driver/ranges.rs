@@ -96,7 +96,7 @@ impl Ranges {
     /// Asks the client what it has of the stream, from where it was split on. Spec: KWIK §6.
     ///
     /// # Errors
-    /// - [`LeaseError::ClosedStream`] if the stream is not split, complete or stopped.
+    /// - [`LeaseError::ClosedStream`] if the stream is not split, complete or stopped, or is so before the answer comes.
     /// - [`LeaseError::Unsupported`] if the client cannot tell.
     /// - [`LeaseError::SessionClosed`] if the session ended first.
     pub async fn received(&self) -> Result<Vec<ByteRange>, LeaseError> {
@@ -110,7 +110,9 @@ impl Ranges {
         self.session
             .wait(Key::Synced(stream), |s| match s.core.take_received(stream) {
                 Some(received) => Some(Ok(received)),
-                None => s.error.is_some().then_some(Err(LeaseError::SessionClosed)),
+                None if s.error.is_some() => Some(Err(LeaseError::SessionClosed)),
+                // Asked again, it is not asked twice; but the stream may be over by now.
+                None => s.core.sync(s.now(), stream).err().map(Err),
             })
             .await
     }

@@ -277,7 +277,9 @@ impl Primary {
     /// The native stream is closed on our side: nothing of the split stream is needed any more.
     pub(in crate::session) fn forget_stream(&mut self, stream: StreamId) {
         self.streams.remove(&stream);
-        self.syncs.remove(&stream);
+        if self.syncs.remove(&stream).is_some() {
+            self.actions.push_back(Action::Notify(Event::Synced(stream))); // it will not be answered any more
+        }
         self.gaps.remove(&stream);
     }
 }

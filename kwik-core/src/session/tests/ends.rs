@@ -269,6 +269,22 @@ fn a_stopped_stream_can_be_finished_once() {
     }
 }
 
+/// Whoever had asked what the client has of a stream waited for ever, if the stream ended first.
+#[test]
+fn a_question_about_a_stream_that_ends_is_told_so() {
+    let (mut world, _path, stream, _job) = World::at_work(Dir::Uni, range(0, 300));
+    world.run(|w| w.session(CLIENT).accept(Dir::Uni) == Some(stream));
+    let now = world.now;
+    world.session(CLIENT).stop(now, stream, STOP).unwrap();
+    world.session(PRIMARY).sync(now, stream).unwrap();
+    world.run_for(ONE_WAY * 5);
+    assert!(world.nodes[PRIMARY].events.contains(&Event::Synced(stream)));
+    let now = world.now;
+    let primary = world.session(PRIMARY);
+    assert_eq!(primary.take_received(stream), None);
+    assert_eq!(primary.sync(now, stream), Err(LeaseError::ClosedStream));
+}
+
 /// A stream whose header had no room when it was finished, and that is then stopped: it could wait for ever.
 #[test]
 fn a_stream_that_is_stopped_before_its_header_has_left_is_forgotten() {
