@@ -452,9 +452,10 @@ impl Session {
             return;
         }
         self.permitted = streams;
+        // A client opens one bidirectional stream more than its application may use: control.
+        let control = u64::from(self.client.is_none());
         if let Some(home) = self.links.get_mut(&HOME) {
-            // One bidirectional stream more than the application may use: control.
-            home.quic.set_max_concurrent_streams(Dir::Bi, streams + 1);
+            home.quic.set_max_concurrent_streams(Dir::Bi, streams + control);
         }
         self.permit_uni();
     }

@@ -4,6 +4,7 @@ mod clocks;
 mod edges;
 mod ends;
 mod keys;
+mod permits;
 mod price;
 mod questions;
 mod relay;
