@@ -38,8 +38,8 @@ pub use kwik_core::{
     driver::{
         Accepted, Connecting, Connection, EndpointStats, Incoming, IncomingFuture, Job, JobError, Lease,
         PathError, PrimarySession, RangeWriteError, RangeWriter, Ranges, ReadExactError, ReadToEndError,
-        RecvStream, RetryError, SecondaryJob, SecondaryLease, SecondarySession, SecondaryStream, SendStream,
-        StoppedError,
+        RecvStream, ResetError, RetryError, SecondaryJob, SecondaryLease, SecondarySession, SecondaryStream,
+        SendStream, StoppedError,
     },
     spki_hash,
 };

@@ -93,7 +93,21 @@ macro_rules! script {
             say!("read after it was told", srx.read(&mut [0; 5]).await);
             say!("read_chunk after it was told", srx.read_chunk(5, true).await);
             say!("AsyncRead after it was told", AsyncReadExt::read(&mut srx, &mut [0; 5]).await);
+            say!("received_reset after it was told", srx.received_reset().await);
             say!("stop after it was told", srx.stop(1u32.into()));
+
+            // The reader does not read; it only wants to know.
+            let (mut tx, _rx) = c.open_bi().await.unwrap();
+            tx.write_all(b"hello").await.unwrap();
+            let (_stx, mut srx) = s.accept_bi().await.unwrap();
+            let (received, _) = tokio::join!(srx.received_reset(), async { tx.reset(8u32.into()) });
+            say!("received_reset", received);
+            say!("read after received_reset", srx.read(&mut [0; 5]).await);
+            let (mut tx, _rx) = c.open_bi().await.unwrap();
+            tx.write_all(b"hello").await.unwrap();
+            let (_stx, mut srx) = s.accept_bi().await.unwrap();
+            srx.stop(1u32.into()).unwrap();
+            say!("received_reset after stop", srx.received_reset().await);
             log
         }
     };

@@ -34,6 +34,15 @@ pub enum ReadToEndError {
     TooLong,
 }
 
+/// Errors of waiting for the peer to give a stream up.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ResetError {
+    /// The session is over.
+    #[error("connection lost: {0}")]
+    ConnectionLost(#[from] ConnectionError),
+}
+
 /// Errors of waiting for the end of a stream at the peer.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
@@ -137,6 +146,14 @@ impl From<ClosedStream> for WriteError {
     }
 }
 
+impl From<ResetError> for ReadError {
+    fn from(error: ResetError) -> Self {
+        match error {
+            ResetError::ConnectionLost(error) => Self::ConnectionLost(error),
+        }
+    }
+}
+
 impl From<StoppedError> for WriteError {
     fn from(error: StoppedError) -> Self {
         match error {
@@ -188,6 +205,12 @@ impl From<RangeWriteError> for io::Error {
             RangeWriteError::PastEnd | RangeWriteError::Short(_) => io::ErrorKind::InvalidInput,
         };
         Self::new(kind, error)
+    }
+}
+
+impl From<ResetError> for io::Error {
+    fn from(error: ResetError) -> Self {
+        Self::new(io::ErrorKind::NotConnected, error)
     }
 }
 

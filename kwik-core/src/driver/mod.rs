@@ -59,7 +59,8 @@ mod task;
 pub use connection::Connection;
 pub use endpoint::{Endpoint, EndpointStats};
 pub use error::{
-    JobError, PathError, RangeWriteError, ReadExactError, ReadToEndError, RetryError, StoppedError,
+    JobError, PathError, RangeWriteError, ReadExactError, ReadToEndError, ResetError, RetryError,
+    StoppedError,
 };
 pub use incoming::{Accepted, Connecting, Incoming, IncomingFuture};
 pub use lease::{SecondaryLease, SecondaryStream};

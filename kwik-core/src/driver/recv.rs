@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    error::{ReadExactError, ReadToEndError},
+    error::{ReadExactError, ReadToEndError, ResetError},
     session::{Key, SessionRef, State, own_code},
 };
 use crate::{
@@ -30,11 +30,13 @@ pub struct RecvStream {
     end: Option<Result<(), ReadError>>,
     /// What reading met behind bytes that it gave first: the next read tells.
     untold: Option<ReadError>,
+    /// With what the peer gave the stream up, once that was met.
+    reset: Option<ErrorCode>,
 }
 
 impl RecvStream {
     pub(super) const fn new(session: SessionRef, stream: StreamId) -> Self {
-        Self { session, stream, end: None, untold: None }
+        Self { session, stream, end: None, untold: None, reset: None }
     }
 
     /// Reads the next bytes into `buf` and returns how many. `None` if nothing more is to be read: at the end of the stream,
@@ -202,6 +204,40 @@ impl RecvStream {
         Ok(())
     }
 
+    /// Waits until the peer gives the stream up, and returns its code; `None` if the stream was stopped or read to its end,
+    /// so that it does not matter any more. Gives no bytes, and drops none while there is no reset. Cancel-safe.
+    ///
+    /// # Errors
+    /// - [`ResetError::ConnectionLost`] if the session ended first.
+    pub async fn received_reset(&mut self) -> Result<Option<ErrorCode>, ResetError> {
+        poll_fn(|cx| {
+            if self.reset.is_some() || self.end.is_some() {
+                return Poll::Ready(Ok(self.reset));
+            }
+            let Self { session, stream, end, reset, .. } = self;
+            session.with(|s| {
+                let now = s.now();
+                match s.core.received_reset(now, *stream) {
+                    Ok(None) => match &s.error {
+                        Some(error) => Poll::Ready(Err(ResetError::ConnectionLost(error.clone()))),
+                        None => {
+                            s.wakers.set(Key::Readable(*stream), cx.waker());
+                            Poll::Pending
+                        }
+                    },
+                    Ok(code) => {
+                        *reset = code;
+                        *end = Some(Err(ReadError::ClosedStream));
+                        s.notify(); // the peer may be permitted one more
+                        Poll::Ready(Ok(code))
+                    }
+                    Err(ClosedStream) => Poll::Ready(Ok(None)),
+                }
+            })
+        })
+        .await
+    }
+
     /// Says what becomes of bytes of this stream that two servers bring for one place, from now on; the rest of the session
     /// keeps [`TransportConfig::conflict_policy`](crate::TransportConfig::conflict_policy). Spec: KWIK §6.
     ///
@@ -233,7 +269,7 @@ impl RecvStream {
         mut take: impl FnMut(Chunk) -> usize,
         mut room: usize,
     ) -> Poll<Result<bool, ReadError>> {
-        let Self { session, stream, end, untold } = self;
+        let Self { session, stream, end, untold, reset } = self;
         if let Some(error) = untold.take() {
             *end = reads_after(&error);
             return Poll::Ready(Err(error));
@@ -264,10 +300,12 @@ impl RecvStream {
                         return wait(s, stream, cx);
                     }
                     Err(error) if any => {
+                        *reset = reset_of(&error);
                         *untold = Some(error);
                         break;
                     }
                     Err(error) => {
+                        *reset = reset_of(&error);
                         *end = reads_after(&error);
                         s.notify_after_read();
                         return Poll::Ready(Err(error));
@@ -278,6 +316,11 @@ impl RecvStream {
             Poll::Ready(Ok(any))
         })
     }
+}
+
+/// With what the peer gave the stream up, if `error` says so.
+fn reset_of(error: &ReadError) -> Option<ErrorCode> {
+    if let ReadError::Reset(code) = error { Some(*code) } else { None }
 }
 
 /// What further reads come to, once one has been told of `error`; `None` if they may find something.

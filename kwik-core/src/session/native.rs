@@ -73,6 +73,17 @@ impl RecvHalf {
         Ok(chunk)
     }
 
+    /// The code of a reset that QUIC has told of, and the application has not heard of.
+    pub(super) fn known_reset(&self) -> Option<ErrorCode> {
+        let taken = match self.taken_end {
+            Some(ReadEnd::Reset(code)) => Some(code),
+            Some(ReadEnd::Blocked | ReadEnd::Closed | ReadEnd::Finished | ReadEnd::IllegalOrder) | None => {
+                None
+            }
+        };
+        self.reset.or(taken)
+    }
+
     /// The first native byte that the application has not read.
     pub(super) fn first_unread(&self) -> u64 {
         if self.unordered { self.scattered.end_of_prefix(0) } else { self.read }

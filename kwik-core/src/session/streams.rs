@@ -483,6 +483,29 @@ impl Session {
         Ok(())
     }
 
+    /// Looks whether the peer has given the stream up, and with what code; then it is forgotten, as after a read that told
+    /// of it. [`Event::Readable`] tells when to look.
+    ///
+    /// # Errors
+    /// - [`ClosedStream`] after the end, `stop` or a reset that was told.
+    pub fn received_reset(
+        &mut self,
+        now: Instant,
+        stream: StreamId,
+    ) -> Result<Option<ErrorCode>, ClosedStream> {
+        self.touch(now);
+        let half = self.recv.get_mut(&stream).ok_or(ClosedStream)?;
+        let quic = self.links.get_mut(&HOME).map(|home| &mut home.quic);
+        let code = half.known_reset().or_else(|| quic.and_then(|quic| quic.received_reset(stream)));
+        if code.is_some() {
+            self.recv.remove(&stream);
+            if let Machine::Client(client) = &mut self.machine {
+                client.on_native_reset(stream);
+            }
+        }
+        Ok(code)
+    }
+
     /// Queues an application datagram; with `drop`, older ones give way to it.
     ///
     /// # Errors
