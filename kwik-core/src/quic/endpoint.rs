@@ -1,6 +1,7 @@
 //! The QUIC endpoint: routing of datagrams to connections, dialling, accepting.
 
 use std::{
+    collections::BTreeSet,
     fmt,
     net::{IpAddr, SocketAddr},
     sync::Arc,
@@ -18,6 +19,7 @@ use super::{
     cid::{self, SeededCids, TokenClock},
     connection::{Connection, ConnectionEvent, EndpointEvent},
     event::{self, varint},
+    retry,
 };
 use crate::{
     action::{Ecn, Transmit},
@@ -99,6 +101,8 @@ pub(crate) struct Endpoint {
     /// Clients at the door.
     waiting: usize,
     initials_ignored: u64,
+    /// The connections that this end began: the only ones that a Retry packet can be for.
+    dialled: BTreeSet<usize>,
 }
 
 impl fmt::Debug for Endpoint {
@@ -131,6 +135,7 @@ impl Endpoint {
             accepts_max: limits::ACCEPTS_MAX,
             waiting: 0,
             initials_ignored: 0,
+            dialled: BTreeSet::new(),
         }
     }
 
@@ -167,15 +172,26 @@ impl Endpoint {
         remote: SocketAddr,
         local_ip: Option<IpAddr>,
         ecn: Option<Ecn>,
-        data: BytesMut,
+        mut data: BytesMut,
         buf: &mut Vec<u8>,
     ) -> Option<Datagram> {
+        // A Retry packet is a datagram of its own, for a client; quinn-proto ends a server's handshake for any other,
+        // though nobody can say who sent it. Spec: KWIK §13.
+        let retry = retry::find(&data);
+        if let Some(at) = retry.filter(|at| *at > 0) {
+            data.truncate(at);
+        }
         let ignored = self.waiting >= self.accepts_max && is_initial(&data);
         let Some(routed) = self.inner.handle(now, remote, local_ip, ecn.map(event::ecn), data, buf) else {
             self.initials_ignored += u64::from(ignored);
             return None;
         };
         Some(match routed {
+            DatagramEvent::ConnectionEvent(handle, _)
+                if retry == Some(0) && !self.dialled.contains(&handle.0) =>
+            {
+                return None;
+            }
             DatagramEvent::ConnectionEvent(handle, event) => {
                 Datagram::Connection(handle.0, ConnectionEvent(event))
             }
@@ -208,6 +224,7 @@ impl Endpoint {
             .initial_dst_cid_provider(Arc::new(move || initial_dcid));
         let (handle, connection) =
             self.inner.connect(now, config, dial.remote, &dial.server_name).map_err(connect_error)?;
+        self.dialled.insert(handle.0);
         Ok(Connection::new(connection, handle, dial.transport.send_window))
     }
 
@@ -258,6 +275,9 @@ impl Endpoint {
 
     /// `key` must be a connection of this endpoint that has not drained yet.
     pub(crate) fn handle_event(&mut self, key: usize, event: EndpointEvent) -> Option<ConnectionEvent> {
+        if event.is_drained() {
+            self.dialled.remove(&key);
+        }
         self.inner.handle_event(ConnectionHandle(key), event.0).map(ConnectionEvent)
     }
 }

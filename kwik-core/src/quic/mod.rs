@@ -7,6 +7,7 @@ mod endpoint;
 mod event;
 #[cfg(feature = "qlog")]
 mod qlog;
+mod retry;
 
 pub(crate) use cid::TokenClock;
 pub use connection::Written;
