@@ -429,7 +429,9 @@ impl Secondary {
             return;
         };
         lease.ended = Some(code);
-        let (internal, forgotten, job) = (lease.internal, lease.forgotten, lease.job);
+        // Whoever has written it to its end need not ask for it again, nor let go of it.
+        let whole = lease.sent == lease.range.len();
+        let (internal, over, job) = (lease.internal, lease.forgotten || whole, lease.job);
         if let Some(stream) = internal.filter(|_| reset) {
             self.actions.push_back(Action::ResetInternal { stream, code });
         }
@@ -440,7 +442,7 @@ impl Secondary {
             return;
         }
         self.actions.push_back(Action::Notify(Event::LeaseEnded(id)));
-        if forgotten {
+        if over {
             self.forget(id);
         }
     }

@@ -67,6 +67,26 @@ fn the_end_of_a_job_is_told_when_its_last_lease_is_taken_back() {
     assert_eq!(secondary.next_lease(JOB), Err(ErrorCode::NO_ERROR));
 }
 
+/// Found by the soak: whoever has written a lease to its end has no reason to ask for it again, and one that was taken back
+/// after that stayed for as long as the session.
+#[test]
+fn a_lease_taken_back_once_it_was_sent_whole_leaves_nothing_behind() {
+    for stopped in [true, false] {
+        let (mut secondary, now) = waiting();
+        secondary.handle_frame(now, Frame::Credit(Credit::Lease { lease: LEASE, bytes: 100 })).unwrap();
+        assert!(secondary.next_lease(JOB).unwrap().is_some());
+        secondary.on_opened(LEASE, StreamId::from_u64(3).unwrap());
+        assert!(!secondary.on_sent(LEASE, 99) && secondary.on_sent(LEASE, 1));
+        if stopped {
+            secondary.on_internal_end(LEASE, Some(ErrorCode::STREAM_CLOSED));
+        } else {
+            secondary.handle_frame(now, revoke()).unwrap();
+        }
+        assert!(secondary.leases.is_empty() && secondary.offsets.is_empty());
+        assert_eq!(secondary.allowance(LEASE), Err(LeaseWriteError::Ended(ErrorCode::LEASE_REVOKED)));
+    }
+}
+
 /// The client can drop a message, and nothing else: not make one, change one, or say one twice. Spec: KWIK §9.
 #[test]
 fn only_what_the_primary_has_said_is_heard_and_once() {
