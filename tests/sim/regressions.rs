@@ -166,3 +166,62 @@ fn the_hole_of_an_unordered_reader_is_where_it_is() {
         world.run_until(LIMIT, |w| w.is_done());
     }
 }
+
+/// quinn-proto ends a server's handshake for a Retry packet, which nobody can prove to have sent: one flipped bit made
+/// one of a client's packet, and a forger could.
+#[test]
+fn a_retry_that_a_server_gets_ends_nothing() {
+    for after in 1..60 {
+        let mut world = World::seeded(after).secondaries(1).one_way(ms(5)).build();
+        for server in [NodeId::PRIMARY, NodeId::secondary(1)] {
+            // From its first packet on until its handshake is over.
+            world.schedule(ms(after), Fault::Forge(server, NodeId::client(1), Forgery::Retry));
+        }
+        world.offer(Offer { at: ms(100), size: 50_000, ..Offer::default() });
+        world.run_until(LIMIT, |w| w.delivered() == 50_000 && w.is_done());
+        world.check_calm();
+        let lost = ["closed: transport error", "path dead: AUTH_FAILED"];
+        assert!(!world.trace().marks().any(|(mark, _)| lost.contains(&mark)), "{after} ms after the start");
+    }
+}
+
+/// A stream that arrived together with the end of its session got a reader that never reads, whom nobody told of that
+/// end: the session was left for ever.
+#[test]
+fn a_reader_that_never_reads_does_not_outlive_its_session() {
+    let never =
+        ClientPlan { readings: vec![Reading { never: true, ..Reading::default() }], ..ClientPlan::default() };
+    let mut world = World::seeded(1).one_way(ms(5)).client_plan(never).build();
+    world.run_for(ms(100));
+    world.apply(Fault::Pause(NodeId::client(1), ms(300)));
+    world.offer(Offer { at: world.at(), size: 100, head: 100, ..Offer::default() });
+    world.run_for(ms(50));
+    world.apply(Fault::Close(NodeId::PRIMARY));
+    world.run_until(LIMIT, |w| w.is_done());
+    world.finish();
+}
+
+/// A range goes to whoever gets nowhere, is given again by itself as often as it may, and then goes there once more:
+/// that takes long, but not for ever. The patience of drawn worlds knew of one such turn.
+#[test]
+fn a_range_that_goes_to_one_that_crawls_again_and_again_comes() {
+    let crawler = Some(NodeId::secondary(1));
+    let offer = Offer { size: 4000, range: 1 << 20, own: 500, retries: 5, ..Offer::default() };
+    let primary =
+        PrimaryPlan { offers: vec![Offer { at: ms(200), ..offer }], crawler, ..PrimaryPlan::default() };
+    let (client, secondary) = (ClientPlan::default(), SecondaryPlan::default());
+    let conditions = Conditions::delay(ms(1));
+    let patience = swarm::patience(&primary, &client, &secondary, &conditions, Duration::ZERO);
+    for seed in 0..32 {
+        let transport = TransportConfig::default().keep_alive_interval(Some(ms(5000)));
+        let mut world = World::seeded(seed)
+            .secondaries(1)
+            .conditions(conditions)
+            .client_transport(transport)
+            .primary_plan(primary.clone())
+            .build();
+        world.run_for(ms(200));
+        world.run_until(patience, |w| w.is_done());
+        world.check_calm();
+    }
+}

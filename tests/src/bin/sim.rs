@@ -89,9 +89,19 @@ struct Sum {
     datagrams: u64,
     delivered: u64,
     time: Duration,
-    recovery_max: Duration,
+    slowest: Slowest,
     marks: BTreeMap<String, u64>,
     failed: Vec<u64>,
+}
+
+/// The world that took longest to come to an end once all was well in it.
+#[derive(Default)]
+struct Slowest {
+    seed: u64,
+    /// From the end of its faults to the end of everything.
+    recovery: Duration,
+    /// All of it, what is left after a close included.
+    length: Duration,
 }
 
 fn main() -> ExitCode {
@@ -197,7 +207,10 @@ impl Sum {
         self.datagrams += outcome.datagrams;
         self.delivered += outcome.delivered;
         self.time += outcome.time;
-        self.recovery_max = self.recovery_max.max(outcome.recovery);
+        if self.seeds == 1 || outcome.recovery > self.slowest.recovery {
+            let Outcome { seed, recovery, time: length, .. } = outcome;
+            self.slowest = Slowest { seed, recovery, length };
+        }
         for (mark, count) in outcome.marks {
             *self.marks.entry(mark).or_default() += count;
         }
@@ -232,7 +245,8 @@ fn report(args: &Args, sum: &Sum, wall: Duration, cpu: Duration, out: &mut impl 
             "cpu_seconds": cpu.as_secs_f64(), "wall_seconds": wall.as_secs_f64(),
             "virtual_seconds": sum.time.as_secs_f64(), "datagrams": sum.datagrams, "delivered": sum.delivered,
             "seeds_per_cpu_minute": per_minute, "virtual_hours_per_cpu_minute": hours,
-            "datagrams_per_cpu_second": datagrams, "recovery_max_seconds": sum.recovery_max.as_secs_f64(),
+            "datagrams_per_cpu_second": datagrams, "recovery_max_seconds": sum.slowest.recovery.as_secs_f64(),
+            "slowest_seed": sum.slowest.seed, "slowest_seconds": sum.slowest.length.as_secs_f64(),
             "marks": sum.marks,
         });
         return writeln!(out, "{value}");
@@ -244,7 +258,7 @@ fn report(args: &Args, sum: &Sum, wall: Duration, cpu: Duration, out: &mut impl 
         out,
         "{} seeds from {}, {} failed: {:.1} CPU-seconds, {:.1} s\n\
          {:.0} seeds, {:.1} simulated hours per CPU-minute; {:.0} datagrams per CPU-second; {:.1} MB delivered\n\
-         {} kinds of things seen; the slowest recovery took {:.1} s of its world's time",
+         {} kinds of things seen; the slowest recovery took {:.1} s of its world's time, of {:.1} s in all:\n  {}",
         sum.seeds,
         args.from,
         sum.failed.len(),
@@ -255,7 +269,9 @@ fn report(args: &Args, sum: &Sum, wall: Duration, cpu: Duration, out: &mut impl 
         datagrams,
         sum.delivered as f64 / 1e6,
         sum.marks.len(),
-        sum.recovery_max.as_secs_f64(),
+        sum.slowest.recovery.as_secs_f64(),
+        sum.slowest.length.as_secs_f64(),
+        args.replay(sum.slowest.seed),
     )
 }
 

@@ -18,6 +18,7 @@ use std::{
 
 use kwik_core::TransportConfig;
 
+pub use self::draw::patience;
 use super::{Clocks, Conditions, Fault, NodeId, Offer, PrimaryPlan, Record, World, dice::Dice};
 
 /// What kind of worlds are drawn.
@@ -150,8 +151,7 @@ impl Options {
         // And each timer that fires late costs so much again.
         let backoff =
             if calm { Duration::ZERO } else { (heal_at + jump) * 10 + idle * 2 + clocks.late * 200 };
-        let patience =
-            backoff + draw::patience(&primary_plan, &client_plan, &secondary_plan, &worst, clocks.late);
+        let patience = backoff + patience(&primary_plan, &client_plan, &secondary_plan, &worst, clocks.late);
         let setup_text = format!(
             "{clients} clients, {secondaries} secondaries, windows {stream_window}/{session_window}, idle {idle:?}, gaps told after {gap_timeout:?}, \
              keep-alive {keep_alive}, NAT {nat:?}, lasting reset keys {reset_keys}, calm {calm}, streams {few:?}\n  {conditions:?}\n  {clocks:?}\n  {primary_plan:?}\n  {client_plan:?}\n  {secondary_plan:?}"

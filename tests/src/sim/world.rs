@@ -386,7 +386,11 @@ impl World {
         let gone = |host: &Host| host.machine.as_ref().is_none_or(|machine| machine.left() == (0, 0));
         let end = self.at + idle;
         while !self.hosts.values().all(gone) {
-            assert!(self.at < end, "13: sessions are left {idle:?} after everything was closed");
+            let left = || {
+                let of = self.hosts.iter().filter(|(_, host)| !gone(host));
+                of.map(|(node, host)| format!("{node} until {:?}", host.wake)).collect::<Vec<_>>().join(", ")
+            };
+            assert!(self.at < end, "13: sessions are left {idle:?} after everything was closed: {}", left());
             self.step(end);
         }
         for (node, host) in self.hosts.iter().filter(|(node, _)| self.oracle.is_honest(**node)) {

@@ -185,7 +185,11 @@ impl ClientApp {
         if reading.never {
             cx.trace.count("reader that never reads");
         }
-        self.readers.insert(stream, Reader::new(flow, reading));
+        let mut reader = Reader::new(flow, reading);
+        if self.lost {
+            reader.hurry(); // it came together with the session's end, of which nobody will be told again
+        }
+        self.readers.insert(stream, reader);
         if stream.dir() == Dir::Bi {
             // Its own half is not used: ended at once.
             let own = self.flow(cx, stream, Side::Client);

@@ -10,6 +10,7 @@ use std::{
 
 use kwik_core::{Dir, Event, NewPath, PathId, PathState, Session, SessionHandle, Side, StreamId};
 
+pub use self::sending::CRAWL_MAX;
 use self::sending::Sending;
 use super::{
     Cx, GIVEN_UP, Reader, Reading, Writer, WriterEnd, sooner,

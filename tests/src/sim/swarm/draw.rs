@@ -7,7 +7,7 @@ use kwik_core::{Dir, TransportConfig};
 use super::{MS, SECOND};
 use crate::sim::{
     Bursts, ClientPlan, Conditions, Ending, Fault, Forgery, Marking, NodeId, Offer, OpenPlan, PrimaryPlan,
-    Reading, SecondaryPlan, Talk, WriterEnd, dice::Dice,
+    Reading, SecondaryPlan, Talk, WriterEnd, app::CRAWL_MAX, dice::Dice,
 };
 
 const FORGERIES: [Forgery; 4] = [Forgery::Versions, Forgery::StrangeVersions, Forgery::Retry, Forgery::Reset];
@@ -200,8 +200,12 @@ pub(super) fn talk(d: &mut Dice) -> Talk {
     Talk { messages, longest }
 }
 
+/// How often one range may go to whoever gets nowhere, as half of the ranges do: more than anybody will see.
+const CRAWLS: u32 = 20;
+
 /// How long everything may take once all is well.
-pub(super) fn patience(
+#[must_use]
+pub fn patience(
     primary: &PrimaryPlan,
     client: &ClientPlan,
     secondary: &SecondaryPlan,
@@ -228,12 +232,12 @@ pub(super) fn patience(
     // is acknowledged, which its peer may put off until a timer that may fire late, at both ends.
     let ranges =
         primary.offers.iter().map(|offer| offer.size * 2 / offer.range / offer.depth as u64).sum::<u64>();
-    // Where one gets nowhere, each may have to be given up several times.
-    let each =
-        rtt * 4 + 30 * MS + late * 2 + if primary.crawler.is_some() { 8 * SECOND } else { Duration::ZERO };
     // What goes to the same path again by itself waits 50 ms first, then twice as long each time: so long it is nobody else's.
     let retries = primary.offers.iter().map(|offer| offer.retries).max().unwrap_or_default();
-    let each = each + 50 * MS * (2_u32.pow(retries) - 1);
+    let pauses = 50 * MS * (2_u32.pow(retries) - 1);
+    // Whoever gets nowhere may be given the same range again and again, and each time all of these retries.
+    let crawls = primary.crawler.map_or(Duration::ZERO, |_| (CRAWL_MAX * (retries + 1) + pauses) * CRAWLS);
+    let each = rtt * 4 + 30 * MS + late * 2 + pauses + crawls;
     let windows = windows + each * u32::try_from(ranges + 1).unwrap_or(u32::MAX);
     network + readers.unwrap_or_default() + pace(secondary.pace) + windows + 10 * SECOND
 }
@@ -312,9 +316,7 @@ pub(super) fn faults(
             12 | 13 => {
                 for _ in 0..d.between(1, 20) {
                     let forgery = d.pick(&FORGERIES);
-                    // To a server, a Retry is one of many Initial packets that anybody who has seen the first one can
-                    // make, and that end a handshake (RFC 9000 §21.2).
-                    let to_server = d.chance(300) && forgery != Forgery::Retry;
+                    let to_server = d.chance(300);
                     let (to, from) = if to_server { (server, client) } else { (client, server) };
                     faults.push((d.time(at, until), Fault::Forge(to, from, forgery)));
                 }

@@ -552,6 +552,6 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// How long a lease goes well, at most, before something is done to it.
 const MEDDLE_MAX: Duration = Duration::from_millis(500);
 /// How long a lease may take that is given to somebody who hardly gets anywhere.
-const CRAWL_MAX: Duration = Duration::from_secs(2);
+pub const CRAWL_MAX: Duration = Duration::from_secs(2);
 /// How long it takes until a range that was not taken is offered again.
 const RETRY: Duration = Duration::from_millis(20);
