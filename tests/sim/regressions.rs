@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use kwik_core::{Dir, TransportConfig};
-use kwik_tests::sim::{ClientPlan, Conditions, Fault, NodeId, Offer, OpenPlan, Reading, World, WriterEnd};
+use kwik_tests::sim::{
+    ClientPlan, Conditions, Fault, Forgery, NodeId, Offer, OpenPlan, PrimaryPlan, Reading, SecondaryPlan,
+    World, WriterEnd, swarm,
+};
 
 const LIMIT: Duration = Duration::from_secs(60);
 

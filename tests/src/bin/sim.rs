@@ -18,16 +18,16 @@ use std::{
 use clap::Parser;
 use cpu_time::ProcessTime;
 use kwik_tests::sim::{
-    Record, evil, marks,
+    Record, evil, marks, soak,
     swarm::{self, Options, Outcome, Profile},
 };
 
 /// Runs simulated worlds, one per seed, and checks what must be true in each.
 #[derive(Debug, Parser)]
 struct Args {
-    /// How many seeds.
-    #[arg(long, default_value_t = 100)]
-    seeds: u64,
+    /// How many seeds; by default 100, or of soaks one.
+    #[arg(long)]
+    seeds: Option<u64>,
     /// The first seed.
     #[arg(long, default_value_t = 0)]
     from: u64,
@@ -40,9 +40,12 @@ struct Args {
     /// Worlds at once; as many as there are processors by default.
     #[arg(long)]
     jobs: Option<usize>,
-    /// What kind of worlds: swarm, lossy, idle or evil.
+    /// What kind of worlds: swarm, lossy, idle, evil or soak.
     #[arg(long, default_value = "swarm")]
     profile: String,
+    /// Streams of a soak.
+    #[arg(long, default_value_t = soak::STREAMS)]
+    streams: u64,
     /// Print the result as one line of JSON.
     #[arg(long)]
     json: bool,
@@ -65,8 +68,13 @@ impl Args {
             "lossy" => Some(Profile::Lossy),
             "idle" => Some(Profile::Idle),
             "evil" => Some(Profile::Evil),
+            "soak" => Some(Profile::Soak(self.streams)),
             _ => None,
         }
+    }
+
+    fn seeds(&self) -> u64 {
+        self.seeds.unwrap_or(if self.profile == "soak" { 1 } else { 100 })
     }
 
     fn jobs(&self) -> usize {
@@ -76,8 +84,11 @@ impl Args {
     /// The command that runs one seed again.
     fn replay(&self, seed: u64) -> String {
         let length = self.virtual_seconds.map(|x| format!(" --virtual-seconds {x}")).unwrap_or_default();
-        let profile =
-            if self.profile == "swarm" { String::new() } else { format!(" --profile {}", self.profile) };
+        let profile = match self.profile.as_str() {
+            "swarm" => String::new(),
+            "soak" => format!(" --profile soak --streams {}", self.streams),
+            profile => format!(" --profile {profile}"),
+        };
         format!("cargo run --release -p kwik-tests --bin sim -- --seeds 1 --from {seed}{profile}{length}")
     }
 }
@@ -121,17 +132,20 @@ fn main() -> ExitCode {
 
 fn run(args: &Args, out: &mut impl io::Write) -> io::Result<bool> {
     let Some(profile) = args.profile() else {
-        return Err(io::Error::other(format!("no profile {:?}: swarm, lossy, idle or evil", args.profile)));
+        return Err(io::Error::other(format!(
+            "no profile {:?}: swarm, lossy, idle, evil or soak",
+            args.profile
+        )));
     };
     if args.twice {
         return run_twice(args, out);
     }
     if args.transcript {
         let all = Record::Last(usize::MAX);
-        let outcome = if profile == Profile::Evil {
-            evil::play(args.from, all)
-        } else {
-            Options::draw(args.from, profile, args.length()).run(all)
+        let outcome = match profile {
+            Profile::Evil => evil::play(args.from, all),
+            Profile::Soak(streams) => soak::run(args.from, streams),
+            _ => Options::draw(args.from, profile, args.length()).run(all),
         };
         writeln!(out, "{}\n{}", outcome.options, outcome.text)?;
         return Ok(outcome.failure.is_none());
@@ -142,6 +156,8 @@ fn run(args: &Args, out: &mut impl io::Write) -> io::Result<bool> {
         if args.hashes {
             writeln!(out, "{} {} {}", outcome.seed, outcome.hash, outcome.failure.is_some())?;
             out.flush()?;
+        } else if let Profile::Soak(_) = profile {
+            tell_soak(args, &outcome, out)?;
         } else if outcome.failure.is_some() {
             tell(args, profile, &outcome, out)?;
         }
@@ -174,7 +190,7 @@ fn for_each(
     mut take: impl FnMut(Outcome) -> io::Result<()>,
 ) -> io::Result<()> {
     let next = AtomicU64::new(args.from);
-    let end = args.from.saturating_add(args.seeds);
+    let end = args.from.saturating_add(args.seeds());
     let (send, outcomes) = mpsc::sync_channel(64);
     thread::scope(|scope| {
         for _ in 0..args.jobs() {
@@ -228,8 +244,17 @@ fn tell(args: &Args, profile: Profile, outcome: &Outcome, out: &mut impl io::Wri
     let failure = outcome.failure.as_deref().unwrap_or_default();
     fs::write(folder.join("failure.txt"), format!("{failure}\n\n{}\n\n{}", outcome.options, outcome.text))?;
     writeln!(out, "FAILED {failure}\n  {}\n  see {}", args.replay(outcome.seed), folder.display())?;
-    if args.seeds == 1 {
+    if args.seeds() == 1 {
         writeln!(out, "{}\n{}", outcome.options, outcome.text)?;
+    }
+    out.flush()
+}
+
+/// Says what each stretch of a soak came to, and what is wrong with it.
+fn tell_soak(args: &Args, outcome: &Outcome, out: &mut impl io::Write) -> io::Result<()> {
+    write!(out, "{}", outcome.text)?;
+    if let Some(failure) = &outcome.failure {
+        writeln!(out, "FAILED {failure}\n  {}", args.replay(outcome.seed))?;
     }
     out.flush()
 }
@@ -286,7 +311,8 @@ fn run_twice(args: &Args, out: &mut impl io::Write) -> io::Result<bool> {
                     let mut command = Command::new(std::env::current_exe()?);
                     let jobs = (args.jobs() / 2).max(1).to_string();
                     command.args(["--hashes", "--profile", &args.profile, "--jobs", &jobs]);
-                    command.args(["--seeds", &args.seeds.to_string(), "--from", &args.from.to_string()]);
+                    command.args(["--seeds", &args.seeds().to_string(), "--from", &args.from.to_string()]);
+                    command.args(["--streams", &args.streams.to_string()]);
                     if let Some(seconds) = args.virtual_seconds {
                         command.args(["--virtual-seconds", &seconds.to_string()]);
                     }
@@ -313,7 +339,7 @@ fn run_twice(args: &Args, out: &mut impl io::Write) -> io::Result<bool> {
     let [first, second] = lines.into_inner().map_err(|_| io::Error::other("a thread died"))?;
     let mut differing = 0;
     let mut failing = 0;
-    for seed in args.from..args.from.saturating_add(args.seeds) {
+    for seed in args.from..args.from.saturating_add(args.seeds()) {
         let (a, b) = (first.get(&seed), second.get(&seed));
         if a.is_none() || a != b {
             differing += 1;
@@ -324,6 +350,6 @@ fn run_twice(args: &Args, out: &mut impl io::Write) -> io::Result<bool> {
             writeln!(out, "FAILED {seed}\n  {}", args.replay(seed))?;
         }
     }
-    writeln!(out, "{} seeds twice, {differing} differing, {failing} failing", args.seeds)?;
+    writeln!(out, "{} seeds twice, {differing} differing, {failing} failing", args.seeds())?;
     Ok(differing == 0 && failing == 0)
 }

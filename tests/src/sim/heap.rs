@@ -53,6 +53,12 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
+/// Returns how many bytes this thread has allocated and not freed.
+#[must_use]
+pub fn held() -> i64 {
+    HELD.get()
+}
+
 /// Runs `work` and returns by how many bytes the thread's heap has grown since.
 pub fn measure<T>(work: impl FnOnce() -> T) -> (T, i64) {
     let before = HELD.get();

@@ -94,6 +94,7 @@ pub mod marks;
 pub mod operations;
 pub mod oracle;
 mod resident;
+pub mod soak;
 pub mod swarm;
 pub mod tls;
 pub mod trace;

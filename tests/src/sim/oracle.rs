@@ -398,6 +398,13 @@ impl Oracle {
         self.flows.iter().all(|(flow, model)| model.is_over(flow))
     }
 
+    /// Forgets what is known of all streams, whose applications are done with them.
+    pub fn forget_streams(&mut self) {
+        self.flows.clear();
+        // Not taken out: the entries are in the heaps of whoever noted them.
+        self.unread.values_mut().for_each(|bytes| *bytes = 0);
+    }
+
     /// Returns how many streams a client has read whole, to their ends.
     #[must_use]
     pub fn whole(&self, client: NodeId) -> usize {

@@ -34,6 +34,8 @@ pub enum Profile {
     Idle,
     /// One attack each: drawn and run by [`evil`](super::evil).
     Evil,
+    /// One session with this many streams: run by [`soak`](super::soak).
+    Soak(u64),
 }
 
 /// A world's description, drawn from a seed.
@@ -85,7 +87,7 @@ impl Options {
     #[must_use]
     pub fn draw(seed: u64, profile: Profile, length: Option<Duration>) -> Self {
         match profile {
-            Profile::Swarm | Profile::Evil => Self::swarm(seed, length),
+            Profile::Swarm | Profile::Evil | Profile::Soak(_) => Self::swarm(seed, length),
             Profile::Lossy => Self::lossy(seed, length.unwrap_or(60 * SECOND)),
             Profile::Idle => Self::idle(seed, length.unwrap_or(3600 * SECOND)),
         }
@@ -265,8 +267,10 @@ impl fmt::Display for Options {
 /// Runs the world of `seed`.
 #[must_use]
 pub fn run(seed: u64, profile: Profile, length: Option<Duration>) -> Outcome {
-    if profile == Profile::Evil {
-        return super::evil::run(seed);
+    match profile {
+        Profile::Evil => return super::evil::run(seed),
+        Profile::Soak(streams) => return super::soak::run(seed, streams),
+        Profile::Swarm | Profile::Lossy | Profile::Idle => {}
     }
     Options::draw(seed, profile, length).run(Record::Nothing)
 }
@@ -275,8 +279,8 @@ pub fn run(seed: u64, profile: Profile, length: Option<Duration>) -> Outcome {
 /// `folder`.
 #[must_use]
 pub fn examine(outcome: &Outcome, profile: Profile, length: Option<Duration>, folder: &Path) -> Outcome {
-    if profile == Profile::Evil {
-        return super::evil::run(outcome.seed); // tells what the attack was, and what came of it
+    if matches!(profile, Profile::Evil | Profile::Soak(_)) {
+        return run(outcome.seed, profile, length); // tells what the attack was, and what came of it
     }
     let mut options = Options::draw(outcome.seed, profile, length);
     options.world = options.world.qlog(folder.to_owned());

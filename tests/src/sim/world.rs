@@ -30,7 +30,7 @@ use self::{
 };
 use super::{
     NodeId,
-    app::{App, Calls, ClientPlan, Cx, Offer, PrimaryPlan, SecondaryPlan},
+    app::{App, Calls, ClientPlan, Cx, Offer, OpenPlan, PrimaryPlan, SecondaryPlan},
     book::Book,
     dice::{Dice, derive},
     evil::{Casting, Seen},
@@ -177,6 +177,19 @@ impl World {
             app.offer(offer);
         }
         self.poke(NodeId::PRIMARY);
+    }
+
+    /// Has a client open one more stream.
+    pub fn open(&mut self, node: NodeId, open: OpenPlan) {
+        if let Some(App::Client(app)) = self.machine_mut(node).map(Machine::app_mut) {
+            app.open_also(open);
+        }
+        self.poke(node);
+    }
+
+    /// Forgets what is known of streams that have come to their ends. Everything [is done](Self::is_done) then.
+    pub fn forget_streams(&mut self) {
+        self.oracle.forget_streams();
     }
 
     /// Makes something happen now.

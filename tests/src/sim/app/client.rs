@@ -83,6 +83,12 @@ impl ClientApp {
         self.lost
     }
 
+    /// Opens one more stream.
+    pub fn open_also(&mut self, open: OpenPlan) {
+        self.unopened.push(open);
+        self.unopened.sort_by_key(|open| std::cmp::Reverse(open.at));
+    }
+
     fn flow(&self, cx: &Cx<'_>, stream: StreamId, sender: Side) -> Flow {
         Flow { client: cx.node, session: self.session, stream, sender }
     }

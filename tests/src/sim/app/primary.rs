@@ -80,6 +80,8 @@ pub enum Ending {
     Finish,
     /// Finished as soon as everything was handed out, before it has arrived.
     FinishEarly,
+    /// The same, and let go of at once: what becomes of it is nobody's business, and nothing is called for it any more.
+    LetGo,
     /// Given up once this many bytes were handed out.
     Reset(u64),
 }
@@ -434,7 +436,7 @@ impl Serving {
             if offer.head >= offer.size {
                 let end = match offer.ending {
                     Ending::Reset(_) => WriterEnd::Reset,
-                    Ending::Finish | Ending::FinishEarly => WriterEnd::Finish,
+                    Ending::Finish | Ending::FinishEarly | Ending::LetGo => WriterEnd::Finish,
                 };
                 self.writers.insert(stream, Writer::new(flow, offer.size, offer.range, end));
             } else {

@@ -509,7 +509,7 @@ impl Sending {
         let whole = self.sequential >= self.offer.size && self.leases.is_empty() && self.runs.is_empty();
         let ready = match self.offer.ending {
             Ending::Finish => whole,
-            Ending::FinishEarly => self.sequential >= self.offer.size,
+            Ending::FinishEarly | Ending::LetGo => self.sequential >= self.offer.size,
             Ending::Reset(_) => false,
         };
         if self.finished || !ready || self.over {
@@ -519,7 +519,8 @@ impl Sending {
         cx.oracle.finished(self.flow);
         let finished = session.finish(cx.now, self.flow.stream);
         cx.note(format_args!("finishes {}: {finished:?}", self.flow));
-        self.over |= finished.is_err(); // the client wanted no more
+        // The client wanted no more, or nobody waits for what it gets.
+        self.over |= finished.is_err() || self.offer.ending == Ending::LetGo;
     }
 
     /// Every byte is at the client.
