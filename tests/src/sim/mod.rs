@@ -39,6 +39,7 @@
 //! - *Stop at any point:* [`World::interrupt`] ends an application at its n-th call.
 //! - *Many worlds:* [`swarm`] draws them from seeds; `cargo run --release -p kwik-tests --bin sim -- --seeds 2000` runs
 //!   them, `--twice` in two processes whose hashes must agree, and a failure prints the line that replays it.
+//! - *One long world:* [`soak`] uses one session for a hundred thousand streams, `sim --profile soak` runs it.
 //! - *Shrinking:* [`operations`] tells a world as a list that a property test can shorten.
 //!
 //! A failure names the invariant it is of by its number in the oracle's and the world's texts; what a session's own audit
@@ -59,6 +60,8 @@
 //! | frames that had waited let paths be read that had no control stream yet, and die of it | swarm | kwik-core `frames_that_waited_cost_no_other_path` |
 //! | streams of the application took every slot from the runs that their readers waited for | swarm | kwik-core `runs_have_slots_of_their_own` |
 //! | credit that a run had taken before it was given up was lost | swarm | `regressions::what_a_run_has_sent_before_it_is_given_up_is_not_lost_credit` |
+//! | a Retry packet, forged or made by a flipped bit, ended a server's handshake | swarm | `regressions::a_retry_that_a_server_gets_ends_nothing` |
+//! | a lease that was taken back once it was sent whole stayed at its secondary | soak | kwik-core `a_lease_taken_back_once_it_was_sent_whole_leaves_nothing_behind` |
 //! | a stream that completed between two hedging leases was not noticed | swarm | kwik-core `a_lease_ends_once_all_of_it_is_here` |
 //! | the error of an unordered reader named a hole that was elsewhere | swarm | `regressions::the_hole_of_an_unordered_reader_is_where_it_is` |
 //! | a primary could speak to a path that it had removed before its client knew of it | swarm | kwik-core `a_path_that_is_removed_while_it_is_attached_takes_no_message` |
