@@ -26,6 +26,7 @@ use std::{
 };
 
 use kwik_core::driver::Runtime;
+use socket2::{Domain, Protocol, Type};
 
 pub use kwik_core::{
     AddPathError, AggregationFaults, ApiMisuse, ApplicationClose, ByteRange, Chunk, ClientConfig,
@@ -58,7 +59,7 @@ pub type Endpoint = kwik_core::driver::Endpoint<AsyncStdRuntime>;
 pub struct AsyncStdRuntime;
 
 impl AsyncStdRuntime {
-    /// Takes over a bound socket, for [`Endpoint::new_from_socket`].
+    /// Takes over a bound socket, for [`Endpoint::new_from_socket`] and [`Endpoint::rebind_abstract`].
     ///
     /// # Errors
     /// - Whatever the operating system says.
@@ -91,7 +92,18 @@ impl Runtime for AsyncStdRuntime {
     }
 
     fn bind(&self, addr: SocketAddr) -> io::Result<AsyncStdSocket> {
-        self.wrap_udp_socket(UdpSocket::bind(addr)?)
+        let socket = socket2::Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
+        if addr.is_ipv6() {
+            if let Err(error) = socket.set_only_v6(false) {
+                tracing::debug!(%error, "socket reaches IPv6 only");
+            }
+        }
+        socket.bind(&addr.into())?;
+        self.wrap_udp_socket(socket.into())
+    }
+
+    fn wrap_udp_socket(&self, socket: UdpSocket) -> io::Result<AsyncStdSocket> {
+        self.wrap_udp_socket(socket)
     }
 
     fn timer(&self, at: Instant) -> AsyncStdTimer {
@@ -100,5 +112,45 @@ impl Runtime for AsyncStdRuntime {
 
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         drop(async_std::task::spawn(task)); // runs on without its handle
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kwik_core::driver::Socket as _;
+
+    #[test]
+    fn an_endpoint_goes_over_to_another_socket() {
+        async_std::task::block_on(async {
+            let endpoint = Endpoint::client(([127, 0, 0, 1], 0).into()).unwrap();
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            let local = socket.local_addr().unwrap();
+            endpoint.rebind(socket).unwrap();
+            assert_eq!(endpoint.local_addr().unwrap(), local);
+            endpoint.network_changed();
+            endpoint.abort();
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            assert_eq!(endpoint.rebind(socket).unwrap_err().kind(), io::ErrorKind::NotConnected);
+        });
+    }
+
+    /// Whatever the system's default is, which most systems but Linux have the other way round.
+    #[test]
+    fn an_ipv6_socket_takes_ipv4_and_says_what_it_takes() {
+        let mixed = match AsyncStdRuntime.bind("[::]:0".parse().unwrap()) {
+            Ok(socket) => socket,
+            Err(error) => {
+                // No IPv6 at all here, and then that is what any such socket says.
+                let again = UdpSocket::bind("[::]:0").unwrap_err();
+                assert_eq!(again.kind(), error.kind());
+                return;
+            }
+        };
+        assert!(!mixed.only_v6());
+        let socket = socket2::Socket::new(Domain::IPV6, Type::DGRAM, Some(Protocol::UDP)).unwrap();
+        socket.set_only_v6(true).unwrap();
+        socket.bind(&SocketAddr::from(([0_u16; 8], 0)).into()).unwrap();
+        assert!(AsyncStdRuntime.wrap_udp_socket(socket.into()).unwrap().only_v6());
     }
 }

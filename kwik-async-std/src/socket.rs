@@ -14,17 +14,20 @@ use kwik_core::{
     Transmit,
     driver::{RecvMeta, Socket, Writable},
 };
+use socket2::SockRef;
 
 /// A UDP socket of one endpoint.
 #[derive(Debug)]
 pub struct AsyncStdSocket {
     io: Arc<Async<UdpSocket>>,
+    only_v6: bool,
 }
 
 impl AsyncStdSocket {
     /// Takes over a bound socket.
     pub(crate) fn new(socket: UdpSocket) -> io::Result<Self> {
-        Ok(Self { io: Arc::new(Async::new(socket)?) })
+        let only_v6 = socket.local_addr()?.is_ipv6() && SockRef::from(&socket).only_v6().unwrap_or(false);
+        Ok(Self { io: Arc::new(Async::new(socket)?), only_v6 })
     }
 }
 
@@ -62,6 +65,10 @@ impl Socket for AsyncStdSocket {
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
         self.io.get_ref().local_addr()
+    }
+
+    fn only_v6(&self) -> bool {
+        self.only_v6
     }
 }
 

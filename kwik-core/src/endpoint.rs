@@ -24,6 +24,31 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionHandle(u64);
 
+/// Which addresses a socket can send to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "there are two families")]
+pub enum Families {
+    /// IPv4 and IPv6 ones.
+    #[default]
+    Both,
+    /// IPv4 ones only.
+    V4,
+    /// IPv6 ones only.
+    V6,
+}
+
+impl Families {
+    /// Returns whether `address` is one of them.
+    #[must_use]
+    pub fn reach(self, address: SocketAddr) -> bool {
+        match self {
+            Self::Both => true,
+            Self::V4 => address.ip().to_canonical().is_ipv4(),
+            Self::V6 => address.ip().to_canonical().is_ipv6(),
+        }
+    }
+}
+
 /// What became of a datagram.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -105,6 +130,7 @@ pub struct Endpoint {
     started: Instant,
     server: Option<Arc<ServerConfig>>,
     nonces: Nonces,
+    families: Families,
     /// Where each QUIC connection belongs.
     routes: BTreeMap<usize, (SessionHandle, PathId)>,
     next_session: u64,
@@ -133,6 +159,7 @@ impl Endpoint {
             started: now,
             server: None,
             nonces: Nonces::default(),
+            families: Families::default(),
             routes: BTreeMap::new(),
             next_session: 0,
         };
@@ -159,6 +186,20 @@ impl Endpoint {
         }
         self.quic.set_server(server.as_ref())?;
         Ok(std::mem::replace(&mut self.server, server.map(Arc::new)))
+    }
+
+    /// Says which addresses the socket can send to, from now on; both families by default. Others are not dialled: a server
+    /// that has several addresses is dialled at those that can be. Spec: KWIK §8.
+    pub fn set_families(&mut self, families: Families) {
+        self.families = families;
+    }
+
+    /// Starts a connection.
+    fn dial(&mut self, now: Instant, dial: quic::Dial) -> Result<quic::Connection, ConnectError> {
+        if !self.families.reach(dial.remote) {
+            return Err(ConnectError::InvalidRemoteAddress(dial.remote));
+        }
+        self.quic.dial(now, dial)
     }
 
     /// Routes one datagram. `buf` is appended to if the answer is a [`DatagramEvent::Response`].
@@ -202,7 +243,7 @@ impl Endpoint {
             tls: config.tls.clone(),
             transport: config.transport.clone(),
         };
-        let connection = self.quic.dial(now, dial)?;
+        let connection = self.dial(now, dial)?;
         let handle = self.register(connection.key());
         let rng = self.rng.fork("session");
         Ok((handle, Session::client(now, rng, config, connection)))
@@ -259,7 +300,7 @@ impl Endpoint {
         let answer = match event.0 {
             EndpointEventInner::Dial(dial) => {
                 let path = dial.path;
-                let dialled = self.quic.dial(now, dial);
+                let dialled = self.dial(now, dial);
                 if let Ok(connection) = &dialled {
                     self.routes.insert(connection.key(), (session, path));
                 }

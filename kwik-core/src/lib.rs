@@ -57,7 +57,7 @@ pub use action::{
 pub use audit::Contradiction;
 pub use config::{ClientConfig, SecondaryConfig, ServerConfig, TransportConfig};
 pub use endpoint::{
-    AcceptError, DatagramEvent, Endpoint, EndpointEvent, Incoming, SessionEvent, SessionHandle,
+    AcceptError, DatagramEvent, Endpoint, EndpointEvent, Families, Incoming, SessionEvent, SessionHandle,
 };
 pub use error::{
     AddPathError, ApiMisuse, ApplicationClose, ClosedStream, ConfigError, ConnectError, ConnectionError,

@@ -11,6 +11,7 @@
 //! This crate only supplies a socket, a timer, the clock and a way to spawn; the order of work is in
 //! [`kwik_core::driver`], the protocol in the rest of [`kwik_core`].
 
+mod offload;
 mod socket;
 mod timer;
 
@@ -65,7 +66,7 @@ impl TokioRuntime {
         Self { handle }
     }
 
-    /// Takes over a bound socket, for [`Endpoint::new_from_socket`].
+    /// Takes over a bound socket, for [`Endpoint::new_from_socket`] and [`Endpoint::rebind_abstract`].
     ///
     /// # Errors
     /// - Whatever the operating system says.
@@ -110,12 +111,37 @@ impl Runtime for TokioRuntime {
         self.wrap_udp_socket(socket.into())
     }
 
+    fn wrap_udp_socket(&self, socket: std::net::UdpSocket) -> io::Result<TokioSocket> {
+        self.wrap_udp_socket(socket)
+    }
+
     fn timer(&self, at: Instant) -> TokioTimer {
         TokioTimer::new(at)
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         drop(self.handle.spawn(task)); // runs on without its handle
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_goes_over_to_another_socket() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let endpoint = Endpoint::client(([127, 0, 0, 1], 0).into()).unwrap();
+            let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+            let local = socket.local_addr().unwrap();
+            endpoint.rebind(socket).unwrap();
+            assert_eq!(endpoint.local_addr().unwrap(), local);
+            endpoint.network_changed();
+            endpoint.abort();
+            let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+            assert_eq!(endpoint.rebind(socket).unwrap_err().kind(), io::ErrorKind::NotConnected);
+        });
     }
 }
 

@@ -15,7 +15,10 @@ use kwik_core::{
     driver::{RecvMeta, Socket, Writable},
 };
 use quinn_udp::{BATCH_SIZE, EcnCodepoint, UdpSocketState};
+use socket2::SockRef;
 use tokio::{io::Interest, net::UdpSocket};
+
+use crate::offload::Offload;
 
 /// Bytes the kernel is asked to buffer per direction: 50 ms at 80 MB/s. It may grant less.
 const BUFFER_BYTES: usize = 4 * 1024 * 1024;
@@ -24,6 +27,8 @@ const BUFFER_BYTES: usize = 4 * 1024 * 1024;
 pub struct TokioSocket {
     io: UdpSocket,
     state: UdpSocketState,
+    offload: Offload,
+    only_v6: bool,
 }
 
 impl TokioSocket {
@@ -38,7 +43,9 @@ impl TokioSocket {
                 tracing::debug!(%error, what, "socket buffer stays at the system's default");
             }
         }
-        Ok(Self { io: UdpSocket::from_std(socket)?, state })
+        let only_v6 = socket.local_addr()?.is_ipv6() && SockRef::from(&socket).only_v6().unwrap_or(false);
+        let offload = Offload::new(state.max_gso_segments());
+        Ok(Self { io: UdpSocket::from_std(socket)?, state, offload, only_v6 })
     }
 }
 
@@ -46,7 +53,7 @@ impl Socket for TokioSocket {
     type Writable = TokioWritable;
 
     fn try_send(&self, transmit: &Transmit, bytes: &[u8]) -> io::Result<()> {
-        let transmit = quinn_udp::Transmit {
+        let sent = quinn_udp::Transmit {
             destination: transmit.destination,
             ecn: transmit.ecn.map(|ecn| match ecn {
                 Ecn::Ect0 => EcnCodepoint::Ect0,
@@ -57,7 +64,11 @@ impl Socket for TokioSocket {
             segment_size: transmit.segment_size,
             src_ip: transmit.src_ip,
         };
-        self.io.try_io(Interest::WRITABLE, || self.state.send((&self.io).into(), &transmit))
+        let result = self.io.try_io(Interest::WRITABLE, || self.state.try_send((&self.io).into(), &sent));
+        if transmit.segment_size.is_some() {
+            self.offload.note(transmit.destination, &result);
+        }
+        result
     }
 
     fn poll_recv(
@@ -115,8 +126,12 @@ impl Socket for TokioSocket {
         self.io.local_addr()
     }
 
-    fn max_gso_segments(&self) -> usize {
-        self.state.max_gso_segments()
+    fn only_v6(&self) -> bool {
+        self.only_v6
+    }
+
+    fn max_gso_segments(&self, destination: SocketAddr) -> usize {
+        self.offload.segments(destination)
     }
 
     fn max_gro_segments(&self) -> usize {

@@ -737,3 +737,38 @@ fn an_aborted_endpoint_fails_everything() {
         assert_eq!(primary.close_reason(), None, "no goodbye was said");
     });
 }
+
+/// A client changes sockets in the middle of a transfer, twice, and its reader sees nothing of it.
+#[test]
+fn a_client_keeps_its_sessions_when_it_changes_sockets() {
+    run(async {
+        let world = World::new(0);
+        let (client, primary) = world.connect().await;
+        let mut send = primary.open_uni().await.unwrap();
+        let writes = async {
+            send.write_all(&whole()).await.unwrap();
+            send.finish().unwrap();
+        };
+        let reads = async {
+            let mut recv = soon("the stream", client.accept_uni()).await.unwrap();
+            let mut got = vec![0; whole().len()];
+            for (at, part) in got.chunks_mut(whole().len() / 3 + 1).enumerate() {
+                soon("its bytes", recv.read_exact(part)).await.unwrap();
+                if at < 2 {
+                    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+                    world.client.rebind(socket).unwrap();
+                }
+            }
+            assert_eq!(got, whole());
+            assert_eq!(recv.read(&mut [0]).await, Ok(None));
+        };
+        tokio::join!(writes, reads);
+        let address = world.client.local_addr().unwrap();
+        soon("the server to follow", async {
+            while primary.remote_address() != address {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+    });
+}

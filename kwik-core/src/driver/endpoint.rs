@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    hub::{EndpointRef, Key, Slot},
+    hub::{Bound, EndpointRef, Key, Slot},
     incoming::{Connecting, Incoming},
     receive::EndpointDriver,
     runtime::{Runtime, Socket as _},
@@ -56,13 +56,12 @@ impl<R: Runtime> Endpoint<R> {
     /// - [`io::ErrorKind::InvalidInput`] if the configuration is impossible.
     /// - Any, if the system yields no entropy or the socket has no address.
     pub fn new_from_socket(server: Option<ServerConfig>, socket: R::Socket, runtime: R) -> io::Result<Self> {
-        let ipv6 = socket.local_addr()?.is_ipv6();
         let seed = runtime.seed()?;
-        let core = core::Endpoint::new(seed, runtime.now(), server, !socket.may_fragment())
+        let mut core = core::Endpoint::new(seed, runtime.now(), server, !socket.may_fragment())
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-        let socket = Arc::new(socket);
-        let inner = EndpointRef::new(core, socket.clone(), ipv6, Arc::new(runtime));
-        inner.runtime.spawn(EndpointDriver::new((*inner).clone(), socket));
+        let bound = Bound::new(socket, 0, &mut core)?;
+        let inner = EndpointRef::new(core, bound.clone(), Arc::new(runtime));
+        inner.runtime.spawn(EndpointDriver::new((*inner).clone(), bound));
         Ok(Self { inner, default_client_config: None })
     }
 
@@ -109,22 +108,19 @@ impl<R: Runtime> Endpoint<R> {
     ) -> Result<Connecting, ConnectError> {
         let kept = config.clone(); // were it refused, it would be dropped under the lock
         let made = self.inner.with(|e| {
-            let Some(socket) = e.socket.clone().filter(|_| e.close.is_none()) else {
+            let Some(bound) = e.bound.clone().filter(|_| e.close.is_none()) else {
                 return Err(ConnectError::EndpointStopping);
             };
-            let addr = off_socket(addr);
-            if addr.is_ipv6() && !self.inner.ipv6 {
-                return Err(ConnectError::InvalidRemoteAddress(addr));
-            }
-            let (handle, core) = e.core.connect(self.inner.runtime.now(), config, addr, server_name)?;
+            let now = self.inner.runtime.now();
+            let (handle, core) = e.core.connect(now, config, off_socket(addr), server_name)?;
             e.stats.outgoing_handshakes += 1;
             let session = SessionRef::new(core, self.inner.runtime.clone());
             e.sessions.insert(handle, session.shared());
-            Ok((handle, session, socket))
+            Ok((handle, session, bound))
         });
         drop(kept);
-        let (handle, session, socket) = made?;
-        self.inner.drive(handle, &session, socket);
+        let (handle, session, bound) = made?;
+        self.inner.drive(handle, &session, bound);
         Ok(Connecting::new(session))
     }
 
@@ -134,7 +130,7 @@ impl<R: Runtime> Endpoint<R> {
         let incoming = slot
             .wait(|e| match e.incoming.pop_front() {
                 Some(incoming) => Some(Some(incoming)),
-                None if e.close.is_some() || e.socket.is_none() => Some(None),
+                None if e.close.is_some() || e.bound.is_none() => Some(None),
                 None => None,
             })
             .await?;
@@ -146,10 +142,42 @@ impl<R: Runtime> Endpoint<R> {
     /// # Errors
     /// - [`io::ErrorKind::NotConnected`] after [`Self::abort`], or if the socket is lost.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        match self.inner.with(|e| e.socket.clone()) {
-            Some(socket) => socket.local_addr(),
+        match self.inner.with(|e| e.bound.clone()) {
+            Some(bound) => bound.socket.local_addr(),
             None => Err(io::ErrorKind::NotConnected.into()),
         }
+    }
+
+    /// Goes over to another UDP socket, such as one on another network, without ending a session.
+    ///
+    /// The connections of clients follow at once, those to servers that the new socket does not reach are lost in time. Who
+    /// has connected to this endpoint finds it no more unless the new socket has the old one's address. What still comes to
+    /// the old socket is read until something has come to the new one. May be called at any time. Spec: KWIK §8.
+    ///
+    /// # Errors
+    /// - [`io::ErrorKind::NotConnected`] after [`Self::abort`], or if the socket is lost.
+    /// - Whatever the operating system says; the old socket stays then.
+    #[expect(clippy::disallowed_types, reason = "quinn's signature: it goes to the runtime as it comes")]
+    pub fn rebind(&self, socket: std::net::UdpSocket) -> io::Result<()> {
+        self.rebind_abstract(self.inner.runtime.wrap_udp_socket(socket)?)
+    }
+
+    /// Goes over to another socket of the runtime's, as [`Self::rebind`] does.
+    ///
+    /// # Errors
+    /// - As [`Self::rebind`].
+    pub fn rebind_abstract(&self, socket: R::Socket) -> io::Result<()> {
+        self.inner.rebind(socket)
+    }
+
+    /// Says that the machine may have another address, or another way to its peers: it has changed networks, or woken up.
+    ///
+    /// A hint, for programs that the system tells: every connection of this endpoint's own making sends at once, so that its
+    /// server learns where it is now. Without it, and without traffic, that takes as long again as nothing has come for, up
+    /// to a third of the idle timeout. Costs a packet for each connection. The socket stays; one that is bound to an address
+    /// that is gone needs [`Self::rebind`], which includes this. Spec: KWIK §8.
+    pub fn network_changed(&self) {
+        self.inner.tell_network_change();
     }
 
     /// Returns how many QUIC connections are open, those still saying goodbye included.

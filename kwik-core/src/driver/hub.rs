@@ -5,6 +5,8 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     future::poll_fn,
+    io,
+    net::{IpAddr, SocketAddr},
     ops::Deref,
     sync::{
         Arc,
@@ -25,7 +27,7 @@ use super::{
 };
 use crate::{
     action::Transmit,
-    endpoint::{self as core, SessionHandle},
+    endpoint::{self as core, Families, SessionHandle},
     error::{ConnectionError, ErrorCode},
 };
 
@@ -37,6 +39,41 @@ pub(super) enum Key {
     Read,
 }
 
+/// A socket, as the tasks that use it hold it.
+pub(super) struct Bound<R: Runtime> {
+    pub(super) socket: Arc<R::Socket>,
+    /// It is an IPv6 one; the core only sees canonical addresses.
+    pub(super) ipv6: bool,
+    /// How often the endpoint had been bound anew when it got this one.
+    pub(super) number: usize,
+}
+
+impl<R: Runtime> Bound<R> {
+    /// Takes over a socket, and tells the core what it reaches.
+    pub(super) fn new(socket: R::Socket, number: usize, core: &mut core::Endpoint) -> io::Result<Self> {
+        let local = socket.local_addr()?;
+        core.set_families(families(local, socket.only_v6()));
+        Ok(Self { socket: Arc::new(socket), ipv6: local.is_ipv6(), number })
+    }
+}
+
+impl<R: Runtime> Clone for Bound<R> {
+    fn clone(&self) -> Self {
+        Self { socket: self.socket.clone(), ..*self }
+    }
+}
+
+/// Returns which addresses a socket can send to that is bound to `local`. An IPv6 one sends to IPv4 addresses from one that
+/// is IPv4 itself, or not chosen yet.
+fn families(local: SocketAddr, only_v6: bool) -> Families {
+    match local.ip() {
+        IpAddr::V4(_) => Families::V4,
+        IpAddr::V6(ip) if ip.to_ipv4_mapped().is_some() => Families::V4,
+        IpAddr::V6(ip) if ip.is_unspecified() && !only_v6 => Families::Both,
+        IpAddr::V6(_) => Families::V6,
+    }
+}
+
 /// What the endpoint's lock guards.
 pub(super) struct State<R: Runtime> {
     pub(super) core: core::Endpoint,
@@ -45,7 +82,7 @@ pub(super) struct State<R: Runtime> {
     pub(super) incoming: VecDeque<core::Incoming>,
     pub(super) close: Option<(ErrorCode, Vec<u8>)>,
     /// `None` once the endpoint is lost or aborted.
-    pub(super) socket: Option<Arc<R::Socket>>,
+    pub(super) bound: Option<Bound<R>>,
     /// The endpoint's task.
     pub(super) driver: Option<Waker>,
     pub(super) wakers: Wakers<Key>,
@@ -91,8 +128,8 @@ impl Owes for Buffers {}
 /// An endpoint, without a say in how long it lives: what tasks hold.
 pub(super) struct Shared<R: Runtime> {
     pub(super) runtime: Arc<R>,
-    /// The socket is an IPv6 one; the core only sees canonical addresses.
-    pub(super) ipv6: bool,
+    /// How often the endpoint was bound to another socket.
+    rebound: AtomicUsize,
     pub(super) handles: AtomicUsize,
     pub(super) dropped: AtomicU64,
     state: Lock<State<R>>,
@@ -139,28 +176,28 @@ impl<R: Runtime> Shared<R> {
 
     /// Ends the endpoint and its sessions, without a goodbye.
     pub(super) fn stop(&self, error: &ConnectionError) {
-        let (sessions, socket) = self.with(|e| {
+        let (sessions, bound) = self.with(|e| {
             for incoming in std::mem::take(&mut e.incoming) {
                 e.core.ignore(incoming);
             }
             e.wakers.wake_all();
             e.notify();
-            (std::mem::take(&mut e.sessions), e.socket.take())
+            (std::mem::take(&mut e.sessions), e.bound.take())
         });
-        drop(socket);
+        drop(bound);
         for session in sessions.into_values() {
             session.abort(error.clone());
         }
     }
 
     /// Sends a reply if there is room; clients ask again.
-    pub(super) fn reply(&self, socket: &R::Socket, reply: &Reply) {
+    pub(super) fn reply(&self, bound: &Bound<R>, reply: &Reply) {
         let Some(bytes) = reply.bytes.get(..reply.transmit.size) else {
             return;
         };
-        let destination = onto_socket(reply.transmit.destination, self.ipv6);
+        let destination = onto_socket(reply.transmit.destination, bound.ipv6);
         let transmit = Transmit { destination, ..reply.transmit.clone() };
-        if let Err(error) = socket.try_send(&transmit, bytes) {
+        if let Err(error) = bound.socket.try_send(&transmit, bytes) {
             tracing::debug!(%error, "reply not sent");
         }
     }
@@ -214,19 +251,49 @@ impl<R: Runtime> Shared<R> {
     }
 
     /// Starts the task of a session that is in the table.
-    pub(super) fn drive(
-        self: &Arc<Self>,
-        handle: SessionHandle,
-        session: &SessionRef,
-        socket: Arc<R::Socket>,
-    ) {
-        self.runtime.spawn(SessionDriver::new(session.shared(), self.clone(), handle, socket));
+    pub(super) fn drive(self: &Arc<Self>, handle: SessionHandle, session: &SessionRef, bound: Bound<R>) {
+        self.runtime.spawn(SessionDriver::new(session.shared(), self.clone(), handle, bound));
     }
 
     /// Sends a reply, on behalf of a handle.
     fn reply_from_handle(&self, reply: &Reply) {
-        if let Some(socket) = self.with(|e| e.socket.clone()) {
-            self.reply(&socket, reply);
+        if let Some(bound) = self.with(|e| e.bound.clone()) {
+            self.reply(&bound, reply);
+        }
+    }
+
+    /// Returns the endpoint's socket, if it is another one than `old` by now.
+    pub(super) fn rebound_since(&self, old: &Bound<R>) -> Option<Bound<R>> {
+        if self.rebound.load(Ordering::Acquire) == old.number {
+            return None; // the usual case takes no lock
+        }
+        self.with(|e| e.bound.clone())
+    }
+
+    /// Goes over to another socket; on failure nothing has changed.
+    pub(super) fn rebind(&self, socket: R::Socket) -> io::Result<()> {
+        let old = self.with(|e| {
+            let Some(old) = &e.bound else {
+                return Err(io::Error::from(io::ErrorKind::NotConnected));
+            };
+            let bound = Bound::new(socket, old.number + 1, &mut e.core)?;
+            self.rebound.store(bound.number, Ordering::Release);
+            e.notify();
+            Ok(e.bound.replace(bound))
+        })?;
+        drop(old); // not under the lock: it may be the last hold on it
+        self.tell_network_change();
+        Ok(())
+    }
+
+    /// Tells all sessions that the machine may have another address.
+    pub(super) fn tell_network_change(&self) {
+        for session in self.with(|e| e.sessions.values().cloned().collect::<Vec<_>>()) {
+            session.with(|s| {
+                let now = s.now();
+                s.core.handle_network_change(now);
+                s.notify();
+            });
         }
     }
 }
@@ -235,10 +302,10 @@ impl<R: Runtime> Shared<R> {
 pub(super) struct EndpointRef<R: Runtime>(Arc<Shared<R>>);
 
 impl<R: Runtime> EndpointRef<R> {
-    pub(super) fn new(core: core::Endpoint, socket: Arc<R::Socket>, ipv6: bool, runtime: Arc<R>) -> Self {
+    pub(super) fn new(core: core::Endpoint, bound: Bound<R>, runtime: Arc<R>) -> Self {
         Self(Arc::new(Shared {
             runtime,
-            ipv6,
+            rebound: AtomicUsize::new(bound.number),
             handles: AtomicUsize::new(1),
             dropped: AtomicU64::new(0),
             state: Lock::new(State {
@@ -246,7 +313,7 @@ impl<R: Runtime> EndpointRef<R> {
                 sessions: BTreeMap::new(),
                 incoming: VecDeque::new(),
                 close: None,
-                socket: Some(socket),
+                bound: Some(bound),
                 driver: None,
                 wakers: Wakers::default(),
                 stats: EndpointStats::default(),
@@ -288,22 +355,22 @@ impl<R: Runtime> Host for EndpointRef<R> {
             let now = self.runtime.now();
             let (handle, core) = match e.core.accept(now, incoming, &mut bytes) {
                 Ok(accepted) => accepted,
-                Err(error) => return Err(Box::new((error, e.socket.clone()))),
+                Err(error) => return Err(Box::new((error, e.bound.clone()))),
             };
             e.stats.accepted_handshakes += 1;
             let session = SessionRef::new(core, self.runtime.clone());
-            if let Some(socket) = e.socket.clone() {
+            if let Some(bound) = e.bound.clone() {
                 e.sessions.insert(handle, session.shared());
-                return Ok((session, Some((handle, socket)), e.close.clone()));
+                return Ok((session, Some((handle, bound)), e.close.clone()));
             }
             Ok((session, None, None))
         });
         match accepted {
-            Ok((session, Some((handle, socket)), close)) => {
+            Ok((session, Some((handle, bound)), close)) => {
                 if let Some((code, reason)) = close {
                     session.with(|s| s.close_always(code, &reason));
                 }
-                self.drive(handle, &session, socket);
+                self.drive(handle, &session, bound);
                 Ok(session)
             }
             Ok((session, None, _)) => {
@@ -311,9 +378,9 @@ impl<R: Runtime> Host for EndpointRef<R> {
                 Ok(session)
             }
             Err(failed) => {
-                let (error, socket) = *failed;
-                if let (Some(transmit), Some(socket)) = (error.response, socket) {
-                    self.reply(&socket, &Reply { transmit, bytes });
+                let (error, bound) = *failed;
+                if let (Some(transmit), Some(bound)) = (error.response, bound) {
+                    self.reply(&bound, &Reply { transmit, bytes });
                 }
                 Err(error.cause)
             }

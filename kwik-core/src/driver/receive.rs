@@ -3,10 +3,10 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     future::Future,
-    io::IoSliceMut,
+    io::{self, IoSliceMut},
     pin::Pin,
     sync::{Arc, atomic::Ordering},
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Waker, ready},
     time::Instant,
 };
 
@@ -15,7 +15,7 @@ use bytes::BytesMut;
 use super::{
     FLUSH, MESSAGE_MAX, RECV_BATCH, RECV_ERRORS_MAX, RECVS_PER_POLL, ROOM_WAIT, ROOM_WAIT_PERIOD, SLAB,
     SLABS_KEPT,
-    hub::{Key, Reply, Shared, State},
+    hub::{Bound, Key, Reply, Shared, State},
     inbox::Parcel,
     runtime::{RecvMeta, Runtime, Socket as _, Timer as _},
     session,
@@ -29,7 +29,9 @@ use crate::{
 /// Drives one endpoint, as long as there are handles to it or sessions of it.
 pub(super) struct EndpointDriver<R: Runtime> {
     endpoint: Arc<Shared<R>>,
-    socket: Arc<R::Socket>,
+    bound: Bound<R>,
+    /// The socket before, as long as nothing has come to this one.
+    previous: Option<Arc<R::Socket>>,
     buf: Box<[u8]>,
     slabs: Slabs,
     mail: Mail,
@@ -55,10 +57,11 @@ enum Read {
 }
 
 impl<R: Runtime> EndpointDriver<R> {
-    pub(super) fn new(endpoint: Arc<Shared<R>>, socket: Arc<R::Socket>) -> Self {
+    pub(super) fn new(endpoint: Arc<Shared<R>>, bound: Bound<R>) -> Self {
         Self {
             endpoint,
-            socket,
+            bound,
+            previous: None,
             buf: vec![0; RECV_BATCH * MESSAGE_MAX].into_boxed_slice(),
             slabs: Slabs::default(),
             mail: Mail::default(),
@@ -84,22 +87,64 @@ impl<R: Runtime> EndpointDriver<R> {
             }
             // Read under the lock: whoever drops the last handle either is seen here or finds the waker.
             let unused = self.endpoint.handles.load(Ordering::Acquire) == 0 && e.sessions.is_empty();
-            e.socket.is_none() || unused
+            e.bound.is_none() || unused
         })
+    }
+
+    /// Goes over to another socket if the endpoint was bound to one.
+    fn follow(&mut self) {
+        if let Some(bound) = self.endpoint.rebound_since(&self.bound) {
+            let old = std::mem::replace(&mut self.bound, bound);
+            self.previous = Some(old.socket);
+            self.errors = 0;
+        }
+    }
+
+    /// Reads one call's worth of datagrams.
+    fn receive(&mut self, cx: &mut Context<'_>, socket: &R::Socket) -> Poll<io::Result<()>> {
+        let mut meta = [RecvMeta::default(); RECV_BATCH];
+        let mut pieces = self.buf.chunks_mut(MESSAGE_MAX);
+        let mut bufs: [_; RECV_BATCH] =
+            std::array::from_fn(|_| IoSliceMut::new(pieces.next().unwrap_or_default()));
+        let count = ready!(socket.poll_recv(cx, &mut bufs, &mut meta))?;
+        self.route(meta.get(..count).unwrap_or(&meta));
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads what is left in the socket before this one, within the same bounds.
+    fn read_previous(&mut self, cx: &mut Context<'_>) -> Read {
+        let Some(previous) = self.previous.clone() else {
+            return Read::Empty;
+        };
+        for _ in 0..RECVS_PER_POLL {
+            match self.receive(cx, &previous) {
+                Poll::Pending => return Read::Empty,
+                Poll::Ready(Ok(())) if self.mail.count >= FLUSH && !self.mail.deliver(cx.waker()) => {
+                    return Read::Full;
+                }
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => {
+                    tracing::debug!(%error, "the socket before is not read any more");
+                    self.previous = None;
+                    return Read::Empty;
+                }
+            }
+        }
+        Read::Budget
     }
 
     /// Reads until the socket is empty, a session has no room, or the budget is spent.
     fn read(&mut self, cx: &mut Context<'_>) -> Read {
+        let socket = self.bound.socket.clone();
         for _ in 0..RECVS_PER_POLL {
-            let mut meta = [RecvMeta::default(); RECV_BATCH];
-            let mut pieces = self.buf.chunks_mut(MESSAGE_MAX);
-            let mut bufs: [_; RECV_BATCH] =
-                std::array::from_fn(|_| IoSliceMut::new(pieces.next().unwrap_or_default()));
-            match self.socket.poll_recv(cx, &mut bufs, &mut meta) {
+            let before = self.mail.count;
+            match self.receive(cx, &socket) {
                 Poll::Pending => return Read::Empty,
-                Poll::Ready(Ok(count)) => {
+                Poll::Ready(Ok(())) => {
                     self.errors = 0;
-                    self.route(meta.get(..count).unwrap_or(&meta));
+                    if self.mail.count > before {
+                        self.previous = None; // a peer knows the new address
+                    }
                     if self.mail.count >= FLUSH && !self.mail.deliver(cx.waker()) {
                         return Read::Full;
                     }
@@ -162,7 +207,7 @@ impl<R: Runtime> EndpointDriver<R> {
             }
         });
         for reply in self.replies.drain(..) {
-            self.endpoint.reply(&self.socket, &reply);
+            self.endpoint.reply(&self.bound, &reply);
         }
     }
 }
@@ -238,7 +283,11 @@ impl<R: Runtime> Future for EndpointDriver<R> {
         if !this.make_room(cx) {
             return Poll::Pending; // the waker is with whoever makes room, and with the timer
         }
-        let read = this.read(cx);
+        this.follow();
+        let read = match this.read_previous(cx) {
+            Read::Empty => this.read(cx),
+            unread => unread,
+        };
         if matches!(read, Read::Lost) {
             return Poll::Ready(());
         }

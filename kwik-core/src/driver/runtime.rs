@@ -43,6 +43,13 @@ pub trait Runtime: Send + Sync + Sized + 'static {
     /// - Whatever the operating system says.
     fn bind(&self, addr: SocketAddr) -> io::Result<Self::Socket>;
 
+    /// Takes over a bound socket.
+    ///
+    /// # Errors
+    /// - Whatever the operating system says.
+    #[expect(clippy::disallowed_types, reason = "the core only passes it on")]
+    fn wrap_udp_socket(&self, socket: std::net::UdpSocket) -> io::Result<Self::Socket>;
+
     /// Creates a timer that expires at `at`. Called from within tasks of this runtime only.
     fn timer(&self, at: Instant) -> Self::Timer;
 
@@ -95,8 +102,15 @@ pub trait Socket: Send + Sync + Sized + 'static {
     /// - Whatever the operating system says.
     fn local_addr(&self) -> io::Result<SocketAddr>;
 
-    /// Returns how many datagrams one `try_send` may carry; at least 1. May fall while the socket lives.
-    fn max_gso_segments(&self) -> usize {
+    /// Returns whether an IPv6 socket sends to IPv6 addresses only, and not to IPv4 ones in their mapped form as well.
+    fn only_v6(&self) -> bool {
+        false
+    }
+
+    /// Returns how many datagrams one `try_send` to `destination` may carry now; at least 1. One that carried more than this
+    /// says after it has failed is repeated in pieces.
+    fn max_gso_segments(&self, destination: SocketAddr) -> usize {
+        let _any = destination;
         1
     }
 

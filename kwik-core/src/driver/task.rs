@@ -16,7 +16,8 @@ use std::{
 };
 
 use super::{
-    FACTS_PER_TURN, SEND_MAX, SENDS_PER_POLL, TRAIN, TURNS_PER_POLL, hub,
+    FACTS_PER_TURN, SEND_MAX, SENDS_PER_POLL, TRAIN, TURNS_PER_POLL,
+    hub::{self, Bound},
     lock::Owed,
     runtime::{Runtime, Socket, Timer as _, Writable as _},
     session::{Shared, State},
@@ -36,7 +37,7 @@ pub(super) struct SessionDriver<R: Runtime> {
     shared: Arc<Shared>,
     endpoint: Arc<hub::Shared<R>>,
     handle: SessionHandle,
-    socket: Arc<R::Socket>,
+    bound: Bound<R>,
     writable: Option<Pin<Box<<R::Socket as Socket>::Writable>>>,
     timer: Option<Pin<Box<R::Timer>>>,
     /// What the timer is set to.
@@ -124,13 +125,13 @@ impl<R: Runtime> SessionDriver<R> {
         shared: Arc<Shared>,
         endpoint: Arc<hub::Shared<R>>,
         handle: SessionHandle,
-        socket: Arc<R::Socket>,
+        bound: Bound<R>,
     ) -> Self {
         Self {
             shared,
             endpoint,
             handle,
-            socket,
+            bound,
             writable: None,
             timer: None,
             armed: None,
@@ -144,6 +145,10 @@ impl<R: Runtime> SessionDriver<R> {
     }
 
     fn run(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(bound) = self.endpoint.rebound_since(&self.bound) {
+            self.bound = bound;
+            self.writable = None; // that was the old one's
+        }
         let mut sends = SENDS_PER_POLL;
         for _ in 0..TURNS_PER_POLL {
             match self.turn(cx) {
@@ -234,7 +239,7 @@ impl<R: Runtime> SessionDriver<R> {
 
     /// Sends the train, in as many calls as the socket's limits ask for.
     fn send(&mut self, cx: &mut Context<'_>, budget: &mut usize) -> Flow {
-        let segments = self.socket.max_gso_segments().max(1);
+        let socket = &self.bound.socket;
         while let Some(train) = &mut self.train {
             let Some(left) = self.buf.get(train.at..train.transmit.size).filter(|left| !left.is_empty())
             else {
@@ -245,11 +250,13 @@ impl<R: Runtime> SessionDriver<R> {
                 return Flow::OutOfBudget;
             }
             *budget -= 1;
-            let (part, bytes) = cut(&train.transmit, left, segments, self.endpoint.ipv6);
-            match self.socket.try_send(&part, bytes) {
+            let to = onto_socket(train.transmit.destination, self.bound.ipv6);
+            let segments = socket.max_gso_segments(to).max(1);
+            let (part, bytes) = cut(&train.transmit, left, segments, to);
+            match socket.try_send(&part, bytes) {
                 Ok(()) => train.at += bytes.len(),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let writable = self.writable.get_or_insert_with(|| Box::pin(self.socket.writable()));
+                    let writable = self.writable.get_or_insert_with(|| Box::pin(socket.writable()));
                     match writable.as_mut().poll_writable(cx) {
                         Poll::Pending => return Flow::Blocked,
                         Poll::Ready(Ok(())) => {}
@@ -258,6 +265,9 @@ impl<R: Runtime> SessionDriver<R> {
                             self.train = None;
                         }
                     }
+                }
+                Err(error) if part.segment_size.is_some() && socket.max_gso_segments(to) < segments => {
+                    tracing::debug!(%error, destination = %part.destination, "sent again in pieces");
                 }
                 Err(error) => {
                     tracing::debug!(%error, destination = %part.destination, "send failed");
@@ -328,12 +338,17 @@ fn drain_news(s: &mut State) {
 }
 
 /// Returns the start of what is left of a train that fits one send call, and its bytes.
-fn cut<'a>(train: &Transmit, left: &'a [u8], segments: usize, ipv6: bool) -> (Transmit, &'a [u8]) {
+fn cut<'a>(
+    train: &Transmit,
+    left: &'a [u8],
+    segments: usize,
+    destination: SocketAddr,
+) -> (Transmit, &'a [u8]) {
     let segment = train.segment_size.unwrap_or(left.len()).max(1);
     let room = (SEND_MAX / segment).clamp(1, segments).saturating_mul(segment);
     let bytes = left.get(..room).unwrap_or(left);
     let part = Transmit {
-        destination: onto_socket(train.destination, ipv6),
+        destination,
         ecn: train.ecn,
         size: bytes.len(),
         segment_size: (bytes.len() > segment).then_some(segment),
@@ -401,7 +416,7 @@ mod tests {
             let mut left = bytes.as_slice();
             let mut parts = Vec::new();
             while !left.is_empty() {
-                let (part, cut) = cut(&transmit, left, segments, false);
+                let (part, cut) = cut(&transmit, left, segments, transmit.destination);
                 parts.push((part.size, part.segment_size));
                 left = &left[cut.len()..];
             }

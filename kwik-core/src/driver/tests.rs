@@ -206,6 +206,11 @@ impl Runtime for Host {
         Ok(Port { machine: self.machine.clone(), addr })
     }
 
+    #[expect(clippy::disallowed_types, reason = "it is refused")]
+    fn wrap_udp_socket(&self, _: std::net::UdpSocket) -> io::Result<Port> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     fn timer(&self, at: Instant) -> Alarm {
         let id = self.machine.0.with(|s| {
             s.timer_ids += 1;
@@ -451,4 +456,61 @@ fn reading_waits_for_a_session_that_is_merely_late() {
     machine.run_for(Duration::from_millis(100));
     assert_eq!((machine.buffered(CLIENT), endpoint.stats().dropped_datagrams), (0, 0));
     assert_eq!((client.close_reason(), server.close_reason()), (None, None));
+}
+
+/// Bound to another socket in the middle of a transfer, a client is found there at once. What was on its way to the old
+/// socket is read as well.
+#[test]
+fn a_client_goes_over_to_another_socket() {
+    const MOVED: u16 = 77;
+    let Pair { machine, endpoint, client, server, _listener } = pair(TransportConfig::default());
+    let mut send = machine.wait(server.open_uni()).unwrap();
+    machine.wait(send.write_all(&[7; 1000])).unwrap();
+    let mut recv = machine.wait(client.accept_uni()).unwrap();
+    let mut buf = [0; 1000];
+    machine.wait(recv.read_exact(&mut buf)).unwrap();
+    machine.run_for(Duration::from_millis(200));
+    assert!(pin!(send.write_all(&[8; 1000])).poll(&mut Context::from_waker(Waker::noop())).is_ready());
+    machine.run(SERVER);
+    assert!(machine.buffered(CLIENT) > 0);
+
+    let socket = machine.host(CLIENT).bind(address(MOVED)).unwrap();
+    endpoint.rebind_abstract(socket).unwrap();
+    assert_eq!(endpoint.local_addr().unwrap(), address(MOVED));
+    machine.run(CLIENT);
+    assert_eq!(machine.buffered(CLIENT), 0, "what came to the old socket is left unread");
+    machine.wait(recv.read_exact(&mut buf)).unwrap();
+    assert_eq!(buf, [8; 1000]);
+    machine.run_for(Duration::from_millis(100));
+    assert_eq!(server.remote_address(), address(MOVED));
+
+    // From now on nobody reads the old one.
+    machine.0.with(|s| {
+        let stray = (address(SERVER), vec![0; 100]);
+        s.buffers.get_mut(&address(CLIENT)).unwrap().messages.push_back(stray);
+    });
+    machine.wait(send.write_all(&[9; 1000])).unwrap();
+    machine.wait(recv.read_exact(&mut buf)).unwrap();
+    assert_eq!((buf, machine.buffered(CLIENT)), ([9; 1000], 1));
+    assert_eq!((client.close_reason(), server.close_reason()), (None, None));
+
+    endpoint.abort();
+    let socket = machine.host(CLIENT).bind(address(MOVED + 1)).unwrap();
+    assert_eq!(endpoint.rebind_abstract(socket).unwrap_err().kind(), io::ErrorKind::NotConnected);
+}
+
+/// Told that the network has changed, an endpoint sends for each connection that it has made, and for no other.
+#[test]
+fn a_hint_makes_clients_send_and_servers_not() {
+    let Pair { machine, endpoint, client: _client, server: _server, _listener: listener } =
+        pair(TransportConfig::default());
+    machine.run_for(Duration::from_secs(5));
+    assert_eq!(machine.buffered(SERVER), 0);
+    endpoint.network_changed();
+    machine.run(CLIENT);
+    assert_eq!(machine.buffered(SERVER), 1);
+    machine.run_for(Duration::from_secs(5));
+    listener.network_changed();
+    machine.run(SERVER);
+    assert_eq!(machine.buffered(CLIENT), 0);
 }

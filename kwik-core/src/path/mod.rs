@@ -3,3 +3,4 @@
 pub(crate) mod dial;
 pub(crate) mod health;
 pub(crate) mod state;
+pub(crate) mod watch;

@@ -273,6 +273,11 @@ impl Connection {
         self.inner.ping();
     }
 
+    /// Takes a new connection id of the peer's where there is one, and makes the next packet ask for an acknowledgement.
+    pub(crate) fn local_address_changed(&mut self) {
+        self.inner.local_address_changed();
+    }
+
     pub(crate) fn rtt(&self) -> Duration {
         self.inner.rtt()
     }

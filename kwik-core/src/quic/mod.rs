@@ -13,7 +13,7 @@ pub(crate) use cid::TokenClock;
 pub use connection::Written;
 pub(crate) use connection::{Connection, ConnectionEvent, EndpointEvent};
 pub(crate) use endpoint::{
-    Datagram, Dial, Endpoint, Incoming, check_client_tls, check_server_tls, native_streams,
+    Datagram, Dial, Endpoint, Incoming, check_client_tls, check_server_tls, keep_alive, native_streams,
 };
 #[cfg(feature = "qlog")]
 pub use qlog::Qlog;

@@ -69,6 +69,7 @@ use crate::{
     error::{ApiMisuse, ApplicationClose, ConnectionError, ErrorCode},
     id::{PathId, Role, SessionId, StreamId},
     limits,
+    path::watch::Watch,
     quic::{self, native_streams},
     rng::Rng,
     timer::{Wall, earliest},
@@ -147,8 +148,8 @@ pub struct Session {
     endpoint_events: VecDeque<EndpointEvent>,
     lost: Option<ConnectionError>,
     app_protocol: Option<Bytes>,
-    /// When the home connection was last heard, for keep-alives.
-    home_heard: Instant,
+    /// When the path to the primary is asked for a sign of life; on clients.
+    watch: Watch,
     /// When frames that were left unread for coming too fast are read on, and relays that wait for their rate go.
     resume_at: Option<Instant>,
     /// Messages of other servers that the application has not taken, and what they count for.
@@ -235,7 +236,7 @@ impl Session {
             endpoint_events: VecDeque::new(),
             lost: None,
             app_protocol: None,
-            home_heard: now,
+            watch: Watch::new(now),
             resume_at: None,
             relayed: VecDeque::new(),
             relayed_bytes: 0,
@@ -306,13 +307,24 @@ impl Session {
             Machine::Primary(primary) if self.lost.is_none() => primary.handle_timeout(now),
             Machine::Greeting(_) | Machine::Primary(_) | Machine::Secondary(_) => {}
         }
-        if self.keep_alive_at().is_some_and(|at| at <= now) {
-            self.home_heard = now;
-            if let Some(home) = self.links.get_mut(&HOME) {
-                home.quic.ping();
-            }
-        }
+        self.watch_home(now);
         self.unsettled = true;
+    }
+
+    /// This machine may have another address or another way to its peers from now on. A client's connections all say so at
+    /// once, each to its server, under connection ids that were not seen before; what it had learnt of its ways is
+    /// forgotten. On a server nothing happens: its clients cannot follow. Spec: KWIK §8.
+    pub fn handle_network_change(&mut self, now: Instant) {
+        let _session = self.enter();
+        self.touch(now);
+        let Machine::Client(client) = &mut self.machine else {
+            return;
+        };
+        client.on_network_change();
+        self.watch.on_change(now);
+        for link in self.links.values_mut() {
+            link.quic.local_address_changed();
+        }
     }
 
     /// Returns whether [`Self::handle_timeout`] may find a peer silent or gone at `now`: then nothing that it has sent
@@ -389,7 +401,7 @@ impl Session {
             Machine::Primary(primary) => primary.deadline().filter(|_| self.lost.is_none()),
             Machine::Greeting(_) | Machine::Secondary(_) => None,
         };
-        earliest(earliest(links, machine), earliest(self.resume_at, self.keep_alive_at()))
+        earliest(earliest(links, machine), earliest(self.resume_at, self.watch_at()))
     }
 
     /// Returns whether nothing will ever be wanted again: the session can be dropped.

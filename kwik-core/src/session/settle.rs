@@ -53,6 +53,7 @@ impl Session {
             self.flush_control();
             self.flush_relays();
         }
+        self.note_waits();
     }
 
     /// Hands what one connection reports to the machine.
@@ -99,13 +100,14 @@ impl Session {
         if frames == link.frames_heard {
             return;
         }
-        link.frames_heard = frames;
+        let heard = std::mem::replace(&mut link.frames_heard, frames);
         link.on_heard(self.now);
         let fresh = acks != link.acks_heard;
+        let news = frames.wrapping_sub(heard) != acks.wrapping_sub(link.acks_heard);
         link.acks_heard = acks;
         let rtt = (fresh && !link.quic.is_handshaking()).then(|| link.quic.rtt());
         if path == HOME {
-            self.home_heard = self.now;
+            self.watch.on_heard(self.now, news, link.quic.rtt());
         }
         if let Machine::Client(client) = &mut self.machine {
             client.on_heard(self.now, path, frames, rtt);
@@ -497,12 +499,31 @@ impl Session {
         self.permit_uni();
     }
 
-    /// The primary must be known to be there while leases live. Spec: KWIK §8.
-    pub(super) fn keep_alive_at(&self) -> Option<Instant> {
+    /// Notes whether there is something that the primary may send for: leases, streams that are not read to their end, and
+    /// streams that may still be written to, as room for that is something to send. Spec: KWIK §8.
+    fn note_waits(&mut self) {
         let Machine::Client(client) = &self.machine else {
-            return None;
+            return;
         };
-        let needed = client.needs_primary() && self.lost.is_none();
-        needed.then(|| self.home_heard + self.transport.idle_timeout / 3)
+        // The newest streams first: they are the ones that are still written to.
+        let open = || !self.recv.is_empty() || self.send.values().rev().any(|half| !half.is_finished());
+        let waits = self.lost.is_none() && (client.needs_primary() || open());
+        self.watch.on_waits(self.now, waits);
+    }
+
+    /// When the path to the primary is to be asked for a sign of life, unless it gives one before.
+    pub(super) fn watch_at(&self) -> Option<Instant> {
+        self.watch.deadline(quic::keep_alive(self.transport.idle_timeout))
+    }
+
+    /// Asks the primary for a sign of life if it is time.
+    pub(super) fn watch_home(&mut self, now: Instant) {
+        if self.watch_at().is_none_or(|at| at > now) {
+            return;
+        }
+        self.watch.on_asked(now, quic::keep_alive(self.transport.idle_timeout));
+        if let Some(home) = self.links.get_mut(&HOME) {
+            home.quic.ping();
+        }
     }
 }

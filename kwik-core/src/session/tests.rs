@@ -9,6 +9,7 @@ mod price;
 mod questions;
 mod relay;
 mod retry;
+mod roaming;
 
 use std::{collections::VecDeque, sync::Arc};
 

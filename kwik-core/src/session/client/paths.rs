@@ -16,6 +16,7 @@ use crate::{
     lease::ticket::{self, Signer as _},
     limits,
     path::{
+        dial::FailedDials,
         health::{Health, Verdict},
         state::State,
     },
@@ -208,6 +209,11 @@ impl Client {
         for (id, code) in over {
             self.close_path(id, code);
         }
+    }
+
+    /// The client may be elsewhere: what could not be reached before may be reached from there.
+    pub(in crate::session) fn on_network_change(&mut self) {
+        self.failed_dials = FailedDials::default();
     }
 
     fn close_path(&mut self, id: PathId, code: ErrorCode) {
