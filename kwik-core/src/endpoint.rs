@@ -13,7 +13,7 @@ use crate::{
     action::{Ecn, Transmit},
     config::{ClientConfig, ServerConfig},
     error::{ConfigError, ConnectError, ConnectionError},
-    id::PathId,
+    id::LinkId,
     lease::ticket::Nonces,
     limits, quic,
     rng::Rng,
@@ -68,10 +68,10 @@ pub struct SessionEvent(pub(crate) SessionEventInner);
 #[derive(Debug)]
 pub(crate) enum SessionEventInner {
     /// Boxed: a connection is many kilobytes, and every datagram travels in one of these.
-    Dialled(PathId, Result<Box<quic::Connection>, ConnectError>),
+    Dialled(LinkId, Result<Box<quic::Connection>, ConnectError>),
     /// Whether the ticket's nonce was seen for the first time.
     Nonce(bool),
-    Quic(PathId, quic::ConnectionEvent),
+    Quic(LinkId, quic::ConnectionEvent),
 }
 
 /// Something a session asks its endpoint for.
@@ -82,7 +82,7 @@ pub struct EndpointEvent(pub(crate) EndpointEventInner);
 pub(crate) enum EndpointEventInner {
     Dial(quic::Dial),
     Nonce { nonce: [u8; 16], expires: u64, now: u64 },
-    Quic { path: PathId, key: usize, event: quic::EndpointEvent },
+    Quic { link: LinkId, key: usize, event: quic::EndpointEvent },
 }
 
 /// A client at the door. Must be handed to [`Endpoint::accept`], `refuse`, `retry` or `ignore`.
@@ -132,7 +132,7 @@ pub struct Endpoint {
     nonces: Nonces,
     families: Families,
     /// Where each QUIC connection belongs.
-    routes: BTreeMap<usize, (SessionHandle, PathId)>,
+    routes: BTreeMap<usize, (SessionHandle, LinkId)>,
     next_session: u64,
 }
 
@@ -216,8 +216,8 @@ impl Endpoint {
         match self.quic.handle(now, remote, local_ip, ecn, data, buf)? {
             quic::Datagram::Connection(key, event) => {
                 // A session that was forgotten may still be sent to: nobody is there, nothing is wrong.
-                let (session, path) = *self.routes.get(&key)?;
-                Some(DatagramEvent::Session(session, SessionEvent(SessionEventInner::Quic(path, event))))
+                let (session, link) = *self.routes.get(&key)?;
+                Some(DatagramEvent::Session(session, SessionEvent(SessionEventInner::Quic(link, event))))
             }
             quic::Datagram::Incoming(incoming) => Some(DatagramEvent::Incoming(Incoming(incoming))),
             quic::Datagram::Response(transmit) => Some(DatagramEvent::Response(transmit)),
@@ -237,7 +237,7 @@ impl Endpoint {
         server_name: &str,
     ) -> Result<(SessionHandle, Session), ConnectError> {
         let dial = quic::Dial {
-            path: PathId::PRIMARY,
+            link: LinkId::HOME,
             remote,
             server_name: server_name.to_owned(),
             tls: config.tls.clone(),
@@ -299,21 +299,21 @@ impl Endpoint {
     ) -> Option<SessionEvent> {
         let answer = match event.0 {
             EndpointEventInner::Dial(dial) => {
-                let path = dial.path;
+                let link = dial.link;
                 let dialled = self.dial(now, dial);
                 if let Ok(connection) = &dialled {
-                    self.routes.insert(connection.key(), (session, path));
+                    self.routes.insert(connection.key(), (session, link));
                 }
-                SessionEventInner::Dialled(path, dialled.map(Box::new))
+                SessionEventInner::Dialled(link, dialled.map(Box::new))
             }
             EndpointEventInner::Nonce { nonce, expires, now } => {
                 SessionEventInner::Nonce(self.nonces.insert(nonce, expires, now).is_ok())
             }
-            EndpointEventInner::Quic { path, key, event } => {
+            EndpointEventInner::Quic { link, key, event } => {
                 if event.is_drained() && self.routes.remove(&key).is_none() {
                     return None; // forgotten before it drained
                 }
-                SessionEventInner::Quic(path, self.quic.handle_event(key, event)?)
+                SessionEventInner::Quic(link, self.quic.handle_event(key, event)?)
             }
         };
         Some(SessionEvent(answer))
@@ -344,7 +344,7 @@ impl Endpoint {
     fn register(&mut self, key: usize) -> SessionHandle {
         let handle = SessionHandle(self.next_session);
         self.next_session += 1;
-        self.routes.insert(key, (handle, PathId::PRIMARY));
+        self.routes.insert(key, (handle, LinkId::HOME));
         handle
     }
 }

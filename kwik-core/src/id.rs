@@ -34,6 +34,32 @@ impl PathId {
     }
 }
 
+/// One of the connections of a path: an attach dials several addresses, and the first that answers is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Attempt(u8);
+
+impl Attempt {
+    /// The first one; the only one of paths that nobody dialled, and of the path to the primary.
+    pub(crate) const FIRST: Self = Self(0);
+
+    /// Returns the one after this.
+    pub(crate) const fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
+
+/// Names one connection of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct LinkId {
+    pub(crate) path: PathId,
+    pub(crate) attempt: Attempt,
+}
+
+impl LinkId {
+    /// The connection to the primary, and the only one of a server's session.
+    pub(crate) const HOME: Self = Self { path: PathId::PRIMARY, attempt: Attempt::FIRST };
+}
+
 impl fmt::Display for PathId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "path {}", self.0)

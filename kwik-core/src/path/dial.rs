@@ -33,6 +33,26 @@ impl DialPolicy for NotMorePrivate {
     }
 }
 
+/// Returns an address in the only form in which sockets tell it: a mapped one would never be recognised as the peer's.
+pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        IpAddr::V4(ip) => (ip, address.port()).into(),
+        IpAddr::V6(_) => address, // as it is: it may have a scope
+    }
+}
+
+/// Returns a server's address on the link that its primary is on, if it is a link-local one that does not say on which:
+/// the numbers of links are this machine's own affair, and no server can name them.
+pub(crate) fn on_link_of(mut address: SocketAddr, primary: SocketAddr) -> SocketAddr {
+    if let (SocketAddr::V6(own), SocketAddr::V6(primary)) = (&mut address, primary) {
+        let local = own.ip().is_unicast_link_local() && primary.ip().is_unicast_link_local();
+        if local && own.scope_id() == 0 {
+            own.set_scope_id(primary.scope_id());
+        }
+    }
+    address
+}
+
 /// Ports above 1023 at which UDP services answer datagrams of strangers: what a client sends there could be taken for a
 /// question of its own (RFC 9000 §21.5). None of those that systems choose by themselves, or one in some thousand servers
 /// could not be dialled.
@@ -281,6 +301,19 @@ mod tests {
             failed.allows(now, ([9, 9, 9, 0], 443).into())
                 && !failed.allows(now, ([9, 9, 9, 255], 443).into())
         );
+    }
+
+    /// Without its scope a system does not know where a link-local address is.
+    #[test]
+    fn link_local_servers_are_on_the_primarys_link() {
+        let seen = |address: &str, primary: &str| {
+            on_link_of(canonical(address.parse().unwrap()), primary.parse().unwrap()).to_string()
+        };
+        assert_eq!(seen("[fe80::2]:4433", "[fe80::1%3]:443"), "[fe80::2%3]:4433");
+        assert_eq!(seen("[fe80::2%7]:4433", "[fe80::1%3]:443"), "[fe80::2%7]:4433");
+        assert_eq!(seen("[2001:db8::2]:4433", "[fe80::1%3]:443"), "[2001:db8::2]:4433");
+        assert_eq!(seen("[fe80::2]:4433", "[2001:db8::1]:443"), "[fe80::2]:4433");
+        assert_eq!(seen("[::ffff:10.0.0.1]:4433", "[fe80::1%3]:443"), "10.0.0.1:4433");
     }
 
     #[test]

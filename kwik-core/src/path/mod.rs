@@ -2,5 +2,6 @@
 
 pub(crate) mod dial;
 pub(crate) mod health;
+pub(crate) mod race;
 pub(crate) mod state;
 pub(crate) mod watch;

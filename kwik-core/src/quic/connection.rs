@@ -350,6 +350,11 @@ impl Connection {
         Some((data.protocol, data.server_name))
     }
 
+    /// Returns whether TLS agreed on KWIK: it lets a peer without any ALPN pass.
+    pub(crate) fn speaks_kwik(&self) -> bool {
+        self.handshake_data().is_some_and(|(protocol, _)| protocol.as_deref() == Some(limits::ALPN))
+    }
+
     /// The peer's certificates, its own first, once the handshake has them.
     pub(crate) fn peer_certificates(&self) -> Option<Vec<CertificateDer<'static>>> {
         let identity = self.inner.crypto_session().peer_identity()?;

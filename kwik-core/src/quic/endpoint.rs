@@ -25,7 +25,7 @@ use crate::{
     action::{Ecn, Transmit},
     config::{ServerConfig, TransportConfig},
     error::{ConfigError, ConnectError, ConnectionError},
-    id::PathId,
+    id::LinkId,
     limits,
     rng::Rng,
 };
@@ -77,7 +77,7 @@ pub(crate) struct AcceptError {
 
 /// A connection to start.
 pub(crate) struct Dial {
-    pub(crate) path: PathId,
+    pub(crate) link: LinkId,
     pub(crate) remote: SocketAddr,
     pub(crate) server_name: String,
     pub(crate) tls: Arc<rustls::ClientConfig>,
@@ -86,7 +86,7 @@ pub(crate) struct Dial {
 
 impl fmt::Debug for Dial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Dial").field("path", &self.path).field("remote", &self.remote).finish_non_exhaustive()
+        f.debug_struct("Dial").field("link", &self.link).field("remote", &self.remote).finish_non_exhaustive()
     }
 }
 
@@ -205,7 +205,7 @@ impl Endpoint {
 
     pub(crate) fn dial(&mut self, now: Instant, dial: Dial) -> Result<Connection, ConnectError> {
         let unusable = |_| ConnectError::InvalidServerName(dial.server_name.clone());
-        let primary = dial.path.is_primary();
+        let primary = dial.link.path.is_primary();
         let tls_config = if primary {
             dial.tls
         } else {

@@ -6,7 +6,7 @@ use super::question::{Addresses, Draft};
 use crate::{
     action::{Event, RunId},
     error::ErrorCode,
-    id::{PathId, StreamId},
+    id::{Attempt, PathId, StreamId},
     wire::Frame,
 };
 
@@ -15,12 +15,14 @@ use crate::{
 pub(super) enum Action {
     /// Asks the application which of these addresses may be dialled for a path.
     AskDial { path: PathId, addresses: Addresses },
-    /// Closes one path; its machine already counts it dead.
+    /// Closes one connection of an attach that goes on with others; its machine does not count on it any more.
+    CloseAttempt { path: PathId, attempt: Attempt, code: ErrorCode },
+    /// Closes one path, and all that was dialled for it; its machine already counts it dead.
     ClosePath { path: PathId, code: ErrorCode },
     /// The peer broke a rule: ends the session.
     CloseSession { code: ErrorCode },
     /// Starts a connection to a secondary.
-    Dial { path: PathId, remote: SocketAddr, server_name: String },
+    Dial { path: PathId, attempt: Attempt, remote: SocketAddr, server_name: String },
     /// Ends the internal stream of a run of ours where it is.
     EndRun { run: RunId },
     /// Ends an internal stream that we send where it is: the client wants nothing behind that.

@@ -14,7 +14,7 @@ use super::{price::Account, relays::Relays};
 use crate::{
     budget::{Bucket, Rate},
     error::{ErrorCode, FrameError},
-    id::{Dir, StreamId},
+    id::{Attempt, Dir, StreamId},
     limits,
     quic::{Connection, ReadEnd, WriteEnd},
     wire::{Decoder, Frame, HeaderDecoder, StreamHeader, encode},
@@ -28,6 +28,8 @@ const QUIET: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) quic: Connection,
+    /// Which of those dialled for its path it is.
+    attempt: Attempt,
     decoder: Decoder,
     /// Encoded frames that QUIC has not taken.
     backlog: VecDeque<Bytes>,
@@ -82,9 +84,10 @@ pub(super) enum ControlEnd {
 }
 
 impl Link {
-    pub(super) fn new(now: Instant, quic: Connection) -> Self {
+    pub(super) fn new(now: Instant, quic: Connection, attempt: Attempt) -> Self {
         Self {
             quic,
+            attempt,
             decoder: Decoder::new(),
             backlog: VecDeque::new(),
             backlog_bytes: 0,
@@ -102,6 +105,11 @@ impl Link {
             acks_heard: 0,
             relays: None,
         }
+    }
+
+    /// Returns which of those dialled for its path it is.
+    pub(super) fn attempt(&self) -> Attempt {
+        self.attempt
     }
 
     /// Opens the control stream: a client's first bidirectional stream, and ahead of all others in priority.
@@ -230,9 +238,7 @@ impl Link {
 
     /// Notes that the connection was heard. `now` is when that came to light, which may be long after it was read.
     pub(super) fn on_heard(&mut self, now: Instant) {
-        let overdue = now.saturating_duration_since(self.heard_at) >= QUIET
-            && self.quic.poll_timeout().is_some_and(|at| at <= now);
-        if overdue {
+        if self.is_verdict_due(now) {
             // QUIC counts its idle time from when a datagram was read. What waited here is no silence of the peer's:
             // a packet that asks for an answer starts that time anew.
             self.quic.ping();
@@ -241,10 +247,14 @@ impl Link {
         self.heard_at = now;
     }
 
+    /// Returns whether a timer of the connection's is due.
+    pub(super) fn is_due(&mut self, now: Instant) -> bool {
+        self.quic.poll_timeout().is_some_and(|at| at <= now)
+    }
+
     /// Returns whether a timer is due that may say that the peer is gone.
     pub(super) fn is_verdict_due(&mut self, now: Instant) -> bool {
-        now.saturating_duration_since(self.heard_at) >= QUIET
-            && self.quic.poll_timeout().is_some_and(|at| at <= now)
+        now.saturating_duration_since(self.heard_at) >= QUIET && self.is_due(now)
     }
 
     /// Notes that an internal stream has bytes. quinn-proto says so once per frame; once per batch is enough.

@@ -8,10 +8,12 @@
 mod action;
 mod arrivals;
 mod client;
+mod dials;
 mod events;
 #[cfg(any(test, fuzzing))]
 mod fuzzing;
 mod hello;
+mod home;
 mod internal;
 mod link;
 #[cfg(feature = "qlog")]
@@ -67,7 +69,7 @@ use crate::{
     config::{ClientConfig, ServerConfig, TransportConfig},
     endpoint::{EndpointEvent, SessionEvent, SessionEventInner},
     error::{ApiMisuse, ApplicationClose, ConnectionError, ErrorCode},
-    id::{PathId, Role, SessionId, StreamId},
+    id::{Attempt, LinkId, PathId, Role, SessionId, StreamId},
     limits,
     path::watch::Watch,
     quic::{self, native_streams},
@@ -106,6 +108,8 @@ const EXPORTER_LABEL: &[u8] = b"EXPORTER-kwik/1 attach";
 pub struct Session {
     /// Boxed: a map of few keeps room for eleven, and a connection is many kilobytes.
     links: BTreeMap<PathId, Box<Link>>,
+    /// Connections to further servers that are being made, or were not taken.
+    dialled: BTreeMap<LinkId, Box<Link>>,
     machine: Machine,
     /// Dials further paths; clients only.
     client: Option<ClientConfig>,
@@ -209,7 +213,8 @@ impl Session {
         let remote = connection.remote_address();
         Self {
             remote,
-            links: BTreeMap::from([(HOME, Box::new(Link::new(now, connection)))]),
+            links: BTreeMap::from([(HOME, Box::new(Link::new(now, connection, Attempt::FIRST)))]),
+            dialled: BTreeMap::new(),
             machine,
             client,
             transport,
@@ -264,13 +269,13 @@ impl Session {
         self.touch(now);
         self.wall = Wall::new(now, unix_now);
         match event.0 {
-            SessionEventInner::Quic(path, event) => {
-                let _path = path_span(&self.machine, path);
-                if let Some(link) = self.links.get_mut(&path) {
+            SessionEventInner::Quic(id, event) => {
+                let _path = path_span(&self.machine, id.path);
+                if let Some(link) = self.link_mut(id) {
                     link.quic.handle_event(event);
                 }
             }
-            SessionEventInner::Dialled(path, dialled) => self.on_dialled(path, dialled),
+            SessionEventInner::Dialled(id, dialled) => self.on_dialled(id, dialled),
             SessionEventInner::Nonce(fresh) => self.on_nonce(fresh),
         }
     }
@@ -291,9 +296,13 @@ impl Session {
         // What arrived goes first: a path heard in this very batch is not silent.
         self.settle();
         for (&path, link) in &mut self.links {
-            let due = link.quic.poll_timeout().is_some_and(|at| at <= now);
-            if due && !std::mem::take(&mut link.reprieved) {
+            if link.is_due(now) && !std::mem::take(&mut link.reprieved) {
                 let _path = path_span(&self.machine, path);
+                link.quic.handle_timeout(now);
+            }
+        }
+        for link in self.dialled.values_mut() {
+            if link.is_due(now) {
                 link.quic.handle_timeout(now);
             }
         }
@@ -309,22 +318,6 @@ impl Session {
         }
         self.watch_home(now);
         self.unsettled = true;
-    }
-
-    /// This machine may have another address or another way to its peers from now on. A client's connections all say so at
-    /// once, each to its server, under connection ids that were not seen before; what it had learnt of its ways is
-    /// forgotten. On a server nothing happens: its clients cannot follow. Spec: KWIK §8.
-    pub fn handle_network_change(&mut self, now: Instant) {
-        let _session = self.enter();
-        self.touch(now);
-        let Machine::Client(client) = &mut self.machine else {
-            return;
-        };
-        client.on_network_change();
-        self.watch.on_change(now);
-        for link in self.links.values_mut() {
-            link.quic.local_address_changed();
-        }
     }
 
     /// Returns whether [`Self::handle_timeout`] may find a peer silent or gone at `now`: then nothing that it has sent
@@ -364,6 +357,12 @@ impl Session {
             .chain(self.links.range(..=self.sent_last))
             .map(|(&path, _)| path)
             .collect();
+        for (id, link) in &mut self.dialled {
+            let _path = path_span(&self.machine, id.path);
+            if let Some(transmit) = link.quic.poll_transmit(now, max_datagrams, buf) {
+                return Some(transmit);
+            }
+        }
         for path in turn {
             let Some(link) = self.links.get_mut(&path) else {
                 continue;
@@ -393,7 +392,7 @@ impl Session {
         {
             return Some(self.now);
         }
-        let live = self.links.values_mut().filter(|link| !link.drained);
+        let live = self.links.values_mut().chain(self.dialled.values_mut()).filter(|link| !link.drained);
         let links = live.fold(None, |at, link| earliest(at, link.quic.poll_timeout()));
         let machine = match &self.machine {
             Machine::Client(client) => client.deadline(),
@@ -406,7 +405,9 @@ impl Session {
 
     /// Returns whether nothing will ever be wanted again: the session can be dropped.
     pub fn is_drained(&self) -> bool {
-        self.links.values().all(|link| link.drained) && self.endpoint_events.is_empty()
+        self.links.values().all(|link| link.drained)
+            && self.dialled.is_empty()
+            && self.endpoint_events.is_empty()
     }
 
     // What can be asked.
@@ -523,6 +524,7 @@ impl Session {
             let (code, reason) = if blameless { (ErrorCode::PRIMARY_LOST, &[][..]) } else { (code, reason) };
             link.quic.close(self.now, code, Bytes::copy_from_slice(reason));
         }
+        self.close_dialled(|_| true, ErrorCode::PRIMARY_LOST);
         let cause =
             if code.is_reserved() { ConnectionError::Fault(code) } else { ConnectionError::LocallyClosed };
         self.on_lost(cause);

@@ -23,7 +23,7 @@ use crate::{
         ticket::{Audience, JobClaims, Signer, Ticket},
     },
     limits,
-    path::dial::DialPolicy,
+    path::dial::{DialPolicy, on_link_of},
     wire::{AddPath, Frame, JobOpen},
 };
 
@@ -354,6 +354,7 @@ impl Session {
         let Some(client) = &self.client else {
             return;
         };
+        let addresses = addresses.into_iter().map(|address| on_link_of(address, self.remote)).collect();
         let question = Question::dial(path, self.remote, addresses, client.dial_policy.clone());
         self.questions.push_back(question);
     }

@@ -10,7 +10,7 @@ use super::{
     EXPORTER_LABEL, HOME, Machine, Session,
     action::Action,
     hello::Welcome,
-    link::{ControlEnd, Link},
+    link::ControlEnd,
     path_code,
     price::{self, Account},
     subject::{action_span, frame_span, path_span},
@@ -18,15 +18,13 @@ use super::{
 use crate::{
     action::Event,
     endpoint::{EndpointEvent, EndpointEventInner},
-    error::{ConnectError, ConnectionError, ErrorCode},
-    id::{Dir, PathId, StreamId},
-    lease::ticket,
+    error::{ConnectionError, ErrorCode},
+    id::{Dir, LinkId, PathId, StreamId},
     limits,
     quic::{self, native_streams},
     timer::earliest,
     wire::Frame,
 };
-use std::net::SocketAddr;
 
 impl Session {
     pub(super) fn touch(&mut self, now: Instant) {
@@ -41,6 +39,7 @@ impl Session {
         }
         let _session = self.enter();
         while std::mem::take(&mut self.unsettled) {
+            self.drain_dialled();
             let paths: smallvec::SmallVec<[PathId; 10]> = self.links.keys().copied().collect();
             for path in paths {
                 self.drain_link(path);
@@ -71,24 +70,28 @@ impl Session {
         self.drain_heard(path);
         self.drain_control(path);
         self.drain_internal(path);
-        self.drain_endpoint_events(path);
+        if let Some(link) = self.links.get(&path) {
+            self.drain_endpoint_events(LinkId { path, attempt: link.attempt() });
+        }
     }
 
-    pub(super) fn drain_endpoint_events(&mut self, path: PathId) {
-        let Some(link) = self.links.get_mut(&path) else {
+    pub(super) fn drain_endpoint_events(&mut self, id: LinkId) {
+        let Some(link) = self.link_mut(id) else {
             return;
         };
         let key = link.quic.key();
         let mut drained = link.quic.is_drained();
+        let mut events: smallvec::SmallVec<[EndpointEvent; 4]> = smallvec::SmallVec::new();
         while let Some(event) = link.quic.poll_endpoint_event() {
             drained |= event.is_drained();
-            self.endpoint_events.push_back(EndpointEvent(EndpointEventInner::Quic { path, key, event }));
+            events.push(EndpointEvent(EndpointEventInner::Quic { link: id, key, event }));
         }
-        if drained && path == HOME {
+        if drained && id == LinkId::HOME {
             link.drained = true; // what has arrived stays readable
         } else if drained {
-            self.links.remove(&path);
+            self.remove_link(id);
         }
+        self.endpoint_events.extend(events);
     }
 
     /// Counts decrypted frames as life, and takes round-trip samples.
@@ -147,8 +150,7 @@ impl Session {
         if link.quic.is_closed() {
             return; // closed by the peer in the same batch: why is told next
         }
-        let protocol = link.quic.handshake_data().and_then(|(protocol, _)| protocol);
-        if protocol.as_deref() != Some(limits::ALPN) {
+        if !link.quic.speaks_kwik() {
             self.fault(path, ErrorCode::VERSION);
             return;
         }
@@ -159,17 +161,9 @@ impl Session {
             self.fault(path, ErrorCode::METADATA_PROTOCOL_VIOLATION);
             return;
         }
-        if path == HOME {
-            let sent = link.send(&client.hello());
-            debug_assert_eq!(sent, Ok(()), "the first frame of a connection fits");
-            self.events.push(Event::Connected);
-        } else {
-            let identity = link.quic.peer_certificates();
-            let identity =
-                identity.as_ref().and_then(|chain| chain.first()).and_then(|own| ticket::spki_hash(own));
-            let exporter = link.quic.exporter(EXPORTER_LABEL);
-            client.on_path_handshake(path, identity, exporter);
-        }
+        let sent = link.send(&client.hello());
+        debug_assert_eq!(sent, Ok(()), "the first frame of a connection fits");
+        self.events.push(Event::Connected);
     }
 
     pub(super) fn on_link_lost(&mut self, path: PathId, cause: ConnectionError) {
@@ -180,25 +174,10 @@ impl Session {
             for (_, link) in self.links.iter_mut().filter(|(path, _)| **path != HOME) {
                 link.quic.close(self.now, ErrorCode::PRIMARY_LOST, Bytes::new());
             }
+            self.close_dialled(|_| true, ErrorCode::PRIMARY_LOST);
             self.on_lost(cause);
         } else if let Machine::Client(client) = &mut self.machine {
             client.on_path_lost(path, path_code(&cause));
-        }
-    }
-
-    pub(super) fn on_dialled(&mut self, path: PathId, dialled: Result<Box<quic::Connection>, ConnectError>) {
-        let Machine::Client(client) = &mut self.machine else {
-            return;
-        };
-        match dialled {
-            Ok(connection) => {
-                let mut link = Link::new(self.now, *connection);
-                if !client.is_live(path) {
-                    link.quic.close(self.now, ErrorCode::NO_ERROR, Bytes::new());
-                }
-                self.links.insert(path, Box::new(link));
-            }
-            Err(_) => client.on_path_lost(path, ErrorCode::DIAL_REFUSED),
         }
     }
 
@@ -395,14 +374,20 @@ impl Session {
                 }
                 self.unsettled = true;
             }
+            Action::CloseAttempt { path, attempt, code } => {
+                self.close_dialled(|id| id == LinkId { path, attempt }, code);
+            }
             Action::ClosePath { path, code } => {
                 if let Some(link) = self.links.get_mut(&path) {
                     link.quic.close(self.now, code, Bytes::new());
                 }
+                self.close_dialled(|id| id.path == path, code);
                 self.unsettled = true;
             }
             Action::CloseSession { code } => self.close_with(code, b""),
-            Action::Dial { path, remote, server_name } => self.dial(path, remote, server_name),
+            Action::Dial { path, attempt, remote, server_name } => {
+                self.dial(LinkId { path, attempt }, remote, server_name);
+            }
             Action::Ping { path } => {
                 if let Some(link) = self.links.get_mut(&path) {
                     link.quic.ping();
@@ -428,21 +413,7 @@ impl Session {
         }
     }
 
-    pub(super) fn dial(&mut self, path: PathId, remote: SocketAddr, server_name: String) {
-        let Some(client) = &self.client else {
-            return;
-        };
-        let dial = quic::Dial {
-            path,
-            remote,
-            server_name,
-            tls: client.tls.clone(),
-            transport: client.transport.clone(),
-        };
-        self.endpoint_events.push_back(EndpointEvent(EndpointEventInner::Dial(dial)));
-    }
-
-    /// Tells the application, once until it has heard.
+    /// Tells the application, and not twice in a row the same.
     pub(super) fn notify(&mut self, event: Event) {
         self.events.push(event);
     }
@@ -497,33 +468,5 @@ impl Session {
         }
         self.relay_slots = limits::RELAY_STREAMS;
         self.permit_uni();
-    }
-
-    /// Notes whether there is something that the primary may send for: leases, streams that are not read to their end, and
-    /// streams that may still be written to, as room for that is something to send. Spec: KWIK §8.
-    fn note_waits(&mut self) {
-        let Machine::Client(client) = &self.machine else {
-            return;
-        };
-        // The newest streams first: they are the ones that are still written to.
-        let open = || !self.recv.is_empty() || self.send.values().rev().any(|half| !half.is_finished());
-        let waits = self.lost.is_none() && (client.needs_primary() || open());
-        self.watch.on_waits(self.now, waits);
-    }
-
-    /// When the path to the primary is to be asked for a sign of life, unless it gives one before.
-    pub(super) fn watch_at(&self) -> Option<Instant> {
-        self.watch.deadline(quic::keep_alive(self.transport.idle_timeout))
-    }
-
-    /// Asks the primary for a sign of life if it is time.
-    pub(super) fn watch_home(&mut self, now: Instant) {
-        if self.watch_at().is_none_or(|at| at > now) {
-            return;
-        }
-        self.watch.on_asked(now, quic::keep_alive(self.transport.idle_timeout));
-        if let Some(home) = self.links.get_mut(&HOME) {
-            home.quic.ping();
-        }
     }
 }

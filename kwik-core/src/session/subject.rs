@@ -88,6 +88,7 @@ impl Subject {
         match action {
             Action::Send { path, frame } => Self::of_frame(machine.path_name(*path), frame),
             Action::AskDial { path, .. }
+            | Action::CloseAttempt { path, .. }
             | Action::ClosePath { path, .. }
             | Action::Dial { path, .. }
             | Action::PermitUni { path, .. }

@@ -1,5 +1,6 @@
 //! Sessions over real QUIC and real TLS, in memory and in virtual time: one client, one primary, some secondaries.
 
+mod addresses;
 mod clocks;
 mod edges;
 mod ends;
@@ -37,6 +38,8 @@ const PRIMARY: usize = 1;
 struct Node {
     endpoint: Endpoint,
     address: SocketAddr,
+    /// It has these addresses as well, with the same port.
+    also: Vec<IpAddr>,
     sessions: BTreeMap<SessionHandle, Session>,
     events: Vec<Event>,
     /// Its application has not answered these: it takes its time, if it `thinks`.
@@ -51,6 +54,11 @@ struct Node {
 }
 
 impl Node {
+    fn is_at(&self, address: SocketAddr) -> bool {
+        address == self.address
+            || (address.port() == self.address.port() && self.also.contains(&address.ip()))
+    }
+
     fn runs(&self) -> bool {
         !self.dead && !self.stalled
     }
@@ -157,6 +165,7 @@ impl World {
             nodes.push(Node {
                 endpoint,
                 address,
+                also: Vec::new(),
                 sessions: BTreeMap::new(),
                 events: Vec::new(),
                 questions: Vec::new(),
@@ -299,15 +308,16 @@ impl World {
 
     fn deliver(&mut self, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {
         let (now, age) = (self.now, self.now - self.started);
-        let Some(node) = self.nodes.iter_mut().find(|node| node.address == to && !node.dead) else {
+        let Some(node) = self.nodes.iter_mut().find(|node| node.is_at(to) && !node.dead) else {
             return;
         };
+        let local_ip = (to != node.address).then(|| to.ip());
         if node.stalled {
             node.waiting.push((from, bytes.to_vec()));
             return;
         }
         let mut buf = Vec::new();
-        match node.endpoint.handle(now, from, None, None, BytesMut::from(bytes), &mut buf) {
+        match node.endpoint.handle(now, from, local_ip, None, BytesMut::from(bytes), &mut buf) {
             None => {}
             Some(DatagramEvent::Session(handle, event)) => {
                 let unix = node.unix(age);
@@ -343,8 +353,10 @@ impl World {
                 let mut buf = Vec::new();
                 while let Some(transmit) = session.poll_transmit(now, 10, &mut buf) {
                     let segment = transmit.segment_size.unwrap_or(transmit.size);
+                    let own = transmit.src_ip.unwrap_or(node.address.ip());
+                    let from = SocketAddr::new(own, node.address.port());
                     for datagram in buf[..transmit.size].chunks(segment) {
-                        let leg = (now + self.one_way, node.address, transmit.destination, datagram.to_vec());
+                        let leg = (now + self.one_way, from, transmit.destination, datagram.to_vec());
                         self.in_flight.push_back(leg);
                     }
                     buf.clear();

@@ -6,6 +6,7 @@
 #[cfg(any(test, fuzzing, feature = "audit"))]
 mod audit;
 mod credit;
+mod dials;
 mod faults;
 #[cfg(any(test, fuzzing))]
 mod fuzzing;
@@ -24,7 +25,6 @@ pub use fuzzing::client_ops;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -47,7 +47,7 @@ use crate::{
         ticket::SigningKey,
     },
     limits,
-    path::{dial::FailedDials, health::Health, state::State},
+    path::{dial::FailedDials, health::Health, race::Race, state::State},
     rng::Rng,
     stats::SourceStats,
     stream::{gap::Gap, recv::SplitRecv, staging::Staging},
@@ -118,7 +118,8 @@ pub(super) struct Client {
 struct Path {
     state: State,
     health: Health,
-    remote: SocketAddr,
+    /// Where it is dialled, until it is attached.
+    race: Option<Box<Race>>,
     server_name: String,
     pins: Vec<SpkiHash>,
     ticket: bytes::Bytes,
@@ -126,7 +127,6 @@ struct Path {
     features: Features,
     /// The attach, or what is left to do before it is removed, must be done by then.
     deadline: Option<Instant>,
-    dialled: bool,
     /// Jobs that wait for the path to become active.
     held_jobs: Vec<JobOpen>,
     highest_noticed: Option<LeaseId>,
@@ -153,6 +153,11 @@ struct Path {
 }
 
 impl Path {
+    /// Connections under way before one is taken, and the one that was until its server accepts.
+    fn dialling(&self) -> usize {
+        self.race.as_ref().map_or(0, |race| race.running().len())
+    }
+
     /// Notes that leases or credit changed.
     fn relook(&mut self) {
         self.touched = true;
@@ -439,6 +444,7 @@ impl Client {
             if state.state.on_end(ErrorCode::PRIMARY_LOST).is_ok() {
                 self.actions.push_back(Action::ClosePath { path, code: ErrorCode::PRIMARY_LOST });
             }
+            state.race = None;
             state.internal.clear();
         }
         self.jobs.clear();
@@ -481,6 +487,7 @@ impl Client {
     /// Gives credit, and looks again at which paths owe bytes. Called once facts have settled, not per datagram.
     pub(super) fn settle(&mut self, now: Instant) {
         self.failed_dials.settle(now);
+        self.dial_next(now);
         self.end_drained();
         self.replenish_noted();
         self.look_at_paths(now);

@@ -1,27 +1,23 @@
 //! Paths of a client: dialling, attaching, going silent, ending. Spec: KWIK §8, §9.
 
-use std::{
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::{Client, Path};
+use super::{Client, Path, dials::is_nobody};
 use crate::{
     action::Event,
     budget::{Bucket, Rate},
     error::ErrorCode,
-    id::{LeaseId, PathId, SpkiHash},
-    lease::ticket::{self, Signer as _},
+    id::{LeaseId, PathId},
     limits,
     path::{
-        dial::FailedDials,
+        dial,
         health::{Health, Verdict},
         state::State,
     },
     session::{action::Action, question::Addresses},
-    wire::{AddPath, Attach, Features, Frame, PathStatus, ServerHello},
+    wire::{AddPath, Features, Frame, PathStatus, ServerHello},
 };
 
 impl Client {
@@ -32,31 +28,25 @@ impl Client {
         }
         self.last_path = add.path;
         let live = self.paths.values().filter(|path| path.state.is_live()).count();
-        // Sockets tell canonical addresses only; a mapped one would never be recognised as the peer's.
-        let canonical = |address: &SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
-        let addresses: Addresses = add.addresses.iter().map(canonical).collect();
-        let refusal = match addresses.first() {
-            _ if live >= self.config.secondary_paths_max => Err(ErrorCode::LIMIT_EXCEEDED),
-            None => Err(ErrorCode::DIAL_REFUSED),
-            Some(first) => Ok(*first),
+        let addresses: Addresses = add.addresses.iter().copied().map(dial::canonical).collect();
+        let refused = match addresses.is_empty() {
+            _ if live >= self.config.secondary_paths_max => Some(ErrorCode::LIMIT_EXCEEDED),
+            true => Some(ErrorCode::DIAL_REFUSED),
+            false => None,
         };
-        let first = match refusal {
-            Ok(first) => first,
-            Err(code) => {
-                self.report(add.path, PathStatus::Dead(code));
-                return Ok(());
-            }
-        };
+        if let Some(code) = refused {
+            self.report(add.path, PathStatus::Dead(code));
+            return Ok(());
+        }
         let path = Path {
             state: State::Connecting,
             health: Health::new(now),
-            remote: first, // until it is known which may be dialled
+            race: None, // until it is known which addresses may be dialled
             server_name: add.server_name,
             pins: add.pins.to_vec(),
             ticket: add.ticket,
             features: Features::default(),
             deadline: Some(now + self.config.attach_timeout),
-            dialled: false,
             held_jobs: Vec::new(),
             highest_noticed: None,
             internal: std::collections::BTreeMap::new(),
@@ -76,80 +66,6 @@ impl Client {
         Ok(())
     }
 
-    /// The application has said which addresses of a path may be dialled.
-    pub(in crate::session) fn on_dial_answer(&mut self, now: Instant, id: PathId, allowed: &[SocketAddr]) {
-        // The path may have been removed meanwhile, or have waited for too long.
-        let waits = |path: &Path| path.state == State::Connecting && !path.dialled;
-        if !self.paths.get(&id).is_some_and(waits) || self.undialled.contains(&id) {
-            return;
-        }
-        let untried = allowed.iter().find(|&&address| self.failed_dials.allows(now, address));
-        let refusal = match untried {
-            None if allowed.is_empty() => Err(ErrorCode::DIAL_REFUSED),
-            None => Err(ErrorCode::PATH_DEAD), // it has just failed, and nothing else is known of it
-            Some(_) if self.dials.take(now, 1).is_err() => Err(ErrorCode::EXCESSIVE_LOAD),
-            Some(remote) => Ok(*remote),
-        };
-        match (refusal, self.paths.get_mut(&id)) {
-            (Ok(remote), Some(path)) => {
-                path.remote = remote;
-                self.undialled.push_back(id);
-                self.dial_next();
-            }
-            (Err(code), _) => drop(self.end_path(id, code)),
-            (Ok(_), None) => {}
-        }
-    }
-
-    /// Starts as many waiting dials as may be under way at once.
-    fn dial_next(&mut self) {
-        let under_way = self.paths.values().filter(|path| path.state.is_attaching() && path.dialled);
-        let mut free = limits::DIALS_AT_ONCE.saturating_sub(under_way.count());
-        while free > 0 {
-            let Some(id) = self.undialled.pop_front() else {
-                return;
-            };
-            // The path may have been removed while it waited.
-            let Some(path) = self.paths.get_mut(&id).filter(|path| path.state == State::Connecting) else {
-                continue;
-            };
-            path.dialled = true;
-            self.actions.push_back(Action::Dial {
-                path: id,
-                remote: path.remote,
-                server_name: path.server_name.clone(),
-            });
-            free -= 1;
-        }
-    }
-
-    /// The QUIC handshake with a secondary is done. `identity` is its key, `exporter` what both ends alone know.
-    pub(in crate::session) fn on_path_handshake(
-        &mut self,
-        id: PathId,
-        identity: Option<SpkiHash>,
-        exporter: Option<[u8; 32]>,
-    ) {
-        let Some(path) = self.paths.get_mut(&id) else {
-            return;
-        };
-        let pinned = path.pins.is_empty() || identity.is_some_and(|identity| path.pins.contains(&identity));
-        let Some(exporter) = exporter.filter(|_| pinned) else {
-            self.fault(id, ErrorCode::AUTH_FAILED);
-            return;
-        };
-        if path.state.on_handshake().is_err() {
-            return;
-        }
-        let ticket = std::mem::take(&mut path.ticket);
-        let Some(session) = self.session else {
-            return;
-        };
-        let proof = self.key.sign(&ticket::attach_message(&exporter));
-        let hello = self.client_hello(Some(Attach { session, path: id, ticket, proof }));
-        self.send(id, hello);
-    }
-
     /// A secondary accepts the hello.
     pub(super) fn on_secondary_hello(&mut self, id: PathId, hello: &ServerHello) -> Result<(), ErrorCode> {
         if hello.version != limits::VERSION {
@@ -164,7 +80,9 @@ impl Client {
         path.state.on_hello().map_err(|_| ErrorCode::FRAME_UNEXPECTED)?;
         path.deadline = None;
         path.features = hello.features;
-        self.failed_dials.forget(path.remote);
+        if let Some(race) = path.race.take() {
+            race.running().iter().for_each(|&(_, address)| self.failed_dials.forget(address));
+        }
         let jobs = std::mem::take(&mut path.held_jobs);
         self.report(id, PathStatus::Active);
         for job in jobs {
@@ -174,7 +92,6 @@ impl Client {
         for lease in leases {
             self.notice(lease);
         }
-        self.dial_next();
         Ok(())
     }
 
@@ -211,11 +128,6 @@ impl Client {
         }
     }
 
-    /// The client may be elsewhere: what could not be reached before may be reached from there.
-    pub(in crate::session) fn on_network_change(&mut self) {
-        self.failed_dials = FailedDials::default();
-    }
-
     fn close_path(&mut self, id: PathId, code: ErrorCode) {
         if self.end_path(id, code) {
             self.actions.push_back(Action::ClosePath { path: id, code });
@@ -236,14 +148,11 @@ impl Client {
         let Some(path) = self.paths.get_mut(&id) else {
             return false;
         };
-        let attaching = path.state.is_attaching() && path.dialled;
         if path.state.on_end(code).is_err() {
             return false;
         }
-        // Only what says that nobody is there who could answer: not a primary that has changed its mind, nor a ticket, name
-        // or pin of its that was wrong.
-        if attaching && [ErrorCode::PATH_DEAD, ErrorCode::AUTH_TIMEOUT].contains(&code) {
-            self.failed_dials.note(path.remote);
+        if let Some(race) = path.race.take().filter(|_| is_nobody(code)) {
+            race.running().iter().for_each(|&(_, address)| self.failed_dials.note(address));
         }
         path.deadline = None;
         path.held_jobs = Vec::new();
@@ -254,7 +163,6 @@ impl Client {
             path.internal.clear();
         }
         self.report(id, PathStatus::Dead(code));
-        self.dial_next();
         // Dead paths stay known, so that late frames are told from wrong ones; but not without end.
         while self.paths.values().filter(|path| !path.state.is_live()).count() > limits::DEAD_PATHS_LISTED {
             let oldest = self.paths.iter().find(|(_, path)| !path.state.is_live()).map(|(&id, _)| id);

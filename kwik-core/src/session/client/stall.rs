@@ -229,6 +229,7 @@ impl Client {
     pub(in crate::session) fn deadline(&self) -> Option<Instant> {
         let paths = self.paths.values().filter(|path| path.state.is_live());
         let streams = earliest(self.lease_deadline(), self.gap_deadline());
+        let streams = earliest(streams, self.dial_deadline());
         paths.fold(streams, |at, path| earliest(at, path.next_deadline()))
     }
 }

@@ -7,7 +7,7 @@ use super::*;
 use crate::{
     action::Chunk,
     error::ReadError,
-    id::Signature,
+    id::{Attempt, LinkId, Signature},
     path::health::PROBES,
     session::action::{InternalEnd, Opened},
     wire::{AddPath, LeaseGrant, MappingOperation, PathStatus, ServerHello, StreamHeader},
@@ -39,6 +39,11 @@ const fn stream(id: u64) -> StreamId {
 
 fn range(start: u64, end: u64) -> ByteRange {
     ByteRange::between(start, end).unwrap()
+}
+
+/// The first connection that is dialled for a path.
+fn first(path: PathId) -> LinkId {
+    LinkId { path, attempt: Attempt::FIRST }
 }
 
 /// A client whose primary has split one stream at 100 and attached two paths, and what it has decided so far.
@@ -76,7 +81,7 @@ impl Machine {
 
     fn attach(&mut self, path: PathId) {
         self.add(path);
-        self.client.on_path_handshake(path, None, Some([1; 32]));
+        self.client.on_path_handshake(first(path), None, Some([1; 32]));
         self.secondary(path, Frame::ServerHello(hello()));
     }
 
@@ -396,7 +401,7 @@ fn attaching_needs_the_pinned_key() {
         ticket: Bytes::from_static(b"ticket"),
     }));
     machine.actions();
-    machine.client.on_path_handshake(path, Some(SpkiHash::new([5; 32])), Some([1; 32]));
+    assert!(!machine.client.on_path_handshake(first(path), Some(SpkiHash::new([5; 32])), Some([1; 32])));
     let actions = machine.actions();
     let hello = |action: &Action| matches!(action, Action::Send { frame: Frame::ClientHello(_), .. });
     assert!(!actions.iter().any(hello), "the ticket was shown to the wrong server");

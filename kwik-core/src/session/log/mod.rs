@@ -87,6 +87,7 @@ impl Log {
             Action::ClosePath { path, code } if is_fault(*code) => self.on_fault(now, *path, *code),
             Action::CloseSession { code } => self.on_fault(now, HOME, *code),
             Action::AskDial { .. }
+            | Action::CloseAttempt { .. }
             | Action::ClosePath { .. }
             | Action::EndRun { .. }
             | Action::FinishInternal { .. }

@@ -86,7 +86,8 @@ impl NewPath {
         self
     }
 
-    /// Adds an address of the same server; the client takes the first that its dial policy allows.
+    /// Adds an address of the same server, at most four in all. Clients try those that their dial policy allows, in this
+    /// order but with IPv4 and IPv6 alternating, 250 ms apart, and take the first that answers. Spec: KWIK §8.
     #[must_use]
     pub fn address(mut self, address: SocketAddr) -> Self {
         self.addresses.push(address);

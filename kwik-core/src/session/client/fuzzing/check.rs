@@ -4,7 +4,7 @@ use crate::{
     lease::table::Live,
     limits,
     path::state::State,
-    session::client::{Client, ENDED_REMEMBERED, Lease},
+    session::client::{Client, ENDED_REMEMBERED, Lease, Path},
 };
 
 impl Client {
@@ -60,9 +60,11 @@ impl Client {
         let live = self.paths.values().filter(|path| path.state.is_live()).count();
         assert!(live <= self.config.secondary_paths_max);
         assert!(self.paths.len() - live <= limits::DEAD_PATHS_LISTED);
-        let dialling = self.paths.values().filter(|path| path.state.is_attaching() && path.dialled).count();
+        let dialling = self.paths.values().map(Path::dialling).sum::<usize>();
+        assert!(self.paths.values().all(|path| path.race.is_none() || path.state.is_attaching()));
         assert!(dialling <= limits::DIALS_AT_ONCE);
-        let waiting = self.paths.values().any(|path| path.state == State::Connecting && !path.dialled);
+        let waiting =
+            self.undialled.iter().any(|id| self.paths.get(id).is_some_and(|path| path.race.is_some()));
         assert!(!waiting || dialling == limits::DIALS_AT_ONCE, "a path waits that could be dialled");
         assert!(self.jobs.len() <= live * limits::JOBS_PER_PATH, "jobs outlive their paths");
         assert!(self.undialled.len() <= limits::SECONDARY_PATHS_MAX, "dials wait for paths that are gone");

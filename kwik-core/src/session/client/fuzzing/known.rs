@@ -15,7 +15,7 @@ use crate::{
     config::TransportConfig,
     error::ErrorCode,
     fuzzing::{assemble::Model, frames::END},
-    id::{ByteRange, JobId, LeaseId, PathId, StreamId},
+    id::{ByteRange, JobId, LeaseId, LinkId, PathId, StreamId},
     limits,
     path::dial::{DialPolicy as _, NotMorePrivate},
     session::action::Action,
@@ -94,6 +94,8 @@ pub(super) struct Known {
     offset_credit: BTreeMap<(PathId, StreamId), u64>,
     /// Paths that have a connection.
     pub(super) linked: BTreeSet<PathId>,
+    /// Connections that were dialled and are not closed.
+    pub(super) dialled: BTreeSet<LinkId>,
     status: BTreeMap<PathId, PathStatus>,
     highest_noticed: BTreeMap<PathId, LeaseId>,
     splits_unanswered: BTreeSet<StreamId>,
@@ -382,11 +384,16 @@ impl Known {
                     "the primary was not told"
                 );
                 self.linked.remove(&path);
+                self.dialled.retain(|link| link.path != path);
             }
-            Action::Dial { path, remote, .. } => {
+            Action::CloseAttempt { path, attempt, .. } => {
+                assert!(self.dialled.remove(&LinkId { path, attempt }), "that was not dialled, or is over");
+            }
+            Action::Dial { path, attempt, remote, .. } => {
                 assert!(remote.ip().is_loopback() || remote.ip() == std::net::Ipv4Addr::new(10, 0, 0, 1));
                 assert!(remote.port() != 0);
-                assert!(self.linked.insert(path), "{path} is dialled twice");
+                assert!(self.dialled.insert(LinkId { path, attempt }), "one name for two connections");
+                self.linked.insert(path);
             }
             Action::StopInternal { path, stream, .. } => {
                 // The peer may not know for a while; what it sends is late.

@@ -6,7 +6,7 @@ use super::{Driver, SESSION, object};
 use crate::{
     error::ErrorCode,
     fuzzing::{frames, source::Source},
-    id::{JobId, LeaseId, PathId},
+    id::{JobId, LeaseId, LinkId, PathId},
     session::{
         action::{InternalEnd, Opened},
         client::Client,
@@ -21,8 +21,23 @@ impl Driver {
         if !self.known.is_linked(path) {
             return;
         }
-        self.client.on_path_handshake(path, None, (!op.rarely(16)).then_some([1; 32]));
+        let dialled: Vec<LinkId> =
+            self.known.dialled.iter().copied().filter(|link| link.path == path).collect();
+        let Some(&link) = dialled.get(usize::from(op.any::<u8>()) % dialled.len().max(1)) else {
+            return;
+        };
+        if op.rarely(8) {
+            self.known.dialled.remove(&link);
+            self.client.on_attempt_lost(link, frames::code(op));
+            self.settle();
+            return;
+        }
+        let taken = self.client.on_path_handshake(link, None, (!op.rarely(16)).then_some([1; 32]));
         self.settle();
+        assert!(
+            !taken || self.known.dialled.iter().filter(|link| link.path == path).eq([&link]),
+            "several are taken"
+        );
         self.secondary(path, Frame::ServerHello(frames::server_hello(SESSION, op)));
         self.settle();
     }

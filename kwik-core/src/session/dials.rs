@@ -1,0 +1,121 @@
+//! Connections to further servers while they are being made: several for one path, of which the first is taken.
+//! Spec: KWIK §8, RFC 8305.
+//!
+//! One that is not taken carries no frame: what is known of it is that it came through, or not.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+
+use super::{EXPORTER_LABEL, Machine, Session, link::Link, path_code, subject::path_span};
+use crate::{
+    endpoint::{EndpointEvent, EndpointEventInner},
+    error::{ConnectError, ErrorCode},
+    id::LinkId,
+    lease::ticket,
+    quic,
+};
+
+impl Session {
+    /// Returns a connection, taken or not.
+    pub(super) fn link_mut(&mut self, id: LinkId) -> Option<&mut Link> {
+        let taken = self.links.get(&id.path).is_some_and(|link| link.attempt() == id.attempt);
+        let link = if taken { self.links.get_mut(&id.path) } else { self.dialled.get_mut(&id) };
+        link.map(Box::as_mut)
+    }
+
+    /// Forgets a connection that has drained.
+    pub(super) fn remove_link(&mut self, id: LinkId) {
+        if self.dialled.remove(&id).is_none() {
+            self.links.remove(&id.path);
+        }
+    }
+
+    /// Starts a connection.
+    pub(super) fn dial(&mut self, link: LinkId, remote: SocketAddr, server_name: String) {
+        let Some(client) = &self.client else {
+            return;
+        };
+        let (tls, transport) = (client.tls.clone(), client.transport.clone());
+        let dial = quic::Dial { link, remote, server_name, tls, transport };
+        self.endpoint_events.push_back(EndpointEvent(EndpointEventInner::Dial(dial)));
+    }
+
+    /// The endpoint has started a connection, or cannot.
+    pub(super) fn on_dialled(&mut self, id: LinkId, dialled: Result<Box<quic::Connection>, ConnectError>) {
+        let Machine::Client(client) = &mut self.machine else {
+            return;
+        };
+        match dialled {
+            Ok(connection) => {
+                let mut link = Link::new(self.now, *connection, id.attempt);
+                if !client.is_dialling(id) {
+                    link.quic.close(self.now, ErrorCode::NO_ERROR, Bytes::new());
+                }
+                self.dialled.insert(id, Box::new(link));
+            }
+            Err(error) => {
+                tracing::debug!(path = %id.path, %error, "not dialled");
+                client.on_not_dialled(id);
+            }
+        }
+    }
+
+    /// Hands what the connections report that are not taken.
+    pub(super) fn drain_dialled(&mut self) {
+        let ids: smallvec::SmallVec<[LinkId; 4]> = self.dialled.keys().copied().collect();
+        for id in ids {
+            let _path = path_span(&self.machine, id.path);
+            while let Some(event) = self.dialled.get_mut(&id).and_then(|link| link.quic.poll()) {
+                match (event, &mut self.machine) {
+                    (quic::Event::Connected, _) => self.on_attempt_connected(id),
+                    (quic::Event::Lost(cause), Machine::Client(client)) => {
+                        client.on_attempt_lost(id, path_code(&cause));
+                    }
+                    _ => {} // of the handshake, or of one that is closed
+                }
+            }
+            if self.dialled.contains_key(&id) {
+                self.drain_endpoint_events(id);
+            }
+        }
+    }
+
+    /// The handshake is done: the path is this connection from now on, if its server is who it should be and none was taken
+    /// before.
+    fn on_attempt_connected(&mut self, id: LinkId) {
+        let (Some(link), Machine::Client(client)) = (self.dialled.get_mut(&id), &mut self.machine) else {
+            return;
+        };
+        if link.quic.is_closed() {
+            return; // by the peer in the same batch, or because another was taken
+        }
+        if !link.quic.speaks_kwik() {
+            client.fail_attempt(id, ErrorCode::VERSION);
+            return;
+        }
+        let identity = link.quic.peer_certificates();
+        let identity =
+            identity.as_ref().and_then(|chain| chain.first()).and_then(|own| ticket::spki_hash(own));
+        if !client.on_path_handshake(id, identity, link.quic.exporter(EXPORTER_LABEL)) {
+            return;
+        }
+        let control = link.open_control();
+        if let Some(link) = self.dialled.remove(&id) {
+            self.links.insert(id.path, link);
+        }
+        if !control {
+            self.fault(id.path, ErrorCode::METADATA_PROTOCOL_VIOLATION);
+        }
+    }
+
+    /// Closes those of the connections that are not taken, and not closed, which `which` names.
+    pub(super) fn close_dialled(&mut self, which: impl Fn(LinkId) -> bool, code: ErrorCode) {
+        for (&id, link) in &mut self.dialled {
+            if which(id) && !link.quic.is_closed() {
+                link.quic.close(self.now, code, Bytes::new());
+                self.unsettled = true;
+            }
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! The path to the primary while a client waits: when it is asked for a sign of life, and what becomes of all paths when
+//! the client's machine is elsewhere. Spec: KWIK §8, "The primary's path".
+
+use std::time::Instant;
+
+use super::{HOME, Machine, Session};
+use crate::quic;
+
+impl Session {
+    /// This machine may have another address or another way to its peers from now on. A client's connections all say so at
+    /// once, each to its server, under connection ids that were not seen before; what it had learnt of its ways is
+    /// forgotten. On a server nothing happens: its clients cannot follow. Spec: KWIK §8.
+    pub fn handle_network_change(&mut self, now: Instant) {
+        let _session = self.enter();
+        self.touch(now);
+        let Machine::Client(client) = &mut self.machine else {
+            return;
+        };
+        client.on_network_change();
+        self.watch.on_change(now);
+        for link in self.links.values_mut() {
+            link.quic.local_address_changed();
+        }
+    }
+
+    /// Notes whether there is something that the primary may send for: leases, streams that are not read to their end, and
+    /// streams that may still be written to, as room for that is something to send. Spec: KWIK §8.
+    pub(super) fn note_waits(&mut self) {
+        let Machine::Client(client) = &self.machine else {
+            return;
+        };
+        // The newest streams first: they are the ones that are still written to.
+        let open = || !self.recv.is_empty() || self.send.values().rev().any(|half| !half.is_finished());
+        let waits = self.lost.is_none() && (client.needs_primary() || open());
+        self.watch.on_waits(self.now, waits);
+    }
+
+    /// When the path to the primary is to be asked for a sign of life, unless it gives one before.
+    pub(super) fn watch_at(&self) -> Option<Instant> {
+        self.watch.deadline(quic::keep_alive(self.transport.idle_timeout))
+    }
+
+    /// Asks the primary for a sign of life if it is time.
+    pub(super) fn watch_home(&mut self, now: Instant) {
+        if self.watch_at().is_none_or(|at| at > now) {
+            return;
+        }
+        self.watch.on_asked(now, quic::keep_alive(self.transport.idle_timeout));
+        if let Some(home) = self.links.get_mut(&HOME) {
+            home.quic.ping();
+        }
+    }
+}
