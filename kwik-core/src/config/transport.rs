@@ -150,8 +150,8 @@ impl TransportConfig {
         self
     }
 
-    /// Interval of keep-alives on the primary path, 10 ms to an hour; `None` (the default) sends them only while leases
-    /// live.
+    /// Interval of keep-alives on the primary path, 10 ms to an hour; `None` (the default) sends them only while leases live
+    /// or streams are open, and then at most every third of the idle timeout once nothing comes for long. Spec: KWIK §8.
     #[must_use]
     pub fn keep_alive_interval(mut self, value: Option<Duration>) -> Self {
         self.keep_alive_interval = value;
