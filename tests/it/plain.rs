@@ -126,7 +126,9 @@ fn a_reset_reaches_the_reader_with_its_code() {
                 send.reset(code(77)).unwrap();
                 let read = soon("the reset", recv.read(&mut [0])).await;
                 assert_eq!(read, Err(ReadError::Reset(code(77))));
-                assert_eq!(recv.read(&mut [0]).await, Err(ReadError::Reset(code(77))), "it stays reset");
+                assert_eq!(recv.read(&mut [0]).await, Ok(None), "told once, as in quinn");
+                let again = recv.received_reset().await;
+                assert_eq!(again, Ok(Some(code(77))), "it stays reset");
             }
         }
     });
@@ -142,7 +144,8 @@ fn a_stop_reaches_the_writer_with_its_code() {
             let mut recv = to.accept_uni().await.unwrap();
             recv.stop(code(78)).unwrap();
             assert_eq!(recv.stop(code(78)), Err(gone()));
-            assert_eq!(recv.read(&mut [0]).await, Err(ReadError::ClosedStream));
+            assert_eq!(recv.read(&mut [0]).await, Ok(None), "nothing more comes, as in quinn");
+            assert_eq!(recv.received_reset().await, Ok(None), "nobody gave it up but the reader");
             assert_eq!(soon("the stop", send.stopped()).await, Ok(Some(code(78))));
             assert_eq!(send.write(b"more").await, Err(WriteError::Stopped(code(78))));
         }
