@@ -38,6 +38,9 @@ const TICKET_LEN_MAX: usize = TICKET_HEAD + 32 * PATH_PINS_MAX + 64;
 const _: () = assert!(TICKET_LEN_MAX <= TICKET_MAX, "a ticket fits its field");
 
 /// Signs with a key that never leaves it, so that an application may keep the key elsewhere.
+///
+/// It is asked while nothing of the session is locked ([`Question`](crate::Question)), and may use its handles. What tells the
+/// client more about its session waits for the signature; bytes and what they need do not.
 pub trait Signer: fmt::Debug + Send + Sync {
     /// Returns the public half of the key.
     fn public_key(&self) -> PublicKey;

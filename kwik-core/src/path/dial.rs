@@ -14,6 +14,9 @@ use smallvec::SmallVec;
 use crate::limits;
 
 /// Decides whether a client dials an address that its primary named.
+///
+/// It is asked while nothing of the session is locked ([`Question`](crate::Question)), and may use its handles. The session
+/// waits for it, for as long as `attach_timeout` at most where whoever drives it does not.
 pub trait DialPolicy: Debug + Send + Sync {
     /// Returns whether to dial `address`. `primary` is where the session's primary is.
     fn allows(&self, primary: SocketAddr, address: SocketAddr) -> bool;

@@ -23,6 +23,9 @@ pub struct Qlog {
 
 impl Qlog {
     /// Starts a trace called `title` whose times count from `start`. `None` if `writer` does not take its beginning.
+    ///
+    /// It is written to while sessions are at work, as are the logs of [`Self::sessions`]: the writer must not use the handles
+    /// of the sessions that it hears of, and holds them up for as long as it takes.
     pub fn new(writer: Box<dyn io::Write + Send + Sync>, start: Instant, title: &str) -> Option<Self> {
         let mut config = quinn_proto::QlogConfig::default();
         config.writer(writer).start_time(start).title(Some(title.to_owned()));
