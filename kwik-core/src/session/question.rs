@@ -239,12 +239,16 @@ enum Waiting {
 }
 
 impl Outbox {
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    pub(super) fn push(&mut self, frame: Frame) {
+    /// Keeps what would overtake a frame that waits, and gives back all else.
+    pub(super) fn hold(&mut self, action: Action) -> Option<Action> {
+        let Action::Send { path: HOME, frame } = action else {
+            return Some(action);
+        };
+        if self.0.is_empty() {
+            return Some(Action::Send { path: HOME, frame });
+        }
         self.0.push_back(Waiting::Ready(frame));
+        None
     }
 
     /// Puts the signed frame in the place that was kept for it.

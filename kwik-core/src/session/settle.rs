@@ -335,10 +335,10 @@ impl Session {
             let Some(action) = action else {
                 break;
             };
-            match action {
-                Action::Notify(event) => self.notify(event),
-                Action::Send { path: HOME, frame } if !self.outbox.is_empty() => self.outbox.push(frame),
-                action => self.carry_out(action),
+            if let Action::Notify(event) = action {
+                self.notify(event);
+            } else if let Some(action) = self.outbox.hold(action) {
+                self.carry_out(action);
             }
         }
         let account = match &mut self.machine {

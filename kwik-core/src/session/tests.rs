@@ -153,7 +153,7 @@ impl World {
                 identities.push(ticket::spki_hash(&certificate).unwrap());
                 let config = ServerConfig::new(tls.clone()).unwrap();
                 if index == PRIMARY {
-                    primary_tls = Some(tls.clone());
+                    primary_tls = Some(tls);
                     config.primary(signer.clone())
                 } else {
                     use crate::lease::ticket::Signer as _;

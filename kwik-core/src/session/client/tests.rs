@@ -96,10 +96,8 @@ impl Machine {
     }
 
     fn primary(&mut self, frame: Frame) {
-        let dials = match &frame {
-            Frame::AddPath(add) => Some((add.path, add.addresses.clone())),
-            _ => None,
-        };
+        let dials =
+            if let Frame::AddPath(add) = &frame { Some((add.path, add.addresses.clone())) } else { None };
         self.client.handle_frame(self.now, PathId::PRIMARY, frame);
         if let Some((path, addresses)) = dials {
             self.client.on_dial_answer(self.now, path, &addresses); // an application that lets everybody be dialled

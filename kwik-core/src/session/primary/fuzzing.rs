@@ -593,7 +593,7 @@ impl Driver {
                 }
                 Action::Sign(draft) => match draft.sign(1_000, &*self.signer) {
                     Sealed::Frame(_, frame) => self.on_frame(&frame),
-                    Sealed::Relay(..) => panic!("nobody sends a message"),
+                    Sealed::Relay(..) => unreachable!("nobody sends a message"),
                 },
                 Action::Notify(Event::LeaseEnded(lease)) => {
                     let known = self.leases.get(&lease).expect("a granted lease");

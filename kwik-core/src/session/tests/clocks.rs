@@ -1,4 +1,5 @@
 //! Wall clocks that are wrong, or set anew while everything runs. Spec: KWIK §9.
+#![expect(clippy::disallowed_types, reason = "subscribers are shared")]
 
 use std::{
     fmt::Write as _,
@@ -10,14 +11,13 @@ use crate::config::ServerConfig;
 
 /// Collects what is told at a level of at least `WARN`.
 #[derive(Default)]
-#[expect(clippy::disallowed_types, reason = "subscribers are shared")]
 struct Warnings(Arc<Mutex<Vec<String>>>);
 
 struct Visit<'a>(&'a mut String);
 
 impl tracing::field::Visit for Visit<'_> {
     fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn fmt::Debug) {
-        let _ = write!(self.0, " {field}={value:?}");
+        write!(self.0, " {field}={value:?}").expect("a string takes it");
     }
 }
 
