@@ -286,7 +286,7 @@ impl<R: Runtime> Future for EndpointDriver<R> {
         this.follow();
         let read = match this.read_previous(cx) {
             Read::Empty => this.read(cx),
-            unread => unread,
+            unread @ (Read::Budget | Read::Full | Read::Lost) => unread,
         };
         if matches!(read, Read::Lost) {
             return Poll::Ready(());

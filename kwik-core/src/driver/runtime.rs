@@ -43,12 +43,16 @@ pub trait Runtime: Send + Sync + Sized + 'static {
     /// - Whatever the operating system says.
     fn bind(&self, addr: SocketAddr) -> io::Result<Self::Socket>;
 
-    /// Takes over a bound socket.
+    /// Takes over a bound socket, for [`Endpoint::rebind`](super::Endpoint::rebind).
     ///
     /// # Errors
+    /// - [`io::ErrorKind::Unsupported`] if it takes none but its own, as by default.
     /// - Whatever the operating system says.
     #[expect(clippy::disallowed_types, reason = "the core only passes it on")]
-    fn wrap_udp_socket(&self, socket: std::net::UdpSocket) -> io::Result<Self::Socket>;
+    fn wrap_udp_socket(&self, socket: std::net::UdpSocket) -> io::Result<Self::Socket> {
+        drop(socket);
+        Err(io::ErrorKind::Unsupported.into())
+    }
 
     /// Creates a timer that expires at `at`. Called from within tasks of this runtime only.
     fn timer(&self, at: Instant) -> Self::Timer;

@@ -206,11 +206,6 @@ impl Runtime for Host {
         Ok(Port { machine: self.machine.clone(), addr })
     }
 
-    #[expect(clippy::disallowed_types, reason = "it is refused")]
-    fn wrap_udp_socket(&self, _: std::net::UdpSocket) -> io::Result<Port> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-
     fn timer(&self, at: Instant) -> Alarm {
         let id = self.machine.0.with(|s| {
             s.timer_ids += 1;

@@ -353,7 +353,7 @@ impl World {
                 let mut buf = Vec::new();
                 while let Some(transmit) = session.poll_transmit(now, 10, &mut buf) {
                     let segment = transmit.segment_size.unwrap_or(transmit.size);
-                    let own = transmit.src_ip.unwrap_or(node.address.ip());
+                    let own = transmit.src_ip.unwrap_or_else(|| node.address.ip());
                     let from = SocketAddr::new(own, node.address.port());
                     for datagram in buf[..transmit.size].chunks(segment) {
                         let leg = (now + self.one_way, from, transmit.destination, datagram.to_vec());
