@@ -41,7 +41,7 @@ struct Args {
     /// How far the heap of a stretch may be from that of the first ones, in parts per hundred.
     #[arg(long, default_value_t = 5)]
     heap: u32,
-    /// How far the rate may be.
+    /// By how much the rate may fall, in parts per hundred. That it rises says that the machine was busy before.
     #[arg(long, default_value_t = 5)]
     rate: u32,
 }
@@ -114,7 +114,7 @@ async fn soak(args: Args, out: &mut impl io::Write) -> io::Result<Vec<String>> {
         stretches.push(stretch);
     }
     writeln!(out, "{} streams were read to an end of their own", ends.read.load(Ordering::Relaxed))?;
-    Ok(judge(&stretches, Tolerance { rate: args.rate, heap: args.heap }))
+    Ok(judge(&stretches, Tolerance { slower: args.rate, faster: u32::MAX, heap: args.heap }))
 }
 
 /// Waits for what must happen.

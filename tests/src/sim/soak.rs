@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(3600);
 /// How long it takes until nothing is under way any more, acknowledgements included.
 const REST: Duration = Duration::from_millis(500);
 /// What must be flat, and how flat.
-const TOLERANCE: Tolerance = Tolerance { rate: 5, heap: 5 };
+const TOLERANCE: Tolerance = Tolerance { slower: 5, faster: 5, heap: 5 };
 
 /// Runs a soak of about `streams` streams and returns what became of it; its text has a line for each stretch.
 #[must_use]
