@@ -142,10 +142,12 @@ fn run(args: &Args, out: &mut impl io::Write) -> io::Result<bool> {
     }
     if args.transcript {
         let all = Record::Last(usize::MAX);
-        let outcome = match profile {
-            Profile::Evil => evil::play(args.from, all),
-            Profile::Soak(streams) => soak::run(args.from, streams),
-            _ => Options::draw(args.from, profile, args.length()).run(all),
+        let outcome = if profile == Profile::Evil {
+            evil::play(args.from, all)
+        } else if let Profile::Soak(streams) = profile {
+            soak::run(args.from, streams)
+        } else {
+            Options::draw(args.from, profile, args.length()).run(all)
         };
         writeln!(out, "{}\n{}", outcome.options, outcome.text)?;
         return Ok(outcome.failure.is_none());

@@ -162,7 +162,7 @@ async fn accept(ends: Arc<Ends>, of: Connection) {
 /// Reads a stream as its number says: to its end, in order or not; or stops it, or lets go of it, early.
 async fn read(ends: &Ends, mut recv: RecvStream) {
     let index = recv.id().into_inner() / 4 / 3;
-    let ordered = index % 2 == 0;
+    let ordered = index.is_multiple_of(2);
     match index % 8 {
         3 => return,
         5 => {
@@ -190,7 +190,7 @@ async fn read(ends: &Ends, mut recv: RecvStream) {
 
 /// Runs one stream from its beginning to its end, of the kind that `index` says.
 async fn run(ends: Arc<Ends>, index: u64) {
-    let size = if index % 3 == 0 { LARGE } else { SMALL };
+    let size = if index.is_multiple_of(3) { LARGE } else { SMALL };
     match index % KINDS {
         // What goes from client to primary and back.
         0 | 4 | 8 | 12 => {
@@ -238,7 +238,7 @@ async fn run(ends: Arc<Ends>, index: u64) {
 async fn write(mut send: SendStream, size: u64, index: u64) {
     let all = vec![1; usize::try_from(size).unwrap_or(0)];
     let written = send.write_all(&all).await;
-    if index % 2 == 0 || written.is_err() {
+    if index.is_multiple_of(2) || written.is_err() {
         return; // finished by that
     }
     let _over = send.finish();

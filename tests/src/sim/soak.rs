@@ -115,7 +115,7 @@ fn begin(world: &mut World, index: u64) {
     let split = small_split(at, small);
     let native = Offer { head: u64::MAX, ..split };
     match index % KINDS {
-        0 => world.offer(if index % 40 == 0 { Offer { size: large, ..split } } else { split }),
+        0 => world.offer(if index.is_multiple_of(40) { Offer { size: large, ..split } } else { split }),
         // Handed out, cut, taken back, hedged, written by the primary as well; given up in the middle of it.
         5 if index % 40 == 5 => {
             world.offer(Offer { size: large, own: 300, waver: 300, meddle: 500, hedge: true, ..split })
