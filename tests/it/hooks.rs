@@ -38,11 +38,11 @@ impl Around {
         let session = self.session.lock().unwrap().clone();
         if let Some(session) = session {
             let _ = (session.stats(), session.rtt(), session.remote_address(), session.peer_identity());
-            let _ = session.send_datagram(vec![1].into());
+            let _sent = session.send_datagram(vec![1].into());
         }
         let endpoint = self.endpoint.lock().unwrap().clone();
         if let Some(endpoint) = endpoint {
-            let _ = (endpoint.open_connections(), endpoint.stats(), endpoint.local_addr());
+            let _seen = (endpoint.open_connections(), endpoint.stats(), endpoint.local_addr());
         }
     }
 

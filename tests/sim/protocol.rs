@@ -177,7 +177,7 @@ fn a_server_that_is_added_again_is_another_path() {
     assert_eq!(ids, [1, 2, 3]);
     assert!(paths[..2].iter().all(|path| matches!(path.state, PathState::Dead(_))));
     assert_eq!(paths[2].state, PathState::Active);
-    assert!(paths.iter().all(|path| path.identity == paths[0].identity));
+    assert!(paths.iter().all(|path| path.identities == paths[0].identities));
     let stale = paths[0].id;
     let refused = world.call(NodeId::PRIMARY, move |session, now| {
         (session.remove_path(now, stale).is_err(), session.relay(now, stale, "words".into()).is_err())

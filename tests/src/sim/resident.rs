@@ -10,7 +10,7 @@ use super::{
 };
 
 /// Characters of an application's state in a failure's report.
-const OCCUPATION_MAX: usize = 400000;
+const OCCUPATION_MAX: usize = 400_000;
 
 /// A machine of either kind.
 #[derive(Debug)]

@@ -20,7 +20,7 @@ fn open_all(world: &mut World, node: usize, dir: Dir) -> u64 {
 /// 85 of each kind were all that there could be, whatever was asked for; quinn has 100. Spec: KWIK §11.
 #[test]
 fn as_many_streams_as_the_settings_say() {
-    let asked = TransportConfig::default().streams_max(200).receive_window(200 * 6 << 20);
+    let asked = TransportConfig::default().streams_max(200).receive_window((200 * 6) << 20);
     for (transport, most) in [(TransportConfig::default(), 128), (asked, 200)] {
         let mut world = World::new(0);
         world.connect_with(transport);

@@ -112,11 +112,11 @@ fn a_job_that_is_accepted_twice_is_told_once() {
 #[test]
 fn a_primary_that_does_not_write_is_told_of_no_credit() {
     let credits = |actions: &[Action]| -> Vec<(PathId, u64)> {
-        let credit = |action: &Action| match action {
-            Action::Send { path, frame: Frame::Credit(Credit::Offset { offset, .. }) } => {
-                Some((*path, *offset))
-            }
-            _ => None,
+        let credit = |action: &Action| {
+            let Action::Send { path, frame: Frame::Credit(Credit::Offset { offset, .. }) } = action else {
+                return None;
+            };
+            Some((*path, *offset))
         };
         actions.iter().filter_map(credit).collect()
     };
