@@ -82,11 +82,6 @@ impl Bucket {
         self.left = self.left.saturating_add(tokens.into()).min(self.burst.into());
     }
 
-    #[cfg(test)]
-    pub(crate) fn left(&self) -> i128 {
-        self.left
-    }
-
     fn refill(&mut self, now: Instant) {
         let grown = self.rate.tokens_in(now.saturating_duration_since(self.refilled));
         self.left = self.left.saturating_add(i128::try_from(grown).unwrap_or(i128::MAX));

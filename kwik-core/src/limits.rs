@@ -13,6 +13,8 @@ pub const CONTROL_FRAME_MAX: usize = 4 * 1024;
 pub const STREAM_HEADER_MAX: usize = 128;
 /// Control bytes waiting for QUIC on one path; past it the path is closed with `EXCESSIVE_LOAD`.
 pub const CONTROL_BACKLOG_MAX: usize = 1024 * 1024;
+/// Control frames that wait behind one that is not signed yet; past it the session is closed with `EXCESSIVE_LOAD`.
+pub const OUTBOX_MAX: usize = 16 * 1024;
 /// Part of QUIC's send window that application bytes leave free for control.
 pub const CONTROL_RESERVE: u64 = 256 * 1024;
 /// Control frames that a peer may send beyond what is paid for, and what unspent ones pile up to: more than all that an

@@ -143,14 +143,11 @@ mod tests {
     fn what_grows_or_slows_down_does_not() {
         let grows = soak(|index| (1000, 100_000 + 4000 * i64::try_from(index).unwrap()));
         assert!(
-            grows.iter().all(|line| line.starts_with("heap of client")) && !grows.is_empty(),
+            grows.iter().all(|line| line.contains("bytes held by client")) && !grows.is_empty(),
             "{grows:?}"
         );
         let slows = soak(|index| (1000 + 20 * index as u64, 100_000));
-        assert!(
-            slows.iter().all(|line| line.starts_with("streams a second")) && !slows.is_empty(),
-            "{slows:?}"
-        );
+        assert!(slows.iter().all(|line| line.contains("streams a second")) && !slows.is_empty(), "{slows:?}");
         // So does what shrinks: the first stretches were not what they should be.
         assert!(!soak(|index| (1000, 200_000 - 4000 * i64::try_from(index).unwrap())).is_empty());
         assert!(!judge(&[], TOLERANCE).is_empty());

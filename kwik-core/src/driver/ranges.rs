@@ -112,7 +112,11 @@ impl Ranges {
                 Some(received) => Some(Ok(received)),
                 None if s.error.is_some() => Some(Err(LeaseError::SessionClosed)),
                 // Asked again, it is not asked twice; but the stream may be over by now.
-                None => s.core.sync(s.now(), stream).err().map(Err),
+                None => {
+                    let asked = s.core.sync(s.now(), stream);
+                    s.notify(); // somebody else may have taken the answer, and then this is a new question
+                    asked.err().map(Err)
+                }
             })
             .await
     }

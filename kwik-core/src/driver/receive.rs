@@ -286,7 +286,12 @@ impl<R: Runtime> Future for EndpointDriver<R> {
         this.follow();
         let read = match this.read_previous(cx) {
             Read::Empty => this.read(cx),
-            unread @ (Read::Budget | Read::Full | Read::Lost) => unread,
+            // Whoever keeps the old socket busy must not keep the new one from being read.
+            Read::Budget => match this.read(cx) {
+                Read::Empty => Read::Budget,
+                read @ (Read::Budget | Read::Full | Read::Lost) => read,
+            },
+            unread @ (Read::Full | Read::Lost) => unread,
         };
         if matches!(read, Read::Lost) {
             return Poll::Ready(());

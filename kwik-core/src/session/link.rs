@@ -176,12 +176,6 @@ impl Link {
         self.allowance.ready(now, 1).map_err(ControlEnd::Paused)
     }
 
-    /// Frames that the peer may send now; below zero, they are owed.
-    #[cfg(test)]
-    pub(super) fn allowance_left(&self) -> i128 {
-        self.allowance.left()
-    }
-
     /// Lets the peer send more frames.
     pub(super) fn allow_frames(&mut self, frames: u64) {
         self.allowance.earn(frames);

@@ -17,6 +17,15 @@ pub(super) const JOB_GENUINE: u64 = 4;
 /// A split stream that is over: another may be split, and its end be said.
 pub(super) const STREAM_OVER: u64 = 4;
 
+/// Frames that a sealed job pays for besides, by the bytes that its leases may name: what is asked for and taken back before
+/// a byte of it was sent costs two frames each time.
+pub(super) fn for_total(total: u64) -> u64 {
+    (total / BYTES_PER_ERRAND).min(ERRANDS_OF_JOB_MAX)
+}
+
+const BYTES_PER_ERRAND: u64 = 8 * 1024;
+const ERRANDS_OF_JOB_MAX: u64 = 1024;
+
 /// Frames that the peer may have to send because it was sent this one.
 pub(super) fn answers_to(frame: &Frame) -> u64 {
     match frame {

@@ -239,6 +239,11 @@ enum Waiting {
 }
 
 impl Outbox {
+    /// Returns whether more waits than any application has going on: the client makes this end say it.
+    pub(super) fn is_overfull(&self) -> bool {
+        self.0.len() > limits::OUTBOX_MAX
+    }
+
     /// Keeps what would overtake a frame that waits, and gives back all else.
     pub(super) fn hold(&mut self, action: Action) -> Option<Action> {
         let Action::Send { path: HOME, frame } = action else {

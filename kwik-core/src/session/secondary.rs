@@ -98,6 +98,8 @@ struct Lease {
     ended: Option<ErrorCode>,
     /// The application has let go of it.
     forgotten: bool,
+    /// The application did so while the client still wanted it.
+    given_up: bool,
 }
 
 /// What a lease may send now.
@@ -265,15 +267,16 @@ impl Secondary {
             expiry: open.expiry,
             payload: &open.payload,
         };
-        let refusal = if open.path != self.path || !claims.verify(&self.primary, &open.seal) {
+        // What costs little to find out comes first: a signature is looked at last.
+        let refusal = if is_expired(unix, open.expiry) {
+            Some(ErrorCode::TICKET_EXPIRED)
+        } else if self.jobs.len() >= limits::JOBS_PER_PATH {
+            Some(ErrorCode::LIMIT_EXCEEDED)
+        } else if open.path != self.path || !claims.verify(&self.primary, &open.seal) {
             // A client cannot tell whether a seal is right. One that brings many wrong ones has made them, or has a primary
             // that would have it spend this server's time.
             self.forged_jobs.take(now, 1).map_err(|_| ErrorCode::AUTH_FAILED)?;
             Some(ErrorCode::AUTH_FAILED)
-        } else if is_expired(unix, open.expiry) {
-            Some(ErrorCode::TICKET_EXPIRED)
-        } else if self.jobs.len() >= limits::JOBS_PER_PATH {
-            Some(ErrorCode::LIMIT_EXCEEDED)
         } else {
             None
         };
@@ -281,8 +284,9 @@ impl Secondary {
             self.send(Frame::JobRefused { job: open.job, code });
             return Ok(());
         }
-        // Only its primary can have signed it, once, and for more than it costs to look at.
-        self.account.earn(price::JOB_GENUINE);
+        // Only its primary can have signed it, once, and for more than it costs to look at; and for so many bytes, which may
+        // be asked for and not wanted after all.
+        self.account.earn(price::JOB_GENUINE + price::for_total(open.total));
         let info = JobInfo { id: open.job, stream: open.stream, range: open.range, payload: open.payload };
         let job = Job {
             info,
@@ -365,6 +369,7 @@ impl Secondary {
                     internal: None,
                     ended: None,
                     forgotten: false,
+                    given_up: false,
                 };
                 self.leases.insert(id, lease);
                 self.actions.push_back(Action::Notify(Event::LeaseArrived(job_id)));
@@ -480,7 +485,7 @@ impl Secondary {
         let Some(lease) = self.leases.remove(&id) else {
             return;
         };
-        if lease.sent > 0 || lease.forgotten {
+        if lease.sent > 0 || lease.given_up {
             // Bytes of it were worth sending, or it was this end that did not send them.
             self.account.earn(price::LEASE_OVER);
         }
@@ -595,6 +600,7 @@ impl Secondary {
             self.forget(id);
             return;
         }
+        lease.given_up = true;
         if lease.sent == lease.range.len() {
             return; // forgotten once it has arrived
         }

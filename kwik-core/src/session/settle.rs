@@ -341,6 +341,9 @@ impl Session {
                 self.carry_out(action);
             }
         }
+        if self.outbox.is_overfull() && self.lost.is_none() {
+            self.fault(HOME, ErrorCode::EXCESSIVE_LOAD);
+        }
         let account = match &mut self.machine {
             Machine::Client(client) => client.take_account(),
             Machine::Secondary(secondary) => secondary.take_account(),
@@ -413,7 +416,7 @@ impl Session {
         }
     }
 
-    /// Tells the application, and not twice in a row the same.
+    /// Tells the application, once until it has heard.
     pub(super) fn notify(&mut self, event: Event) {
         self.events.push(event);
     }

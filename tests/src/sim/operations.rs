@@ -126,12 +126,8 @@ fn opens() -> impl Strategy<Value = OpenPlan> {
 }
 
 fn offers() -> impl Strategy<Value = Offer> {
-    let endings = prop_oneof![
-        Just(Ending::Finish),
-        Just(Ending::FinishEarly),
-        Just(Ending::LetGo),
-        (0..80_000_u64).prop_map(Ending::Reset)
-    ];
+    let endings =
+        prop_oneof![Just(Ending::Finish), Just(Ending::FinishEarly), (0..80_000_u64).prop_map(Ending::Reset)];
     (directions(), 0..200_000_u64, 0..5000_u64, 500..60_000_u64, 1..4_usize, 0..500_u16, 0..3000_u64, endings)
         .prop_map(|(dir, size, head, range, depth, own, tail, ending)| Offer {
             at: Duration::ZERO,

@@ -106,7 +106,9 @@ impl Client {
         let Some(untold) = ByteRange::between(stream.primary_offset(), offset) else {
             return;
         };
-        let writes = self.runs.values().any(|run| run.stream == id);
+        // One that rests far below what it was told of has no use for more.
+        let near = stream.primary_offset().saturating_sub(stream.window() / 2);
+        let writes = self.runs.values().any(|run| run.stream == id && run.next >= near);
         if !writes && self.first_unowned(stream, id, untold).is_none() {
             return;
         }
@@ -116,7 +118,7 @@ impl Client {
         self.credit(PathId::PRIMARY, Credit::Offset { stream: id, offset });
     }
 
-    /// Where in `range` the first byte lies that is not here, and that no lease is to bring of which bytes can be expected.
+    /// The first byte of `range` that is neither here nor to be brought by a lease that goes on.
     fn first_unowned(&self, stream: &SplitRecv, id: StreamId, range: ByteRange) -> Option<u64> {
         let mut at = range.start();
         loop {

@@ -91,9 +91,9 @@ impl Client {
             Some(job) if job.accepted && refused.is_none() => self.late_frames += 1,
             Some(job) => {
                 job.closed = refused;
-                job.accepted = true;
+                let first = !std::mem::replace(&mut job.accepted, true);
                 // Accepted, or refused by the application that was asked: either way it was genuine.
-                if refused.is_none_or(|code| code.check_own().is_ok()) {
+                if first && refused.is_none_or(|code| code.check_own().is_ok()) {
                     self.account.earn(price::JOB_GENUINE);
                     if let Some(path) = self.paths.get_mut(&path) {
                         path.errands.earn(ERRANDS_PER_JOB);
@@ -128,7 +128,7 @@ impl Client {
         let of = self.leases.of_path(path).filter(|(_, lease)| lease.state.job == job);
         let leases: Vec<LeaseId> = of.map(|(lease, _)| lease).collect();
         for lease in leases {
-            self.lose_lease(lease, code, false);
+            self.end_refused(lease, code);
         }
     }
 }

@@ -241,7 +241,7 @@ impl Client {
     ) -> Result<(), ErrorCode> {
         match self.leases.get(id) {
             Some(lease) if lease.path() == path && lease.state.noticed => {
-                self.lose_lease(id, code, false);
+                self.end_refused(id, code);
                 Ok(())
             }
             Some(_) => Err(ErrorCode::LEASE_VIOLATION),
@@ -376,6 +376,15 @@ impl Client {
             lease.state.withdrawn = lease.state.placed == 0;
         }
         self.lose_lease(id, code, true);
+    }
+
+    /// Ends a lease that its server will not fill. What its core refuses should not have been asked of it; what its
+    /// application does was a fair question.
+    pub(super) fn end_refused(&mut self, id: LeaseId, code: ErrorCode) {
+        if let Some(lease) = self.leases.get_mut(id) {
+            lease.state.withdrawn = lease.state.placed == 0 && code.check_own().is_err();
+        }
+        self.lose_lease(id, code, false);
     }
 
     /// Ends every lease of a path. A path that is silent, not dead, is told, should it ever listen again.

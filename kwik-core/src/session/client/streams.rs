@@ -319,8 +319,10 @@ impl Client {
     /// The primary reset the native stream, and with it the whole stream.
     pub(in crate::session) fn on_native_reset(&mut self, stream: StreamId) {
         self.failed.remove(&stream);
+        // A stream of which something came was worth its leases.
+        let empty = self.streams.get(&stream).is_none_or(|split| split.highest() == split.base());
         let leases: Vec<LeaseId> = self.leases.of_stream(stream).map(|(lease, _)| lease).collect();
-        for lease in leases {
+        for lease in leases.into_iter().filter(|_| empty) {
             self.withdraw_lease(lease, ErrorCode::STREAM_CLOSED);
         }
         self.end_stream(stream, ErrorCode::STREAM_CLOSED);

@@ -446,7 +446,7 @@ impl Primary {
         self.paths.get(&id).map(|path| path.state)
     }
 
-    /// Whom the certificate of a path must belong to.
+    /// All paths that are known, dead ones included.
     pub(super) fn paths(&self) -> Vec<PathInfo> {
         let info = |(&id, path): (&PathId, &Path)| PathInfo {
             id,

@@ -238,6 +238,9 @@ fn frames_that_waited_cost_no_other_path() {
     let stream = primary.open(Dir::Uni).unwrap();
     let job = primary.open_job(now, stream, NewJob::new(served, range(0, 100), "")).unwrap();
     let lease = primary.lease(now, &NewLease::new(job, range(0, 100))).unwrap();
+    world.run(|w| w.session(2).accept_job().is_some()); // signed, and at the client
+    let now = world.now;
+    let primary = world.session(PRIMARY);
     for _ in 0..limits::CONTROL_BURST + 100 {
         primary.revoke_lease(now, lease, 50).unwrap();
     }

@@ -142,12 +142,12 @@ fn harmless(actor: Actor, job: u64, d: &mut Dice) -> Vec<u8> {
             wire::frame(Type::LeaseRevoke, &revoke)
         }
         (Actor::Primary, 1) => {
-            let remove = pb::RemovePath { path: Some(1 << 30), code: Some(1), deadline_ms: None };
+            let remove = pb::RemovePath { path: Some(1 << 30), code: Some(1), deadline_ms: Some(0) };
             wire::frame(Type::RemovePath, &remove)
         }
         (Actor::Primary, 2) => {
-            let received = (0..d.between(1, 20)).map(|_| range(d)).collect();
-            let response = pb::OffsetSyncResponse { stream: Some(4003), received, more: None };
+            let response =
+                pb::OffsetSyncResponse { stream: Some(4003), received: vec![range(d)], more: Some(false) };
             wire::frame(Type::OffsetSyncResponse, &response)
         }
         (Actor::Primary, _) => wire::frame(Type::JobClose, &pb::JobClose { job: gone }),
