@@ -10,7 +10,7 @@ const NANOS: u128 = 1_000_000_000;
 #[derive(Debug)]
 pub(crate) struct Bucket {
     /// Below zero: owed.
-    left: i128,
+    left: i64,
     /// Since when the next token has been growing.
     refilled: Instant,
     rate: Rate,
@@ -50,7 +50,7 @@ impl Rate {
 impl Bucket {
     /// A full bucket.
     pub(crate) fn new(now: Instant, rate: Rate, burst: u64) -> Self {
-        Self { left: burst.into(), refilled: now, rate, burst }
+        Self { left: signed(burst), refilled: now, rate, burst }
     }
 
     /// Takes `tokens`, or says when there will be as many; more than a burst never.
@@ -63,7 +63,7 @@ impl Bucket {
     /// Says when there will be `tokens`, if there are not.
     pub(crate) fn ready(&mut self, now: Instant, tokens: u64) -> Result<(), Instant> {
         self.refill(now);
-        match u128::try_from(i128::from(tokens).saturating_sub(self.left)) {
+        match u128::try_from(i128::from(tokens) - i128::from(self.left)) {
             Err(_) | Ok(0) => Ok(()),
             Ok(short) => {
                 let wait = self.rate.time_for(short, true);
@@ -74,24 +74,29 @@ impl Bucket {
 
     /// Takes `tokens` whether they are there or not.
     pub(crate) fn spend(&mut self, tokens: u64) {
-        self.left = self.left.saturating_sub(tokens.into());
+        self.left = self.left.saturating_sub(signed(tokens));
     }
 
     /// Adds tokens; what goes beyond a burst is lost.
     pub(crate) fn earn(&mut self, tokens: u64) {
-        self.left = self.left.saturating_add(tokens.into()).min(self.burst.into());
+        self.left = self.left.saturating_add(signed(tokens)).min(signed(self.burst));
     }
 
     fn refill(&mut self, now: Instant) {
         let grown = self.rate.tokens_in(now.saturating_duration_since(self.refilled));
-        self.left = self.left.saturating_add(i128::try_from(grown).unwrap_or(i128::MAX));
-        if self.left >= i128::from(self.burst) {
-            (self.left, self.refilled) = (self.burst.into(), self.refilled.max(now));
+        self.left = self.left.saturating_add(i64::try_from(grown).unwrap_or(i64::MAX));
+        if self.left >= signed(self.burst) {
+            (self.left, self.refilled) = (signed(self.burst), self.refilled.max(now));
         } else {
             // Not `now`: what is left of a token's time counts for the next.
             self.refilled += self.rate.time_for(grown, false);
         }
     }
+}
+
+/// More tokens than fit are as many as nobody ever has.
+fn signed(tokens: u64) -> i64 {
+    i64::try_from(tokens).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

@@ -265,12 +265,16 @@ impl Outbox {
     }
 
     fn pop(&mut self) -> Option<Frame> {
-        match self.0.pop_front()? {
-            Waiting::Ready(frame) => Some(frame),
-            unsigned @ Waiting::Unsigned(_) => {
-                self.0.push_front(unsigned);
-                None
-            }
+        if let Waiting::Unsigned(_) = self.0.front()? {
+            return None;
+        }
+        let waiting = self.0.pop_front();
+        if self.0.is_empty() {
+            self.0 = VecDeque::new(); // an idle session keeps no room for them
+        }
+        match waiting {
+            Some(Waiting::Ready(frame)) => Some(frame),
+            Some(Waiting::Unsigned(_)) | None => None,
         }
     }
 
@@ -316,7 +320,11 @@ impl Session {
     /// then all else goes on, but for what the client could not understand before it has heard of the path or job.
     pub fn poll_question(&mut self) -> Option<Question> {
         self.settle();
-        self.questions.pop_front()
+        let question = self.questions.pop_front();
+        if self.questions.is_empty() {
+            self.questions = VecDeque::new(); // they are large and rare: an idle session keeps no room for them
+        }
+        question
     }
 
     /// Takes the answer to a question of this session, in whatever order they are answered.

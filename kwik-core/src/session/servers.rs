@@ -41,7 +41,7 @@ impl Session {
             return Err(AddPathError::SessionClosed);
         }
         let primary = self.primary_mut(now).ok_or(AddPathError::Misuse(ApiMisuse::WrongRole))?;
-        primary.add_path(now, path)
+        primary.add_path(path)
     }
 
     /// Asks the client to close a path; its leases are lost.

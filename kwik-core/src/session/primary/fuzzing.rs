@@ -199,7 +199,7 @@ impl Driver {
         let new = NewPath::new(address, "secondary.test", SpkiHash::new([6; 32]));
         let live =
             self.primary.paths().iter().filter(|path| !matches!(path.state, PathState::Dead(_))).count();
-        let added = self.primary.add_path(self.now, new);
+        let added = self.primary.add_path(new);
         assert_eq!(added.is_ok(), live < limits::SECONDARY_PATHS_MAX);
         if let Ok(path) = added {
             assert!(path.into_inner() > self.last_path, "path ids rise");

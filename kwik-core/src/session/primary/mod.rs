@@ -219,6 +219,8 @@ pub(super) struct Primary {
     splits_sent: usize,
     splits: usize,
     next_run: u64,
+    /// Messages with a wrong seal that are still looked at.
+    forged_relays: Bucket,
     late_frames: u64,
     /// The latest instant that a frame came with.
     now: Instant,
@@ -242,8 +244,6 @@ struct Path {
     relay_keys: SmallVec<[PublicKey; 1]>,
     relays_sent: u64,
     relays_heard: Once,
-    /// Messages with a wrong seal that are still looked at.
-    forged_relays: Bucket,
     stolen: u64,
     bytes_done: u64,
 }
@@ -324,6 +324,11 @@ impl Primary {
             splits_sent: 0,
             splits: 0,
             next_run: 0,
+            forged_relays: Bucket::new(
+                now,
+                Rate::per_second(limits::FORGED_RELAYS_PER_SECOND),
+                limits::FORGED_RELAYS_BURST,
+            ),
             late_frames: 0,
             now,
             actions: VecDeque::new(),
@@ -359,7 +364,7 @@ impl Primary {
 
     // Paths.
 
-    pub(super) fn add_path(&mut self, now: Instant, new: NewPath) -> Result<PathId, AddPathError> {
+    pub(super) fn add_path(&mut self, new: NewPath) -> Result<PathId, AddPathError> {
         let named = !new.server_name.is_empty() && new.server_name.len() <= limits::SERVER_NAME_MAX;
         let addressed = !new.addresses.is_empty()
             && new.addresses.len() <= limits::PATH_ADDRESSES_MAX
@@ -391,11 +396,6 @@ impl Primary {
                 relay_keys: new.relay_keys,
                 relays_sent: 0,
                 relays_heard: Once::default(),
-                forged_relays: Bucket::new(
-                    now,
-                    Rate::per_second(limits::FORGED_RELAYS_PER_SECOND),
-                    limits::FORGED_RELAYS_BURST,
-                ),
                 stolen: 0,
                 bytes_done: 0,
             },

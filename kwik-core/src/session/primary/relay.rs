@@ -60,7 +60,7 @@ impl Primary {
         let session = self.session;
         let path = self.paths.get_mut(&head.path)?;
         if !path.relay_keys.is_empty() {
-            if path.relays_heard.contains(head.id) || path.forged_relays.ready(now, 1).is_err() {
+            if path.relays_heard.contains(head.id) || self.forged_relays.ready(now, 1).is_err() {
                 return None;
             }
             let claims = RelayClaims {
@@ -73,7 +73,7 @@ impl Primary {
             let sealed =
                 head.seal.is_some_and(|seal| path.relay_keys.iter().any(|key| claims.verify(key, &seal)));
             if !sealed {
-                path.forged_relays.spend(1);
+                self.forged_relays.spend(1);
                 return None;
             }
             path.relays_heard.insert(head.id);
