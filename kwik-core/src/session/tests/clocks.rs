@@ -1,17 +1,12 @@
 //! Wall clocks that are wrong, or set anew while everything runs. Spec: KWIK §9.
-#![expect(clippy::disallowed_types, reason = "subscribers are shared")]
 
-use std::{
-    fmt::Write as _,
-    sync::{Mutex, PoisonError},
-};
+use std::{fmt::Write as _, sync::mpsc};
 
 use super::*;
 use crate::config::ServerConfig;
 
-/// Collects what is told at a level of at least `WARN`.
-#[derive(Default)]
-struct Warnings(Arc<Mutex<Vec<String>>>);
+/// Passes on what is told at a level of at least `WARN`.
+struct Warnings(mpsc::Sender<String>);
 
 struct Visit<'a>(&'a mut String);
 
@@ -37,7 +32,7 @@ impl tracing::Subscriber for Warnings {
     fn event(&self, event: &tracing::Event<'_>) {
         let mut text = String::new();
         event.record(&mut Visit(&mut text));
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(text);
+        self.0.send(text).expect("the receiver outlives the subscriber");
     }
 
     fn enter(&self, _: &tracing::span::Id) {}
@@ -47,15 +42,13 @@ impl tracing::Subscriber for Warnings {
 
 /// Adds a path and returns what became of it, and what the servers' operators are told.
 fn attempt(world: &mut World) -> (PathState, Vec<String>) {
-    let warnings = Warnings::default();
-    let told = warnings.0.clone();
-    let state = tracing::subscriber::with_default(warnings, || {
+    let (sender, told) = mpsc::channel();
+    let state = tracing::subscriber::with_default(Warnings(sender), || {
         let path = world.add_path(2);
         world.run(|w| !matches!(w.session(PRIMARY).path_state(path), Some(PathState::Connecting)));
         world.session(PRIMARY).path_state(path).unwrap()
     });
-    let told = std::mem::take(&mut *told.lock().unwrap());
-    (state, told)
+    (state, told.try_iter().collect())
 }
 
 /// A client's clock may be as wrong as it likes: the two servers have to agree, and nobody else.
