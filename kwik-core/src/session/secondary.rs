@@ -64,7 +64,7 @@ pub(super) struct Secondary {
     /// Jobs, and messages, with a wrong seal that are still looked at: nothing earns more of them.
     forged_jobs: Bucket,
     forged_relays: Bucket,
-    /// What came of the client's frames.
+    /// Frames that the client may send, or is charged for, because of what came of earlier ones.
     account: Account,
     actions: VecDeque<Action>,
 }
@@ -113,6 +113,9 @@ pub(super) struct LeaseAllowance {
     pub(super) now: u64,
     pub(super) internal: Option<StreamId>,
 }
+
+/// Leases that gain by a frame of credit without its costing more than itself.
+const LEASES_PER_CREDIT: u64 = 8;
 
 impl Secondary {
     pub(super) fn new(
@@ -171,7 +174,7 @@ impl Secondary {
         self.late_frames
     }
 
-    /// How much is kept of streams, and of what was to fill them.
+    /// Sizes of all that is kept of streams, and of what was to fill them.
     #[cfg(test)]
     pub(super) fn kept(&self) -> Vec<(&'static str, usize)> {
         vec![
@@ -186,7 +189,7 @@ impl Secondary {
         self.actions.pop_front()
     }
 
-    /// What came of the client's frames since this was last called.
+    /// Takes what came of the client's frames since this was last called.
     pub(super) fn take_account(&mut self) -> Account {
         std::mem::take(&mut self.account)
     }
@@ -267,7 +270,7 @@ impl Secondary {
             expiry: open.expiry,
             payload: &open.payload,
         };
-        // What costs little to find out comes first: a signature is looked at last.
+        // Cheap checks come first: a signature is looked at last.
         let refusal = if is_expired(unix, open.expiry) {
             Some(ErrorCode::TICKET_EXPIRED)
         } else if self.jobs.len() >= limits::JOBS_PER_PATH {
@@ -416,7 +419,9 @@ impl Secondary {
                 && lease.range.end() > before
                 && lease.credit < lease.range.len()
         };
+        let mut gained = 0;
         for (&id, lease) in self.leases.iter().filter(|(_, lease)| gains(lease)) {
+            gained += 1;
             self.actions.push_back(Action::Notify(Event::LeaseWritable(id)));
             if !jobs.contains(&lease.job) {
                 jobs.push(lease.job);
@@ -425,6 +430,8 @@ impl Secondary {
         for job in jobs {
             self.actions.push_back(Action::Notify(Event::LeaseArrived(job)));
         }
+        // Honest leases do not overlap, so few gain by one frame; many events at a time cost more than that.
+        self.account.charge(gained / LEASES_PER_CREDIT);
     }
 
     /// Ends a lease before its end. With `reset` its internal stream is given up.

@@ -88,6 +88,26 @@ fn a_lease_taken_back_once_it_was_sent_whole_leaves_nothing_behind() {
     }
 }
 
+/// Only a client that breaks the rules has many leases of one place. What each frame of credit then costs is charged to it.
+#[test]
+fn credit_that_many_leases_gain_by_costs_more_than_a_frame() {
+    let (mut secondary, now) = waiting();
+    for id in 1..=80 {
+        let lease = LeaseId::new(id);
+        let range = ByteRange::between(10, 11).unwrap();
+        secondary.jobs.get_mut(&JOB).unwrap().left += 1;
+        let notice = Frame::LeaseNotice { lease, job: JOB, range, credit: 0 };
+        secondary.handle_frame(now, UNIX, notice).unwrap();
+    }
+    secondary.take_account();
+    let credit = |offset| Frame::Credit(Credit::Offset { stream: StreamId::from_u64(1).unwrap(), offset });
+    secondary.handle_frame(now, UNIX, credit(11)).unwrap();
+    assert_eq!(secondary.take_account().charged, 10);
+    secondary.handle_frame(now, UNIX, credit(11)).unwrap();
+    secondary.handle_frame(now, UNIX, credit(12)).unwrap();
+    assert_eq!(secondary.take_account(), Account::default(), "one lease, or none, gains");
+}
+
 /// The client can drop a message, and nothing else: not make one, change one, or say one twice. Spec: KWIK §9.
 #[test]
 fn only_what_the_primary_has_said_is_heard_and_once() {
