@@ -518,9 +518,9 @@ pub enum ConfigError {
         streams: u64,
         /// `stream_receive_window`.
         stream_receive_window: u32,
-        /// What `receive_window` would have to be at least.
+        /// The least `receive_window` for so many streams, in bytes.
         needed: u64,
-        /// What it is.
+        /// The `receive_window` that is set, in bytes.
         receive_window: u64,
     },
     /// A certificate does not parse.

@@ -190,9 +190,9 @@ pub struct SessionStats {
     /// Times that a peer's control frames were left unread for a while, because it had sent more than was paid for: none,
     /// where both ends are honest. Spec: KWIK §11.
     pub control_pauses: u64,
-    /// How often a stream was to be opened here and the peer permitted no more for the moment.
+    /// Times that a stream was to be opened here and the peer permitted no more for the moment.
     pub opens_refused: u64,
-    /// How often the peer, with a stream that it opened, had as many open as it ever may
+    /// Times that the peer, with a stream that it opened, had as many open as it ever may
     /// ([`TransportConfig::streams_max`](crate::TransportConfig::streams_max)): others had to wait.
     pub streams_exhausted: u64,
     /// How often a peer broke a rule, by the code that says which; KWIK's codes only.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-/// What the wall clock said at some instant. Only ever carried on to instants shortly after: wall clocks are set anew while
+/// Wall time at some instant. Only ever carried on to instants shortly after: wall clocks are set anew while
 /// programs run, and go on while a machine sleeps, when instants may not.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wall {

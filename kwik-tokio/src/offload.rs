@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a destination gets no trains after one to it has failed; twice as long each time that the next fails as well.
+/// Time that a destination gets no trains after one to it has failed; twice as long each time that the next fails as well.
 const WAIT_FIRST: Duration = Duration::from_secs(10);
 /// And how long at most.
 const WAIT_MAX: Duration = Duration::from_secs(640);
@@ -32,7 +32,7 @@ struct Failure {
     wait: Duration,
 }
 
-/// What is known about trains on one socket.
+/// Trains that have failed on one socket, by destination.
 #[derive(Debug)]
 pub(crate) struct Offload {
     /// Datagrams in one, at most.

@@ -1,4 +1,4 @@
-//! What both ends of a session may tune, and which settings go together.
+//! Settings of a session's connections and split streams, and the rules by which they go together.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::{
     stream::conflict::ConflictPolicy,
 };
 
-/// What both ends of a session may tune.
+/// Settings of a session, for either end.
 ///
 /// The setters take the value in the unit their name ends in, or bytes for windows. They take any value: whether all of
 /// them together can be used is what [`Self::check`] says, and so do the calls that begin to use them, which fail rather
@@ -46,7 +46,7 @@ pub struct TransportConfig {
 const DATAGRAM_BUFFER: usize = 1024 * 1024;
 /// RFC 9000 §14: what every path must carry.
 const MTU_MIN: u16 = 1200;
-/// What a UDP datagram over IPv4 has room for, less than what quinn-proto takes.
+/// Room of a UDP datagram over IPv4, less than what quinn-proto takes.
 const MTU_CEILING: u16 = 65_527;
 const IDLE_MIN: Duration = Duration::from_secs(1);
 const INITIAL_RTT_CEILING: Duration = Duration::from_secs(60);
@@ -85,56 +85,56 @@ impl Default for TransportConfig {
 }
 
 impl TransportConfig {
-    /// How long a connection may be silent before it is dead: 1 s to an hour.
+    /// Time after which a silent connection is dead: 1 s to an hour.
     #[must_use]
     pub fn idle_timeout(mut self, value: Duration) -> Self {
         self.idle_timeout = value;
         self
     }
 
-    /// How long a client may take for handshake and hello on a server: 10 ms to a day.
+    /// Time that a client has for handshake and hello on a server: 10 ms to a day.
     #[must_use]
     pub fn hello_timeout(mut self, value: Duration) -> Self {
         self.hello_timeout = value;
         self
     }
 
-    /// How long a client tries to attach a path, from `AddPath` on: 10 ms to a day.
+    /// Time that a client tries to attach a path for, from `AddPath` on: 10 ms to a day.
     #[must_use]
     pub fn attach_timeout(mut self, value: Duration) -> Self {
         self.attach_timeout = value;
         self
     }
 
-    /// How long a reader waits for bytes that the primary says nobody is to bring, before it is told so: 10 ms to a day.
+    /// Time after which a reader is told of bytes that, as the primary says, nobody is to bring: 10 ms to a day.
     #[must_use]
     pub fn gap_timeout(mut self, value: Duration) -> Self {
         self.gap_timeout = value;
         self
     }
 
-    /// Whose bytes the readers of split streams get where two servers brought different ones for the same place.
+    /// The source that wins when two servers send different bytes for one offset of a split stream.
     #[must_use]
     pub fn conflict_policy(mut self, value: ConflictPolicy) -> Self {
         self.conflict_policy = value;
         self
     }
 
-    /// What a client does when a secondary opens a stream for what it may not fill.
+    /// A client's answer to a secondary that opens a stream for what it may not fill.
     #[must_use]
     pub fn mapping_faults(mut self, value: MappingFaults) -> Self {
         self.mapping_faults = value;
         self
     }
 
-    /// What a client does when a secondary's bytes are wrong, or nobody brings what a reader waits for.
+    /// A client's answer to wrong bytes of a secondary, and to holes that nobody fills.
     #[must_use]
     pub fn aggregation_faults(mut self, value: AggregationFaults) -> Self {
         self.aggregation_faults = value;
         self
     }
 
-    /// What a client does when a secondary's stream does not begin with a header that makes sense.
+    /// A client's answer to a secondary's stream that does not begin with a header that makes sense.
     #[must_use]
     pub fn metadata_faults(mut self, value: MetadataFaults) -> Self {
         self.metadata_faults = value;
@@ -165,7 +165,7 @@ impl TransportConfig {
         self
     }
 
-    /// Where path MTU discovery stops, in bytes of UDP payload: 1,200 to 65,527.
+    /// Upper end of path MTU discovery, in bytes of UDP payload: 1,200 to 65,527.
     #[must_use]
     pub fn mtu_max(mut self, value: u16) -> Self {
         self.mtu_max = value;
@@ -387,7 +387,7 @@ mod tests {
         assert_eq!(window, limits::NATIVE_MEMORY + limits::CONTROL_WINDOW);
     }
 
-    /// What is asked for is what there is, or an error that says what else to ask for.
+    /// A setting is taken as it is, or is an error that says what else to ask for.
     #[test]
     fn streams_beyond_what_their_memory_allows_are_an_error() {
         let config = TransportConfig::default().streams_max(5000);

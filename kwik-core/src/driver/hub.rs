@@ -44,7 +44,7 @@ pub(super) struct Bound<R: Runtime> {
     pub(super) socket: Arc<R::Socket>,
     /// It is an IPv6 one; the core only sees canonical addresses.
     pub(super) ipv6: bool,
-    /// How often the endpoint had been bound anew when it got this one.
+    /// The endpoint's count of sockets when it got this one.
     pub(super) number: usize,
 }
 
@@ -128,7 +128,7 @@ impl Owes for Buffers {}
 /// An endpoint, without a say in how long it lives: what tasks hold.
 pub(super) struct Shared<R: Runtime> {
     pub(super) runtime: Arc<R>,
-    /// How often the endpoint was bound to another socket.
+    /// Sockets that the endpoint has been moved to.
     rebound: AtomicUsize,
     pub(super) handles: AtomicUsize,
     pub(super) dropped: AtomicU64,

@@ -26,9 +26,9 @@ use crate::{
 pub struct RecvStream {
     session: SessionRef,
     stream: StreamId,
-    /// What every further read comes to, once nothing is left to read.
+    /// The result of every further read, once nothing is left to read.
     end: Option<Result<(), ReadError>>,
-    /// What reading met behind bytes that it gave first: the next read tells.
+    /// An end or error that came right behind bytes: those were given first, and the next read tells of it.
     untold: Option<ReadError>,
     /// With what the peer gave the stream up, once that was met.
     reset: Option<ErrorCode>,
@@ -323,7 +323,7 @@ fn reset_of(error: &ReadError) -> Option<ErrorCode> {
     if let ReadError::Reset(code) = error { Some(*code) } else { None }
 }
 
-/// What further reads come to, once one has been told of `error`; `None` if they may find something.
+/// The result of further reads once one has been told of `error`; `None` if they may find something.
 fn reads_after(error: &ReadError) -> Option<Result<(), ReadError>> {
     match error {
         // The bytes may come after all, or be read in any order.

@@ -56,7 +56,7 @@ pub(super) enum Key {
     Writable(StreamId),
 }
 
-/// How a stream that is sent came to its end.
+/// The end of a stream that is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SendEnd {
     /// All of it is at the peer.
@@ -83,7 +83,7 @@ pub(super) struct State {
     pub(super) core: Session,
     pub(super) wakers: Wakers<Key>,
     pub(super) unwatched: Unwatched,
-    /// What became of the streams that are sent, for as long as somebody may ask: the core forgets those that are over.
+    /// The ends of streams that are sent, for as long as somebody may ask: the core forgets streams that are over.
     pub(super) sent: BTreeMap<StreamId, Option<SendEnd>>,
     /// The handshake is done and the hello is accepted.
     pub(super) connected: bool,

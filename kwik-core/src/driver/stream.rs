@@ -31,7 +31,7 @@ pub struct SendStream {
     ours: Ours,
 }
 
-/// What was done about the end of a stream by its handle.
+/// The way in which a handle has ended its stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ours {
     Nothing,

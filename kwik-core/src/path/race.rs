@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 
 use crate::{id::Attempt, limits::PATH_ADDRESSES_MAX};
 
-/// How long an address has for its handshake before the next is tried as well (RFC 8305 §8).
+/// Time that an address has for its handshake before the next is tried as well (RFC 8305 §8).
 pub(crate) const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
 /// The addresses of one server.

@@ -8,7 +8,7 @@
 
 use std::time::{Duration, Instant};
 
-/// How long nothing must come before a path is asked, on paths shorter than half of it: servers that read from a disk
+/// The quiet after which a path is asked, on paths shorter than half of it: servers that read from a disk
 /// pause for less, as a rule.
 const PATIENCE_MIN: Duration = Duration::from_millis(100);
 
@@ -17,7 +17,7 @@ const PATIENCE_MIN: Duration = Duration::from_millis(100);
 pub(crate) struct Watch {
     /// When something was heard last, or asked, or the wait began.
     since: Instant,
-    /// How long the path may be quiet from then on.
+    /// The quiet that is borne from then on.
     patience: Duration,
     /// Nothing but answers has come since it was asked.
     asked: bool,
@@ -32,7 +32,7 @@ impl Watch {
 
     /// Something was heard; `news` says that it was more than an acknowledgement.
     ///
-    /// What comes unasked shortens the patience by an eighth: a stream of messages with pauses between them is asked now
+    /// Packets that come unasked shorten the patience by an eighth: a stream of messages with pauses between them is asked now
     /// and then and not in each pause, one that flows again is watched closely after some trains of packets.
     pub(crate) fn on_heard(&mut self, now: Instant, news: bool, rtt: Duration) {
         self.since = now;

@@ -44,7 +44,7 @@ pub(super) fn token_key(rng: &mut Rng) -> Arc<dyn quinn_proto::crypto::Handshake
     Arc::new(hkdf::Salt::new(hkdf::HKDF_SHA256, &[]).extract(&rng.bytes::<32>()))
 }
 
-/// How old the endpoint was when it was last told the time, for quinn-proto's address tokens (RFC 9000 §8.1).
+/// Age of the endpoint when it was last told the time, for quinn-proto's address tokens (RFC 9000 §8.1).
 ///
 /// Their key is the endpoint's own, so none outlives it, and nobody else reads what they say. So they need no wall clock,
 /// which may be set anew between a Retry and the answer to it.

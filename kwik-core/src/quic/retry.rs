@@ -3,7 +3,7 @@
 //! A server never gets an honest one, and nothing in it is authenticated; quinn-proto ends a server's handshake for it
 //! (DESIGN.md §13), so that anybody who sees one packet, or one flipped bit of the type, could.
 
-/// Where the first Retry packet begins in a datagram, if there is one (RFC 9000 §17.2.5).
+/// Offset of the first Retry packet in a datagram, if there is one (RFC 9000 §17.2.5).
 ///
 /// Packets that are longer than the datagram, or are not of a version that has Retry packets, end the search.
 pub(super) fn find(datagram: &[u8]) -> Option<usize> {
@@ -58,7 +58,7 @@ const TYPE: u8 = 0x30;
 const INITIAL: u8 = 0x00;
 const RETRY: u8 = 0x30;
 
-/// What is left of a datagram.
+/// The unread rest of a datagram.
 struct Cursor<'a>(&'a [u8]);
 
 impl<'a> Cursor<'a> {

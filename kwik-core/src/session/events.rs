@@ -8,7 +8,7 @@ use crate::action::Event;
 #[derive(Debug, Default)]
 pub(super) struct EventQueue {
     queue: VecDeque<Event>,
-    /// What is in the queue, once it is long; looking through a short one is cheaper.
+    /// The events in the queue, once it is long; looking through a short one is cheaper.
     index: BTreeSet<Event>,
 }
 

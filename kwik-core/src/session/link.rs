@@ -28,7 +28,7 @@ const QUIET: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) quic: Connection,
-    /// Which of those dialled for its path it is.
+    /// Its number among the connections dialled for its path.
     attempt: Attempt,
     decoder: Decoder,
     /// Encoded frames that QUIC has not taken.

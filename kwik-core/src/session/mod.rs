@@ -118,7 +118,7 @@ pub struct Session {
     remote: SocketAddr,
     /// The latest instant that was passed in.
     now: Instant,
-    /// What the wall clock said when the latest datagram came: frames come in datagrams.
+    /// Wall time of the latest datagram: frames come in datagrams.
     wall: Wall,
     recv: BTreeMap<StreamId, RecvHalf>,
     send: BTreeMap<StreamId, SendHalf>,

@@ -1,4 +1,4 @@
-//! What a control frame costs whoever takes it, and what pays for it. Spec: KWIK §11, control rate.
+//! The price of control frames to whoever takes them, and what pays for them. Spec: KWIK §11, control rate.
 //!
 //! A peer may send a burst of frames, and some per second. Everything an honest peer has to say beyond that is paid for by
 //! what this end has sent it, or by what came of its frames: answers by what asks for them ([`answers_to`]), credit by the
@@ -37,7 +37,7 @@ pub(super) fn answers_to(frame: &Frame) -> u64 {
         // Begun, stalled and going on twice, its answer; and credit for the primary while nobody owns what lies ahead of
         // it, an eighth of a window each.
         Frame::LeaseGrant(_) => 16,
-        // Where the cut fell.
+        // The place of the cut.
         Frame::LeaseRevoke { .. } => 1,
         // Refused, or given back.
         Frame::LeaseNotice { .. } => 1,
@@ -70,7 +70,7 @@ pub(super) fn answers_to(frame: &Frame) -> u64 {
 /// Pages of what is here of a stream, at most.
 const SYNC_PAGES: u64 = (limits::EXTENTS_PER_STREAM / limits::REPEATED_MAX) as u64 + 1;
 
-/// What came of the frames that the peer of the home connection has sent.
+/// The outcome of frames that the peer of the home connection has sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Account {
     /// Frames that it may send for that.

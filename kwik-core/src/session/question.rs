@@ -1,4 +1,4 @@
-//! What a session leaves to the application's own code: whom to dial, and what its keys sign.
+//! Questions that a session leaves to the application's own code: whom to dial, and signatures by its keys.
 //!
 //! That code may take its time, and may want the session that it is asked for. So no machine ever runs it: a session asks,
 //! whoever drives it answers, and meanwhile the session is free. Spec: KWIK §3.
@@ -40,7 +40,7 @@ enum Asked {
     Sign { draft: Draft, signer: Arc<dyn Signer> },
 }
 
-/// What the application's code has said to a [`Question`].
+/// The application's answer to a [`Question`].
 #[must_use = "what waits for the answer waits for ever"]
 pub struct Answer(Said);
 
@@ -50,7 +50,7 @@ enum Said {
     Unsigned(Sealing),
 }
 
-/// Where a server may be.
+/// The addresses at which a server may be.
 pub(super) type Addresses = SmallVec<[SocketAddr; 2]>;
 
 impl Question {
@@ -115,7 +115,7 @@ impl fmt::Debug for Answer {
     }
 }
 
-/// What a signature is for.
+/// The purpose of a signature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sealing {
     Path(PathId),
@@ -167,7 +167,7 @@ pub(super) struct RelayDraft {
     pub(super) payload: Bytes,
 }
 
-/// What a draft has become.
+/// A draft with its signature.
 #[derive(Debug)]
 pub(super) enum Sealed {
     Frame(Sealing, Frame),

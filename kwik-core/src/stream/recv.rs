@@ -46,7 +46,7 @@ pub(crate) struct SplitRecv {
     window: u64,
     /// Credit by offset: every source may send what lies below. Rises in ordered reading only.
     max_offset: u64,
-    /// What of it the primary was told.
+    /// The part of it that the primary was told of.
     primary_offset: u64,
     /// Bytes that came from at or beyond `max_offset`, under credit by amount.
     received_above: u64,

@@ -108,7 +108,7 @@ pub(super) struct Client {
     observed: Observed,
     /// Set when the primary path is gone: why nobody will send what is missing.
     lost: Option<ErrorCode>,
-    /// What came of the primary's frames.
+    /// Frames that the primary may send, or is charged for, because of what came of earlier ones.
     account: Account,
     actions: VecDeque<Action>,
 }
@@ -118,7 +118,7 @@ pub(super) struct Client {
 struct Path {
     state: State,
     health: Health,
-    /// Where it is dialled, until it is attached.
+    /// The addresses that are dialled, until it is attached.
     race: Option<Box<Race>>,
     server_name: String,
     pins: Vec<SpkiHash>,
@@ -301,7 +301,7 @@ impl Client {
         self.client_hello(None)
     }
 
-    /// How much is kept of streams, and of what was to fill them.
+    /// Sizes of all that is kept of streams, and of what was to fill them.
     #[cfg(test)]
     pub(super) fn kept(&self) -> Vec<(&'static str, usize)> {
         vec![
@@ -322,7 +322,7 @@ impl Client {
         self.actions.pop_front()
     }
 
-    /// What came of the primary's frames since this was last called.
+    /// Takes what came of the primary's frames since this was last called.
     pub(super) fn take_account(&mut self) -> Account {
         std::mem::take(&mut self.account)
     }

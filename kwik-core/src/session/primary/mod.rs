@@ -215,7 +215,7 @@ pub(super) struct Primary {
     /// What readers wait for and nobody is to bring, until the application takes it.
     gaps: BTreeMap<StreamId, u64>,
     runs: BTreeMap<RunId, Run>,
-    /// How many `Split` frames went out, and how many of them were answered.
+    /// `Split` frames that went out, and those of them that were answered.
     splits_sent: usize,
     splits: usize,
     next_run: u64,
@@ -343,7 +343,7 @@ impl Primary {
         self.late_frames
     }
 
-    /// How much is kept of streams, and of what was to fill them.
+    /// Sizes of all that is kept of streams, and of what was to fill them.
     #[cfg(test)]
     pub(super) fn kept(&self) -> Vec<(&'static str, usize)> {
         vec![

@@ -27,7 +27,7 @@ impl Secondary {
         Ok(RelayOpen { path: self.path, id, length, seal: None })
     }
 
-    /// Whose signatures this server's messages have, if any.
+    /// The signer of this server's messages, if it has one.
     pub(in crate::session) fn signer(&self) -> Option<Arc<dyn Signer>> {
         self.signer.clone()
     }
