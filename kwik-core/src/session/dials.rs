@@ -24,13 +24,6 @@ impl Session {
         link.map(Box::as_mut)
     }
 
-    /// Forgets a connection that has drained.
-    pub(super) fn remove_link(&mut self, id: LinkId) {
-        if self.dialled.remove(&id).is_none() {
-            self.links.remove(&id.path);
-        }
-    }
-
     /// Starts a connection.
     pub(super) fn dial(&mut self, link: LinkId, remote: SocketAddr, server_name: String) {
         let Some(client) = &self.client else {
@@ -75,8 +68,11 @@ impl Session {
                     _ => {} // of the handshake, or of one that is closed
                 }
             }
-            if self.dialled.contains_key(&id) {
-                self.drain_endpoint_events(id);
+            // One that was taken has moved.
+            if let Some(link) = self.dialled.get_mut(&id) {
+                if link.drain_endpoint_events(id.path, &mut self.endpoint_events) {
+                    self.dialled.remove(&id);
+                }
             }
         }
     }

@@ -13,8 +13,9 @@ use smallvec::SmallVec;
 use super::{price::Account, relays::Relays};
 use crate::{
     budget::{Bucket, Rate},
+    endpoint::{EndpointEvent, EndpointEventInner},
     error::{ErrorCode, FrameError},
-    id::{Attempt, Dir, StreamId},
+    id::{Attempt, Dir, LinkId, PathId, StreamId},
     limits,
     quic::{Connection, ReadEnd, WriteEnd},
     wire::{Decoder, Frame, HeaderDecoder, StreamHeader, encode},
@@ -249,6 +250,17 @@ impl Link {
     /// Returns whether a timer is due that may say that the peer is gone.
     pub(super) fn is_verdict_due(&mut self, now: Instant) -> bool {
         now.saturating_duration_since(self.heard_at) >= QUIET && self.is_due(now)
+    }
+
+    /// Hands on what the connection has for the endpoint. Returns whether it has drained.
+    pub(super) fn drain_endpoint_events(&mut self, path: PathId, out: &mut VecDeque<EndpointEvent>) -> bool {
+        let mut drained = self.quic.is_drained();
+        while let Some(event) = self.quic.poll_endpoint_event() {
+            drained |= event.is_drained();
+            let link = LinkId { path, attempt: self.attempt };
+            out.push_back(EndpointEvent(EndpointEventInner::Quic { link, key: self.quic.key(), event }));
+        }
+        drained
     }
 
     /// Notes that an internal stream has bytes. quinn-proto says so once per frame; once per batch is enough.

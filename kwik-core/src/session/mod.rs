@@ -350,31 +350,45 @@ impl Session {
         let _session = self.enter();
         self.now = self.now.max(now);
         self.settle();
-        let after = (Bound::Excluded(self.sent_last), Bound::Unbounded);
-        let turn: smallvec::SmallVec<[PathId; 10]> = self
-            .links
-            .range(after)
-            .chain(self.links.range(..=self.sent_last))
-            .map(|(&path, _)| path)
-            .collect();
         for (id, link) in &mut self.dialled {
             let _path = path_span(&self.machine, id.path);
             if let Some(transmit) = link.quic.poll_transmit(now, max_datagrams, buf) {
                 return Some(transmit);
             }
         }
-        for path in turn {
-            let Some(link) = self.links.get_mut(&path) else {
-                continue;
-            };
-            let _path = path_span(&self.machine, path);
-            if let Some(transmit) = link.quic.poll_transmit(now, max_datagrams, buf) {
-                self.sent_last = path;
-                self.unsettled = true; // sending may make room that somebody waits for
+        let last = self.sent_last;
+        if self.links.len() > 1 {
+            let after = (Bound::Excluded(last), Bound::Unbounded);
+            if let Some(transmit) = self.transmit_from(after, now, max_datagrams, buf) {
                 return Some(transmit);
             }
         }
-        None
+        self.transmit_from((Bound::Unbounded, Bound::Included(last)), now, max_datagrams, buf)
+    }
+
+    /// The path after `path`, in the order of their numbers.
+    fn path_after(&self, path: PathId) -> Option<PathId> {
+        if self.links.len() == 1 {
+            return None; // as in most sessions
+        }
+        self.links.range((Bound::Excluded(path), Bound::Unbounded)).next().map(|(&path, _)| path)
+    }
+
+    /// Lets the first of these paths send that has anything to send.
+    fn transmit_from(
+        &mut self,
+        paths: (Bound<PathId>, Bound<PathId>),
+        now: Instant,
+        max_datagrams: usize,
+        buf: &mut Vec<u8>,
+    ) -> Option<Transmit> {
+        let (path, transmit) = self.links.range_mut(paths).find_map(|(&path, link)| {
+            let _path = path_span(&self.machine, path);
+            Some((path, link.quic.poll_transmit(now, max_datagrams, buf)?))
+        })?;
+        self.sent_last = path;
+        self.unsettled = true; // sending may make room that somebody waits for
+        Some(transmit)
     }
 
     /// Returns the next news for the application.

@@ -39,10 +39,13 @@ impl Session {
         }
         let _session = self.enter();
         while std::mem::take(&mut self.unsettled) {
-            self.drain_dialled();
-            let paths: smallvec::SmallVec<[PathId; 10]> = self.links.keys().copied().collect();
-            for path in paths {
+            if !self.dialled.is_empty() {
+                self.drain_dialled();
+            }
+            let mut next = self.links.keys().next().copied();
+            while let Some(path) = next {
                 self.drain_link(path);
+                next = self.path_after(path);
             }
             if let Machine::Client(client) = &mut self.machine {
                 client.settle(self.now);
@@ -70,28 +73,15 @@ impl Session {
         self.drain_heard(path);
         self.drain_control(path);
         self.drain_internal(path);
-        if let Some(link) = self.links.get(&path) {
-            self.drain_endpoint_events(LinkId { path, attempt: link.attempt() });
-        }
-    }
-
-    pub(super) fn drain_endpoint_events(&mut self, id: LinkId) {
-        let Some(link) = self.link_mut(id) else {
+        let Some(link) = self.links.get_mut(&path) else {
             return;
         };
-        let key = link.quic.key();
-        let mut drained = link.quic.is_drained();
-        let mut events: smallvec::SmallVec<[EndpointEvent; 4]> = smallvec::SmallVec::new();
-        while let Some(event) = link.quic.poll_endpoint_event() {
-            drained |= event.is_drained();
-            events.push(EndpointEvent(EndpointEventInner::Quic { link: id, key, event }));
+        if link.drain_endpoint_events(path, &mut self.endpoint_events) {
+            link.drained = true;
+            if path != HOME {
+                self.links.remove(&path); // of the path to the primary, what has arrived stays readable
+            }
         }
-        if drained && id == LinkId::HOME {
-            link.drained = true; // what has arrived stays readable
-        } else if drained {
-            self.remove_link(id);
-        }
-        self.endpoint_events.extend(events);
     }
 
     /// Counts decrypted frames as life, and takes round-trip samples.
@@ -349,6 +339,9 @@ impl Session {
             Machine::Secondary(secondary) => secondary.take_account(),
             Machine::Greeting(_) | Machine::Primary(_) => Account::default(),
         };
+        if account == Account::default() {
+            return;
+        }
         if let Some(home) = self.links.get_mut(&HOME) {
             home.settle(account);
         }

@@ -27,6 +27,9 @@ impl Client {
     /// Starts as many connections as may be under way at once: first those of paths that have none, then further ones of
     /// paths whose others take long or have failed.
     pub(super) fn dial_next(&mut self, now: Instant) {
+        if self.undialled.is_empty() && self.paths.values().all(|path| path.race.is_none()) {
+            return; // as in most turns
+        }
         let mut free = self.dials_free();
         while free > 0 {
             let Some(id) = self.undialled.pop_front() else {
