@@ -1,4 +1,4 @@
-//! What the core wants from whoever drives it, and what it tells: values only, no behaviour.
+//! Values that the core hands to whoever drives it: transmits, events, snapshots. No behaviour.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -26,11 +26,11 @@ pub enum Ecn {
 #[must_use]
 #[non_exhaustive]
 pub struct Transmit {
-    /// Where to.
+    /// Address to send to.
     pub destination: SocketAddr,
     /// Bits to set on each packet.
     pub ecn: Option<Ecn>,
-    /// How many bytes of the buffer, from its start.
+    /// Bytes of the buffer that are used, from its start.
     pub size: usize,
     /// Length of each datagram but the last, which may be shorter; `None` for a single datagram.
     pub segment_size: Option<usize>,
@@ -128,7 +128,7 @@ pub enum PathState {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PathInfo {
-    /// Which path.
+    /// Name of the path.
     pub id: PathId,
     /// Its state.
     pub state: PathState,
@@ -156,19 +156,19 @@ pub struct PathInfo {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LeaseStatus {
-    /// Who fills it.
+    /// Path that fills it.
     pub path: PathId,
     /// The stream it is of.
     pub stream: StreamId,
-    /// What it is for; shorter than when it was given once it has been cut.
+    /// Range that it is for; shorter than when it was given once it has been cut.
     pub range: ByteRange,
     /// The client has begun to get its bytes.
     pub begun: bool,
-    /// What of it was missing when its path went silent or its bytes stayed away for too long; `None` while they come.
+    /// Part that was missing when its path went silent or its bytes stayed away for too long; `None` while they come.
     pub stalled: Option<ByteRange>,
 }
 
-/// How a lease ended. Spec: KWIK §5.
+/// End of a lease. Spec: KWIK §5.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LeaseOutcome {
@@ -176,9 +176,9 @@ pub enum LeaseOutcome {
     Done,
     /// The lease is over, and these parts of its range are missing that nobody else is to bring.
     Lost {
-        /// Why.
+        /// Reason.
         code: ErrorCode,
-        /// What has to be leased again or written, in rising order; empty if nothing is missing after all.
+        /// Ranges to lease again or to write, in rising order; empty if nothing is missing after all.
         missing: Vec<ByteRange>,
     },
 }
@@ -206,13 +206,13 @@ impl Relay {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct JobInfo {
-    /// Which job.
+    /// Name of the job.
     pub id: JobId,
     /// The stream it feeds.
     pub stream: StreamId,
     /// The only bytes that its leases name.
     pub range: ByteRange,
-    /// What the primary's application says about it.
+    /// Payload of the primary's application.
     pub payload: Bytes,
 }
 
@@ -220,8 +220,8 @@ pub struct JobInfo {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LeaseInfo {
-    /// Which lease.
+    /// Name of the lease.
     pub id: LeaseId,
-    /// What to write: all of it, from its start, exactly.
+    /// Range to write: all of it, from its start, exactly.
     pub range: ByteRange,
 }

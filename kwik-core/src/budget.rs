@@ -11,7 +11,7 @@ const NANOS: u128 = 1_000_000_000;
 pub(crate) struct Bucket {
     /// Below zero: owed.
     left: i64,
-    /// Since when the next token has been growing.
+    /// Instant from which the next token has been growing.
     refilled: Instant,
     rate: Rate,
     burst: u64,

@@ -16,7 +16,7 @@ use crate::{
     path::dial::DialPolicy,
 };
 
-/// How a client dials: its TLS configuration, its application protocols, and whom it lets a primary name.
+/// Settings for dialling: TLS configuration, application protocols, and the rule for which addresses a primary may name.
 #[derive(Clone)]
 pub struct ClientConfig {
     pub(crate) tls: Arc<rustls::ClientConfig>,
@@ -63,7 +63,7 @@ impl fmt::Debug for ClientConfig {
     }
 }
 
-/// How a server accepts: its TLS configuration and the roles it plays.
+/// Settings for accepting: TLS configuration and the roles that the server plays.
 #[derive(Clone)]
 pub struct ServerConfig {
     pub(crate) tls: Arc<rustls::ServerConfig>,
@@ -160,7 +160,7 @@ impl fmt::Debug for ServerConfig {
     }
 }
 
-/// Whose tickets a secondary honours, and who it is in them. Spec: KWIK §9.
+/// Primaries whose tickets a secondary honours, and the keys by which they name it. Spec: KWIK §9.
 #[derive(Clone, Debug)]
 pub struct SecondaryConfig {
     pub(crate) primaries: Vec<PublicKey>,

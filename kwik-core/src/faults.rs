@@ -1,9 +1,9 @@
-//! What a client may do about a secondary that breaks a rule, or whose bytes are wrong. Spec: KWIK §10.
+//! Strategies of a client against a secondary that breaks a rule, or whose bytes are wrong. Spec: KWIK §10.
 //!
 //! Whatever is chosen, a byte outside a lease is never placed, every fault is counted, and what cannot be read on (a
 //! control stream that makes no sense) ends its path.
 
-/// What to do when a secondary opens an internal stream for what it may not fill, or fills already.
+/// Strategy for an internal stream that a secondary opens for a range it may not fill, or fills already.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MappingFaults {
@@ -17,8 +17,7 @@ pub enum MappingFaults {
     Retry,
 }
 
-/// What to do when a digest, or the primary's own bytes, show that a secondary's bytes are wrong, or when nobody brings what
-/// a reader waits for.
+/// Strategy for bytes that a digest, or the primary's own bytes, show to be wrong, and for a hole that nobody fills.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AggregationFaults {
@@ -34,7 +33,7 @@ pub enum AggregationFaults {
     Isolate,
 }
 
-/// What to do when a secondary's stream does not begin with a header, or with one that its sender may not use.
+/// Strategy for a secondary's stream that does not begin with a header, or with one that its sender may not use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MetadataFaults {

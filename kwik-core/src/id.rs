@@ -108,7 +108,7 @@ pub enum Side {
     Server,
 }
 
-/// Whether both ends of a stream may send, or only the one that opened it.
+/// Directions of a stream: both ends may send, or only the one that opened it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Dir {
     /// Both ends send.
@@ -236,7 +236,7 @@ impl ByteRange {
         self.end
     }
 
-    /// How many bytes; at least one.
+    /// Length in bytes; at least one.
     #[expect(clippy::len_without_is_empty, reason = "a range is never empty")]
     pub const fn len(self) -> u64 {
         self.end - self.start
@@ -311,7 +311,7 @@ key_bytes! {
     SpkiHash, 32
 }
 
-/// What one end of a connection is in a session; fixed by the hello. Spec: KWIK §1.
+/// Part that one end of a connection plays in a session; fixed by the hello. Spec: KWIK §1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[expect(clippy::exhaustive_enums, reason = "the protocol has these three roles")]
 pub enum Role {

@@ -61,7 +61,7 @@ pub const DIALS_PER_MINUTE: u64 = 16;
 pub const FAILED_DIALS_MAX: usize = 64;
 /// Bytes of a ticket.
 pub const TICKET_MAX: usize = 512;
-/// How long a ticket is valid.
+/// Validity of a ticket.
 pub const TICKET_LIFETIME: Duration = Duration::from_secs(60);
 /// Clock difference between primary and secondary that a ticket survives.
 pub const CLOCK_SKEW: Duration = Duration::from_secs(5);
@@ -91,7 +91,7 @@ pub const LEASES_PER_SESSION: usize = 2048;
 pub const LEASE_MAX: u64 = 16 * 1024 * 1024 * 1024;
 /// Bytes of a job's payload.
 pub const JOB_PAYLOAD_MAX: usize = 2 * 1024;
-/// How long a job's seal is valid unless the application says otherwise.
+/// Validity of a job's seal unless the application says otherwise.
 pub const JOB_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 /// Streams permitted on a secondary's path beyond its live leases: for those whose end is on its way, and for relays.
 pub const UNI_SLACK: u64 = 8 + RELAY_STREAMS as u64;
@@ -116,7 +116,7 @@ pub const RELAY_RATE: u64 = 1024 * 1024;
 /// Relayed bytes taken at once, when there were none for a while; and those that may wait for an application to take
 /// them, or for a slow path: what comes beyond is refused.
 pub const RELAY_BURST: u64 = 1024 * 1024;
-/// What a relayed message counts for at least, in bytes.
+/// Least size that a relayed message is counted with, in bytes.
 pub const RELAY_COST_MIN: u64 = 1024;
 /// Relayed messages that an application may have on their way over one connection.
 pub const RELAYS_AT_ONCE: usize = 64;
@@ -126,7 +126,7 @@ pub const RELAY_STREAMS: usize = 8;
 /// QUIC connection window that goes with those slots, so that messages left unread block nobody else, in bytes.
 pub const RELAY_WINDOW: u64 = RELAY_STREAMS as u64 * RELAY_MAX as u64;
 
-/// What may be held against a path before it is closed; half of it for bytes that were shown to be wrong.
+/// Score at which a path is closed for faults that were let pass; wrong bytes count for half of it.
 pub const FAULT_SCORE_MAX: u32 = 8;
 
 /// Disjoint runs held by one stream's reassembly.
@@ -140,11 +140,11 @@ pub const COPY_BELOW: usize = 512;
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// `AddPath` to an attached path on the client; below 3 s so that the reason reaches the primary within 3 s.
 pub const ATTACH_TIMEOUT: Duration = Duration::from_millis(2_500);
-/// What a lease may at least take to bring something, on a path that answers, before others may bring it.
+/// Shortest stall grace: time in which a lease may bring nothing, on a path that answers, before others may bring it.
 pub const STALL_MIN: Duration = Duration::from_millis(250);
 /// And what it may at most take, however long this path usually does.
 pub const STALL_MAX: Duration = Duration::from_secs(2);
-/// How long after one question about a hole the next follows.
+/// Time from one question about a hole to the next.
 pub const GAP_ASK_AGAIN: Duration = Duration::from_secs(2);
 /// A hole that nobody owns, before the reader is told.
 pub const GAP_TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,4 +1,4 @@
-//! What can be measured of a session: cheap snapshots, in quinn's style.
+//! Snapshots of what can be measured of a session, cheap and in quinn's style.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -38,7 +38,7 @@ pub struct PathStats {
     pub udp_rx_ios: u64,
 }
 
-/// What one server has contributed, as the client counted it, and how the client finds its path now.
+/// Contribution of one server, as the client counted it, and the state of its path.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SourceStats {
@@ -72,11 +72,11 @@ pub struct SourceStats {
     pub rtt: Duration,
     /// Live leases on the path.
     pub leases: usize,
-    /// How long it usually takes from when a lease is due to its first byte, once that is known.
+    /// Usual time from when a lease is due to its first byte, once that is known.
     pub first_byte: Option<Duration>,
 }
 
-/// What putting split streams together has cost: one stream, or all of a session (clients only).
+/// Cost of putting split streams together: one stream, or all of a session (clients only).
 ///
 /// Times are measured from batch to batch: what one call of `handle_event` or one poll works off happens at one
 /// instant.
@@ -97,12 +97,12 @@ pub struct ReassemblyStats {
     pub hole_time: Duration,
     /// The longest that any one hole did, from when it was the first of its stream.
     pub hole_time_max: Duration,
-    /// How much later a byte became readable than it was placed, on average over [`Self::bytes`]: the latency that
+    /// Time by which a byte became readable later than it was placed, on average over [`Self::bytes`]: the latency that
     /// reassembly adds.
     pub delay_mean: Duration,
     /// Times the reader found nothing.
     pub reader_waits: u64,
-    /// How long it then took until there was something.
+    /// Time that the reader then waited until there was something.
     pub reader_wait: Duration,
     /// For how long some server had leases and no credit for any of them: it waits for the reader.
     pub credit_wait: Duration,
@@ -116,7 +116,7 @@ pub struct ReassemblyStats {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StreamStats {
-    /// Where the stream was split: the bytes before are QUIC's, and counted nowhere here.
+    /// Offset of the split: the bytes before are QUIC's, and counted nowhere here.
     pub base: u64,
     /// Receive window in bytes; it grows by itself.
     pub window: u64,
@@ -126,7 +126,7 @@ pub struct StreamStats {
     pub extents: usize,
     /// One past the highest offset placed; the base if there is none.
     pub highest_offset: u64,
-    /// How long the stream is, once the primary has said so.
+    /// Length of the stream in bytes, once the primary has said so.
     pub final_size: Option<u64>,
     /// The first bytes that are not here of what somebody was given, or that the final size promises.
     pub missing: Option<ByteRange>,
@@ -136,7 +136,7 @@ pub struct StreamStats {
     pub leases: usize,
     /// Bytes placed by each server, the primary included, each offset counted for whoever brought it first.
     pub sources: BTreeMap<PathId, u64>,
-    /// What putting it together has cost.
+    /// Cost of putting it together.
     pub reassembly: ReassemblyStats,
 }
 
@@ -144,11 +144,11 @@ pub struct StreamStats {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LeaseStats {
-    /// Who fills it.
+    /// Path that fills it.
     pub path: PathId,
     /// The stream it is of.
     pub stream: StreamId,
-    /// What it is for; shorter than when it was granted once it has been cut.
+    /// Range that it is for; shorter than when it was granted once it has been cut.
     pub range: ByteRange,
     /// Bytes that have come, from its start on.
     pub placed: u64,
@@ -170,9 +170,9 @@ pub struct LeaseStats {
 pub struct SessionStats {
     /// Each live QUIC connection; on servers the only one is under [`PathId::PRIMARY`].
     pub paths: BTreeMap<PathId, PathStats>,
-    /// What each server contributed to split streams since the session began (clients only).
+    /// Contribution of each server to split streams since the session began (clients only).
     pub sources: BTreeMap<PathId, SourceStats>,
-    /// What putting split streams together has cost since the session began (clients only).
+    /// Cost of putting split streams together since the session began (clients only).
     pub reassembly: ReassemblyStats,
     /// Split streams that are not read to their end (clients only).
     pub streams: usize,
@@ -195,7 +195,7 @@ pub struct SessionStats {
     /// Times that the peer, with a stream that it opened, had as many open as it ever may
     /// ([`TransportConfig::streams_max`](crate::TransportConfig::streams_max)): others had to wait.
     pub streams_exhausted: u64,
-    /// How often a peer broke a rule, by the code that says which; KWIK's codes only.
+    /// Number of times that a peer broke a rule, by the code that says which; KWIK's codes only.
     pub faults: BTreeMap<ErrorCode, u64>,
 }
 

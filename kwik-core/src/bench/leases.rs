@@ -1,4 +1,4 @@
-//! From an internal stream, a name or a place to the lease that it belongs to. Spec: KWIK §5, §12.
+//! Look-ups of the lease that an internal stream, a name or a place belongs to. Spec: KWIK §5, §12.
 
 use std::{collections::BTreeMap, rc::Rc};
 
@@ -17,16 +17,16 @@ const LOOKUPS: u64 = 1024;
 /// Bytes of a lease.
 const LEN: u64 = 1 << 20;
 
-/// As many leases as a session may have per path and stream, with the stream that carries each.
+/// Full table of leases, as many as a session may have per path and stream, with the stream that carries each.
 struct World {
     table: LeaseTable<()>,
-    /// What a client keeps per path, of all paths together: the lease that an internal stream fills, and where it is.
+    /// Entries that a client keeps per path, of all paths together: the lease that an internal stream fills, and its place.
     internal: BTreeMap<(PathId, StreamId), (LeaseId, u64)>,
-    /// Which leases are looked for, in an order that no cache foresees.
+    /// Leases that are looked for, in an order that no cache foresees.
     wanted: Vec<Wanted>,
 }
 
-/// What is known of a lease before it is looked for.
+/// Lease to look for, and what is known of it before.
 struct Wanted {
     lease: LeaseId,
     internal: (PathId, StreamId),

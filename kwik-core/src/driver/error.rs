@@ -55,7 +55,7 @@ pub enum StoppedError {
     Reset,
 }
 
-/// Why a job was not accepted.
+/// Reasons why a job was not accepted.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum JobError {
@@ -67,7 +67,7 @@ pub enum JobError {
     Refused(ErrorCode),
 }
 
-/// Why a path did not become active.
+/// Reasons why a path did not become active.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum PathError {
@@ -80,9 +80,9 @@ pub enum PathError {
     /// The client could not attach it, or it died since.
     #[error("{path} is dead: {code}")]
     Dead {
-        /// Which path.
+        /// Name of the path.
         path: PathId,
-        /// Why.
+        /// Reason.
         code: ErrorCode,
     },
 }

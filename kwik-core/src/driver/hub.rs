@@ -31,7 +31,7 @@ use crate::{
     error::{ConnectionError, ErrorCode},
 };
 
-/// What a future may wait for at an endpoint.
+/// Conditions that a future may wait for at an endpoint.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Key {
     Idle,
@@ -74,7 +74,7 @@ fn families(local: SocketAddr, only_v6: bool) -> Families {
     }
 }
 
-/// What the endpoint's lock guards.
+/// State that the endpoint's lock guards.
 pub(super) struct State<R: Runtime> {
     pub(super) core: core::Endpoint,
     pub(super) sessions: BTreeMap<SessionHandle, Arc<session::Shared>>,
@@ -87,7 +87,7 @@ pub(super) struct State<R: Runtime> {
     pub(super) driver: Option<Waker>,
     pub(super) wakers: Wakers<Key>,
     pub(super) stats: EndpointStats,
-    /// How often a session asked for the socket to be read, and up to which of these times it has been.
+    /// Number of times that a session asked for the socket to be read, and up to which of them it has been.
     pub(super) reads_asked: u64,
     pub(super) reads_done: u64,
 }

@@ -107,7 +107,7 @@ pub enum Accepted {
     Secondary(SecondarySession),
 }
 
-/// What an endpoint does for a client that waits.
+/// Services of an endpoint for a client that waits.
 pub(super) trait Host: Send + Sync {
     fn accept(&self, incoming: core::Incoming) -> Result<SessionRef, ConnectionError>;
     fn refuse(&self, incoming: core::Incoming);
@@ -237,7 +237,7 @@ impl IntoFuture for Incoming {
     }
 }
 
-/// What awaiting an [`Incoming`] waits on.
+/// Future behind awaiting an [`Incoming`].
 #[derive(Debug)]
 #[must_use = "futures do nothing unless polled"]
 pub struct IncomingFuture(Result<Connecting, ConnectionError>);

@@ -144,7 +144,7 @@ impl<S> fmt::Debug for Lock<S> {
     }
 }
 
-/// Who waits for what. Every waker found under a key is called when the key's event comes.
+/// Wakers by what they wait for. Every waker found under a key is called when the key's event comes.
 pub(super) struct Wakers<K> {
     table: BTreeMap<(K, u64), Waker>,
     last: u64,

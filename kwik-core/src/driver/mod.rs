@@ -81,7 +81,7 @@ const SENDS_PER_POLL: usize = 8;
 const TURNS_PER_POLL: usize = 32;
 /// Datagrams a session handles before it looks at what there is to send.
 const FACTS_PER_TURN: usize = 256;
-/// How long the socket stays unread at most while a session has no room for what came for it: a task that is merely
+/// Longest time that the socket stays unread while a session has no room for what came for it: a task that is merely
 /// late has taken something by then.
 const ROOM_WAIT: Duration = Duration::from_millis(10);
 /// Of how much time that may be taken. What finds no room in the rest of it is dropped and counted, as a full socket

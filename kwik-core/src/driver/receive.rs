@@ -38,13 +38,13 @@ pub(super) struct EndpointDriver<R: Runtime> {
     replies: Vec<Reply>,
     errors: usize,
     room: RoomWait<R>,
-    /// How often sessions had asked for the socket to be read when this poll began.
+    /// Number of times that sessions had asked for the socket to be read when this poll began.
     asked: u64,
     /// The oldest reading they wait for, and how many rounds have not found the socket empty since.
     reading: Option<(u64, usize)>,
 }
 
-/// What a round of reading came to.
+/// Results of a round of reading.
 enum Read {
     /// The operating system has no more.
     Empty,
@@ -218,7 +218,7 @@ const READING_ROUNDS: usize = 64;
 
 /// The wait for a session to take what came for it.
 struct RoomWait<R: Runtime> {
-    /// When the present time for waiting ends, and the next may begin.
+    /// Instant at which the present time for waiting ends, and the next may begin.
     until: Option<Instant>,
     next: Option<Instant>,
     timer: Option<Pin<Box<R::Timer>>>,

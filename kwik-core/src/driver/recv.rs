@@ -30,7 +30,7 @@ pub struct RecvStream {
     end: Option<Result<(), ReadError>>,
     /// An end or error that came right behind bytes: those were given first, and the next read tells of it.
     untold: Option<ReadError>,
-    /// With what the peer gave the stream up, once that was met.
+    /// Code with which the peer gave the stream up, once that was met.
     reset: Option<ErrorCode>,
 }
 
@@ -318,7 +318,7 @@ impl RecvStream {
     }
 }
 
-/// With what the peer gave the stream up, if `error` says so.
+/// Code with which the peer gave the stream up, if `error` says so.
 fn reset_of(error: &ReadError) -> Option<ErrorCode> {
     if let ReadError::Reset(code) = error { Some(*code) } else { None }
 }

@@ -1,4 +1,4 @@
-//! What an adapter supplies: a clock, entropy, a timer, a socket, a way to spawn.
+//! Interface that an adapter supplies: a clock, entropy, a timer, a socket, a way to spawn.
 
 use std::{
     future::Future,
@@ -135,7 +135,7 @@ pub trait Writable: Send + 'static {
     fn poll_writable(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 }
 
-/// Where a received message came from and what is in it.
+/// Origin and layout of a received message.
 #[derive(Clone, Copy, Debug)]
 #[expect(clippy::exhaustive_structs, reason = "adapters fill every field")]
 pub struct RecvMeta {

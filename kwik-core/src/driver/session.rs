@@ -30,7 +30,7 @@ use crate::{
     session::{Answer, Question, Session},
 };
 
-/// What a future may wait for. All of them are woken when the session is over.
+/// Conditions that a future may wait for. All of them are woken when the session is over.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Key {
     Available(Dir),
@@ -67,7 +67,7 @@ pub(super) enum SendEnd {
     Stopped(ErrorCode),
 }
 
-/// What handles left behind that the core still has news about.
+/// Streams, leases and runs that handles left behind and that the core still has news about.
 #[derive(Default)]
 pub(super) struct Unwatched {
     /// Primary: leases whose outcome nobody will ask for.
@@ -87,7 +87,7 @@ pub(super) struct State {
     pub(super) sent: BTreeMap<StreamId, Option<SendEnd>>,
     /// The handshake is done and the hello is accepted.
     pub(super) connected: bool,
-    /// Why the session is over; set before its task ends.
+    /// Reason why the session is over; set before its task ends.
     pub(super) error: Option<ConnectionError>,
     /// The session's task while it sleeps: whoever makes work for it wakes it, once.
     pub(super) driver: Option<Waker>,
@@ -261,7 +261,7 @@ impl State {
 pub(super) struct Shared {
     state: Lock<State>,
     clock: Arc<dyn Clock>,
-    /// What the endpoint's task has for it.
+    /// Datagrams and answers that the endpoint's task has for it.
     pub(super) inbox: Inbox,
     handles: AtomicUsize,
 }

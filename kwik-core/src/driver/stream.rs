@@ -247,7 +247,7 @@ impl SendStream {
 }
 
 impl SendStream {
-    /// Why nothing can be written, the core having forgotten the stream: that may be one that was stopped and then
+    /// Reason why nothing can be written, the core having forgotten the stream: that may be one that was stopped and then
     /// finished.
     fn closed(&self, s: &State) -> WriteError {
         match (self.ours, s.sent_end(self.sent.stream)) {

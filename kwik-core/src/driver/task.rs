@@ -29,7 +29,7 @@ use crate::{
     session::Question,
 };
 
-/// How long a due deadline waits while the socket is full: what is due is most likely the sending itself.
+/// Time that a due deadline waits while the socket is full: what is due is most likely the sending itself.
 const BLOCKED_RECHECK: Duration = Duration::from_millis(5);
 
 /// Drives one session.
@@ -40,9 +40,9 @@ pub(super) struct SessionDriver<R: Runtime> {
     bound: Bound<R>,
     writable: Option<Pin<Box<<R::Socket as Socket>::Writable>>>,
     timer: Option<Pin<Box<R::Timer>>>,
-    /// What the timer is set to.
+    /// Instant that the timer is set to.
     armed: Option<Instant>,
-    /// What the session wants; an earlier one comes with a wake-up.
+    /// Instant that the session wants; an earlier one comes with a wake-up.
     deadline: Option<Instant>,
     facts: VecDeque<SessionEvent>,
     /// There was more in the inbox when it was last looked at.
@@ -52,14 +52,14 @@ pub(super) struct SessionDriver<R: Runtime> {
     train: Option<Train>,
 }
 
-/// What keeps deadlines that may find a peer silent from running ahead of what that peer has sent: the operating system
+/// Guard that keeps deadlines that may find a peer silent from running ahead of what that peer has sent: the operating system
 /// wakes timers and sockets in any order, and tasks run in any order, too.
 #[derive(Default)]
 struct Fence {
     /// The reading of the socket that was asked for.
     asked: Option<u64>,
     ticket: Option<u64>,
-    /// How many datagrams have to be handled for all that had been read then.
+    /// Number of datagrams to be handled until all that had been read then is.
     target: Option<u64>,
     /// Datagrams handled so far.
     handled: u64,
@@ -97,7 +97,7 @@ struct Train {
     at: usize,
 }
 
-/// What a round came to.
+/// Results of a round.
 enum Turn {
     /// The application's code is to answer something first.
     Ask(Question),
@@ -113,7 +113,7 @@ enum Turn {
     Ended,
 }
 
-/// What sending came to.
+/// Results of sending.
 enum Flow {
     Sent,
     Blocked,

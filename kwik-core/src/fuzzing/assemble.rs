@@ -11,7 +11,7 @@ use crate::{
     },
 };
 
-/// What a split stream must do, one byte at a time: one byte counts at each offset, and is delivered once.
+/// Model of a split stream, one byte at a time: one byte counts at each offset, and is delivered once.
 #[derive(Debug)]
 pub(crate) struct Model {
     base: usize,
@@ -20,7 +20,7 @@ pub(crate) struct Model {
     state: Vec<u8>,
     received: u64,
     delivered: u64,
-    /// Where an ordered reader goes on.
+    /// Offset of an ordered reader's next byte.
     position: usize,
 }
 
@@ -79,22 +79,22 @@ impl Model {
         assert_eq!(self.bytes.get(at..at + bytes.len()), Some(bytes), "what came first, and nothing else");
     }
 
-    /// Whether each offset is held and not delivered.
+    /// For each offset, whether it is held and not delivered.
     fn held(&self) -> impl Iterator<Item = bool> {
         self.state.iter().map(|state| *state == HELD)
     }
 
-    /// How many bytes are held.
+    /// Number of bytes held.
     pub(crate) fn held_bytes(&self) -> u64 {
         self.received - self.delivered
     }
 
-    /// How many bytes ever came.
+    /// Number of bytes that ever came.
     pub(crate) fn received_bytes(&self) -> u64 {
         self.received
     }
 
-    /// Where an ordered reader goes on.
+    /// Offset of an ordered reader's next byte.
     pub(crate) fn position(&self) -> usize {
         self.position
     }

@@ -96,7 +96,7 @@ fn near_v6(source: &mut Source<'_>) -> Ipv6Addr {
     Ipv6Addr::from(source.pick(&[first, last]).wrapping_add(source.pick(&[0, 1, u128::MAX])))
 }
 
-/// How far an address reaches, by the tables alone.
+/// Reach of an address, by the tables alone.
 fn reach(ip: IpAddr) -> u8 {
     match ip {
         IpAddr::V4(ip) => reach_v4(ip),

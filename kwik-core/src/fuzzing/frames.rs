@@ -81,7 +81,7 @@ pub(crate) fn add_path(path: PathId, source: &mut Source<'_>) -> AddPath {
     }
 }
 
-/// What a server answers a hello with; `session` is the one all of it is about.
+/// Answer of a server to a hello; `session` is the one all of it is about.
 pub(crate) fn server_hello(session: SessionId, source: &mut Source<'_>) -> ServerHello {
     let session = if source.rarely(32) { SessionId::new([0; 16]) } else { session };
     let version = if source.rarely(32) { 2 } else { 1 };

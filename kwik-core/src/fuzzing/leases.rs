@@ -1,4 +1,4 @@
-//! Who owns which byte at the primary, against one flag per byte.
+//! Owner of each byte at the primary, against one flag per byte.
 //!
 //! The client's half of the same question, overlap and authority of leases, is in `client_ops`: there a naive list of
 //! leases is kept beside the machine.
@@ -16,10 +16,10 @@ use crate::{
 
 /// Offsets from the split on that the operations name.
 const SPACE: u64 = 512;
-/// Where the streams are split.
+/// Offset at which the streams are split.
 const BASE: u64 = 100;
 
-/// What is known of a stream, one byte at a time.
+/// Model of a stream, one byte at a time.
 struct Model {
     owned: Vec<bool>,
     taken: Vec<bool>,
@@ -51,7 +51,7 @@ impl Model {
         if open { ByteRange::between(gap.start(), OFFSET_MAX) } else { Some(gap) }
     }
 
-    /// How many of `want` bytes have credit, counted one by one.
+    /// Number of the `want` bytes that have credit, counted one by one.
     fn allowance(&self, offset: u64, want: u64) -> u64 {
         let mut amount = self.run_credit.saturating_sub(self.run_above);
         let has_credit = |at: &u64| {

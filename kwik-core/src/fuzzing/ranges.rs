@@ -3,7 +3,7 @@
 use super::source::ops;
 use crate::{id::ByteRange, stream::ranges::RangeSet};
 
-/// Where ranges start, and how long they are: below this.
+/// Bound of where ranges start and of how long they are.
 const SPACE: u64 = 96;
 
 /// Inserts, removes and asks as `data` says, and expects what a list of flags would give.

@@ -11,7 +11,7 @@ use proptest::{
 
 use super::source::OP;
 
-/// What is in the repository's `fuzz` folder below `path`, sorted: the folder's own order is the file system's, and a
+/// Entries of the repository's `fuzz` folder below `path`, sorted: the folder's own order is the file system's, and a
 /// failure should name the same file everywhere.
 fn listed(path: &str) -> Vec<std::path::PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz").join(path);

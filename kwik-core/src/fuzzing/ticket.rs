@@ -8,7 +8,7 @@ use crate::{
     limits::{CLOCK_SKEW, TICKET_LIFETIME},
 };
 
-/// When the tickets are shown, give or take.
+/// Time at which the tickets are shown, give or take.
 const NOW: u64 = 1_800_000_000;
 
 /// Opens `data` as a ticket, then a sealed one with the damage that `data` describes; checks what opens against a

@@ -1,4 +1,4 @@
-//! Who may write what: which leases live, the tickets and seals that allow them, and the keys behind those.
+//! Live leases, the tickets and seals that allow them, and the keys behind those.
 
 pub(crate) mod relay;
 pub(crate) mod table;

@@ -1,4 +1,4 @@
-//! What makes a relayed message believable: the seal of the server that it is from, and that it comes once.
+//! Seals of relayed messages, and the check that each counts once.
 //!
 //! The client carries relays and may drop them, hold them back, or say them again; it cannot make or change one that is
 //! sealed. Spec: KWIK §9.
@@ -9,14 +9,14 @@ use crate::id::{PathId, PublicKey, SessionId, Signature};
 /// No other kind of signed message starts with these words.
 const DOMAIN: &[u8] = b"kwik/1 relay\0";
 
-/// Which way a relay goes. Part of what is sealed, so that none can be sent back to where it came from.
+/// Direction of a relay. Part of what is sealed, so that none can be sent back to where it came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Direction {
     ToPrimary,
     ToSecondary,
 }
 
-/// What the sender of a relay vouches for.
+/// Fields that the sender of a relay vouches for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RelayClaims<'a> {
     pub(crate) session: SessionId,
@@ -55,7 +55,7 @@ impl RelayClaims<'_> {
     }
 }
 
-/// Which relays of one sender have come, so that none counts twice. They may come in any order, but one that is
+/// Ids of one sender's relays that have come, so that none counts twice. They may come in any order, but one that is
 /// [`WINDOW`] behind the latest is taken for one that has come (as in RFC 4303 §3.4.3).
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Once {

@@ -1,4 +1,4 @@
-//! Which leases live, and where: looked up by name, by path, by stream and by place.
+//! Live leases, looked up by name, by path, by stream and by place.
 //!
 //! It knows that a byte has one owner, or two while a lease is hedged; why a lease is given or ends is its callers'
 //! business. Client and primary keep one each, with their own state per lease. Spec: KWIK §5, §12.
@@ -48,7 +48,7 @@ pub(crate) struct LeaseTable<T> {
     /// By where they start. No two leases of a layer share a byte, so the one before a place is the only one that can
     /// reach it.
     layers: [BTreeMap<(StreamId, u64), LeaseId>; LAYERS],
-    /// How many each stream has.
+    /// Number of leases per stream.
     of_stream: BTreeMap<StreamId, usize>,
 }
 
@@ -148,7 +148,7 @@ impl<T> LeaseTable<T> {
         self.leases.iter().map(|(&id, lease)| (id, lease))
     }
 
-    /// How many leases a path has.
+    /// Number of leases of a path.
     pub(crate) fn count_of_path(&self, path: PathId) -> usize {
         self.of_path.get(&path).map_or(0, BTreeSet::len)
     }
@@ -159,7 +159,7 @@ impl<T> LeaseTable<T> {
         ids.filter_map(|id| Some((*id, self.leases.get(id)?)))
     }
 
-    /// How many leases a stream has.
+    /// Number of leases of a stream.
     pub(crate) fn count_of_stream(&self, stream: StreamId) -> usize {
         self.of_stream.get(&stream).copied().unwrap_or_default()
     }

@@ -24,7 +24,7 @@ pub(crate) struct Race {
     running: SmallVec<[(Attempt, SocketAddr); PATH_ADDRESSES_MAX]>,
     /// The one to be started next.
     next: Attempt,
-    /// When the next address is tried, whatever becomes of those before; `None` if at once.
+    /// Instant at which the next address is tried, whatever becomes of those before; `None` if at once.
     next_at: Option<Instant>,
 }
 
@@ -58,7 +58,7 @@ impl Race {
         Some((attempt, address))
     }
 
-    /// When [`Self::start`] has something to start, if that is known.
+    /// Instant from which [`Self::start`] has something to start, if that is known.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.next_at.filter(|_| !self.waiting.is_empty())
     }

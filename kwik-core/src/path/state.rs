@@ -2,7 +2,7 @@
 
 use crate::error::ErrorCode;
 
-/// Where a path is in its life.
+/// Stages of a path's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
     /// To be dialled, or the QUIC handshake is under way.

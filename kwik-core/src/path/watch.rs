@@ -1,4 +1,4 @@
-//! When a client asks its primary for a sign of life. Spec: KWIK §8, "The primary's path".
+//! Instants at which a client asks its primary for a sign of life. Spec: KWIK §8, "The primary's path".
 //!
 //! Who only reads has nothing to send while nothing comes. If its address changes meanwhile, as behind a translator that
 //! forgets, its server sends to the old one and learns of the new one only from what it gets from there. So while
@@ -15,7 +15,7 @@ const PATIENCE_MIN: Duration = Duration::from_millis(100);
 /// Quiet on the path to the primary.
 #[derive(Debug)]
 pub(crate) struct Watch {
-    /// When something was heard last, or asked, or the wait began.
+    /// Instant at which something was heard last, or asked, or the wait began.
     since: Instant,
     /// The quiet that is borne from then on.
     patience: Duration,
@@ -56,7 +56,7 @@ impl Watch {
         *self = Self { waits: self.waits, ..Self::new(now) };
     }
 
-    /// When to ask, if nothing is heard before: after `patience_max` at the latest.
+    /// Instant at which to ask, if nothing is heard before: after `patience_max` at the latest.
     pub(crate) fn deadline(&self, patience_max: Duration) -> Option<Instant> {
         self.waits.then(|| self.since + self.patience.min(patience_max))
     }

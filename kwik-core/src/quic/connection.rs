@@ -23,7 +23,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct ConnectionEvent(pub(super) quinn_proto::ConnectionEvent);
 
-/// What one connection asks its endpoint for.
+/// Message of one connection to its endpoint.
 #[derive(Debug)]
 pub(crate) struct EndpointEvent(pub(super) quinn_proto::EndpointEvent);
 
@@ -39,7 +39,7 @@ impl EndpointEvent {
     }
 }
 
-/// How much a write took.
+/// Extent of a write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Written {
@@ -74,7 +74,7 @@ impl Connection {
         Self { inner, handle, send_window, read_wants_transmit: false }
     }
 
-    /// What the endpoint calls this connection.
+    /// Name of this connection at the endpoint.
     pub(crate) fn key(&self) -> usize {
         self.handle.0
     }

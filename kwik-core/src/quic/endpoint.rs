@@ -30,7 +30,7 @@ use crate::{
     rng::Rng,
 };
 
-/// Where a datagram went.
+/// Destination of a datagram.
 #[derive(Debug)]
 pub(crate) enum Datagram {
     /// To the connection with this key.
@@ -68,7 +68,7 @@ impl Incoming {
     }
 }
 
-/// Why a client was not let in, and what to tell it.
+/// Reason why a client was not let in, and the packet that tells it.
 #[derive(Debug)]
 pub(crate) struct AcceptError {
     pub(crate) cause: ConnectionError,
@@ -304,7 +304,7 @@ pub(crate) fn check_server_tls(tls: &rustls::ServerConfig) -> Result<(), ConfigE
     tls::QuicServerConfig::try_from(tls.clone()).map(drop).map_err(|_| ConfigError::Tls)
 }
 
-/// What every connection has in common.
+/// Settings that every connection has in common.
 fn base_transport(config: &TransportConfig) -> Result<quinn_proto::TransportConfig, ConfigError> {
     config.check()?;
     let idle =
@@ -326,7 +326,7 @@ fn base_transport(config: &TransportConfig) -> Result<quinn_proto::TransportConf
     Ok(transport)
 }
 
-/// What a client permits its primary, or a secondary.
+/// Settings of a client's connection: what it permits its primary, or a secondary.
 fn client_transport(
     config: &TransportConfig,
     primary: bool,
@@ -359,8 +359,8 @@ pub(crate) fn keep_alive(idle_timeout: Duration) -> Duration {
     idle_timeout / 3
 }
 
-/// How many native streams to permit per direction, starting from `wanted`, and the connection window that lets all
-/// of them fill without blocking control. Spec: KWIK §4, "Control never starves".
+/// Number of native streams to permit per direction, starting from `wanted`, and the connection window that lets all of
+/// them fill without blocking control. Spec: KWIK §4, "Control never starves".
 pub(crate) fn native_streams(config: &TransportConfig, wanted: u64) -> (u64, u64) {
     let window = u64::from(config.stream_receive_window).max(1);
     let streams = wanted.min(config.streams_most());

@@ -9,7 +9,7 @@ use crate::{
     id::{Dir, Side, StreamId},
 };
 
-/// What happened on one connection.
+/// Events of one connection.
 #[derive(Debug)]
 pub(crate) enum Event {
     Available(Dir),
@@ -44,7 +44,7 @@ impl From<quinn_proto::Event> for Event {
     }
 }
 
-/// Why a connection is gone.
+/// Converts the reason why a connection is gone.
 pub(super) fn lost(reason: quinn_proto::ConnectionError) -> ConnectionError {
     use quinn_proto::ConnectionError as Q;
     match reason {
@@ -122,7 +122,7 @@ pub(super) fn transmit(transmit: quinn_proto::Transmit) -> Transmit {
     }
 }
 
-/// How reading a stream stopped.
+/// Reasons why reading a stream stopped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ReadEnd {
     /// More may come.
@@ -137,7 +137,7 @@ pub(crate) enum ReadEnd {
     Reset(ErrorCode),
 }
 
-/// Why a stream took no bytes.
+/// Reasons why a stream took no bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WriteEnd {
     Blocked,
@@ -145,7 +145,7 @@ pub(crate) enum WriteEnd {
     Stopped(ErrorCode),
 }
 
-/// Why a datagram was not taken.
+/// Reasons why a datagram was not taken.
 #[derive(Debug)]
 pub(crate) enum DatagramEnd {
     Blocked(Bytes),

@@ -1,4 +1,4 @@
-//! What QUIC does, written down for tools such as qvis (feature `qlog`).
+//! QUIC's events, written down for tools such as qvis (feature `qlog`).
 
 use std::{
     fmt, io,
@@ -11,7 +11,7 @@ use crate::id::{PathId, Role, SessionId};
 /// Opens the log of a session.
 type Sessions = dyn Fn(SessionId, Role, PathId) -> Option<Box<dyn io::Write + Send + Sync>> + Send + Sync;
 
-/// Where the connections of a configuration write what happens on them: one qlog trace for all, events grouped by
+/// Place to which the connections of a configuration write their events: one qlog trace for all, events grouped by
 /// connection; and, with [`Qlog::sessions`], a log of KWIK's own for each session. Cheap to clone; clones write to the
 /// same place.
 #[derive(Clone)]

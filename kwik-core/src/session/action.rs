@@ -1,4 +1,4 @@
-//! What the role machines want done, and what the glue tells them about internal streams. No QUIC type in sight.
+//! Decisions of the role machines, and the facts about internal streams that they are told. No QUIC type in sight.
 
 use std::net::SocketAddr;
 
@@ -51,7 +51,7 @@ pub(super) enum Action {
     SplitOpened { stream: StreamId },
 }
 
-/// What to do with an internal stream whose header has arrived.
+/// Fate of an internal stream whose header has arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Opened {
     /// Read it.
@@ -62,7 +62,7 @@ pub(super) enum Opened {
     Stop(ErrorCode),
 }
 
-/// How an internal stream ended.
+/// End of an internal stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum InternalEnd {
     Fin,

@@ -1,4 +1,4 @@
-//! What happens to streams without the application's doing: opened, readable, finished, stopped, split.
+//! Changes of streams without the application's doing: opened, readable, finished, stopped, split.
 //! Spec: KWIK §4.
 
 use super::{
@@ -136,7 +136,7 @@ impl Session {
         }
     }
 
-    /// What begins a stream is no header. Spec: KWIK §10.
+    /// Handles a stream that does not begin with a header. Spec: KWIK §10.
     fn on_bad_header(&mut self, path: PathId, stream: StreamId, code: ErrorCode) {
         match &mut self.machine {
             Machine::Client(client) if path != HOME => client.on_metadata_fault(path, code),

@@ -34,7 +34,7 @@ const SECONDARY: usize = 2;
 const UNIX: Duration = Duration::from_secs(1_800_000_000);
 const ONE_WAY: Duration = Duration::from_millis(5);
 
-/// Who breaks the rules.
+/// The ends that break the rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Hostile {
     Network,
@@ -211,7 +211,7 @@ impl World {
         self.opened += opened;
     }
 
-    /// What an honest session believes must be true, whatever its peers say.
+    /// Checks what an honest session believes, whatever its peers say.
     fn audit(&self) {
         for (index, node) in self.nodes.iter().enumerate() {
             let honest = !matches!(self.hostile, Hostile::Node(hostile) if hostile == index);
@@ -222,7 +222,7 @@ impl World {
         }
     }
 
-    /// What the applications do without being asked.
+    /// Plays the applications: what they do without being asked.
     fn apps(&mut self) {
         self.audit();
         let now = self.now;
@@ -376,7 +376,7 @@ impl World {
         assert!(!honest || self.accepted <= self.opened, "a stream that the primary did not open");
     }
 
-    /// When something happens next.
+    /// Instant of the next thing to happen.
     fn next(&mut self) -> Instant {
         let arrival = self.in_flight.iter().map(|leg| leg.0).min();
         let sessions = self.nodes.iter_mut().flat_map(|node| node.sessions.values_mut());
@@ -472,5 +472,5 @@ impl World {
     }
 }
 
-/// What comes of an attempt is the sessions' business.
+/// Drops the result of an attempt: what comes of it is the sessions' business.
 fn ignore<T>(_: T) {}

@@ -36,11 +36,11 @@ struct Pending {
     session: SessionId,
     path: PathId,
     primary: PublicKey,
-    /// What the client knows.
+    /// Features that the client knows.
     features: Features,
 }
 
-/// What to do about a hello.
+/// Answer to a hello.
 #[derive(Debug)]
 pub(super) enum Welcome {
     /// Be the primary of a new session.

@@ -35,7 +35,7 @@ impl Session {
         self.watch.on_waits(self.now, waits);
     }
 
-    /// When the path to the primary is to be asked for a sign of life, unless it gives one before.
+    /// Instant at which the path to the primary is to be asked for a sign of life, unless it gives one before.
     pub(super) fn watch_at(&self) -> Option<Instant> {
         self.watch.deadline(quic::keep_alive(self.transport.idle_timeout))
     }

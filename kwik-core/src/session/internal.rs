@@ -22,11 +22,11 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Outgoing {
     owner: Owner,
-    /// What of the header QUIC has not taken.
+    /// Part of the header that QUIC has not taken.
     header: Bytes,
 }
 
-/// Whose bytes an internal stream carries.
+/// Owner of the bytes that an internal stream carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Owner {
     Lease(LeaseId),
@@ -42,7 +42,7 @@ pub(super) enum Owner {
 }
 
 impl Owner {
-    /// What the application is told when the stream may be written on.
+    /// Event that tells the application that the stream may be written on.
     pub(super) fn event(self) -> Event {
         match self {
             Self::Lease(lease) => Event::LeaseWritable(lease),
@@ -251,7 +251,7 @@ impl Session {
         }
     }
 
-    /// What to tell the application when QUIC takes more of an internal stream. `None` if it is none of ours.
+    /// Event for the application when QUIC takes more of an internal stream. `None` if it is none of ours.
     pub(super) fn outgoing_event(&self, internal: StreamId) -> Option<Event> {
         self.outgoing.get(&internal).map(|out| out.owner.event())
     }

@@ -48,7 +48,7 @@ pub(super) struct Link {
     /// Internal streams with bytes to read.
     pub(super) readable: SmallVec<[StreamId; 8]>,
     pub(super) frames_heard: u64,
-    /// When the connection was last heard, as far as what it sent has been looked at.
+    /// Instant at which the connection was last heard, as far as what it sent has been looked at.
     pub(super) heard_at: Instant,
     /// It was heard so late that it was asked for another sign of life, and is not judged before that has gone out.
     pub(super) reprieved: bool,
@@ -61,7 +61,7 @@ pub(super) struct Link {
     pub(super) relays: Option<Box<Relays>>,
 }
 
-/// What the start of a unidirectional stream turned out to be.
+/// Results of reading the start of a unidirectional stream.
 #[derive(Debug)]
 pub(super) enum HeaderEnd {
     /// Not there yet.
@@ -72,7 +72,7 @@ pub(super) enum HeaderEnd {
     Bad(FrameError),
 }
 
-/// Why a control stream yields no more frames for now, or for good.
+/// Reasons why a control stream yields no more frames for now, or for good.
 #[derive(Debug)]
 pub(super) enum ControlEnd {
     /// Nothing more has arrived.
@@ -205,7 +205,7 @@ impl Link {
         self.headers.contains_key(&stream)
     }
 
-    /// How many streams have an incomplete header.
+    /// Number of streams with an incomplete header.
     pub(super) fn headers_expected(&self) -> usize {
         self.headers.len()
     }

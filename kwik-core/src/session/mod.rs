@@ -77,7 +77,7 @@ use crate::{
     timer::{Wall, earliest},
 };
 
-/// What the handshake agreed on.
+/// Results of the handshake.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HandshakeData {
@@ -114,7 +114,7 @@ pub struct Session {
     /// Dials further paths; clients only.
     client: Option<ClientConfig>,
     transport: Arc<TransportConfig>,
-    /// Where the peer was when the session began.
+    /// Address of the peer when the session began.
     remote: SocketAddr,
     /// The latest instant that was passed in.
     now: Instant,
@@ -134,7 +134,7 @@ pub struct Session {
     draining: BTreeMap<StreamId, RecvHalf>,
     /// Streams the peer may have open at once, per direction.
     permitted: u64,
-    /// How many unidirectional streams the peer may have open beyond that, for what it writes into split streams.
+    /// Unidirectional streams that the peer may have open beyond that, for what it writes into split streams.
     run_slots: usize,
     /// And how many for messages, once it has sent one.
     relay_slots: usize,
@@ -152,9 +152,9 @@ pub struct Session {
     endpoint_events: VecDeque<EndpointEvent>,
     lost: Option<ConnectionError>,
     app_protocol: Option<Bytes>,
-    /// When the path to the primary is asked for a sign of life; on clients.
+    /// Quiet on the path to the primary, and when that is asked for a sign of life; on clients.
     watch: Watch,
-    /// When frames that were left unread for coming too fast are read on, and relays that wait for their rate go.
+    /// Instant at which frames that were left unread for coming too fast are read on, and relays that wait for their rate go.
     resume_at: Option<Instant>,
     /// Messages of other servers that the application has not taken, and what they count for.
     relayed: VecDeque<Relay>,
@@ -560,7 +560,7 @@ impl Session {
     }
 }
 
-/// What the primary is told about a path that ended by itself.
+/// Code that the primary is told about a path that ended by itself.
 fn path_code(cause: &ConnectionError) -> ErrorCode {
     match cause {
         // That it broke itself is the peer's to say, and not for others to repeat. Spec: KWIK §9, "Blame".

@@ -20,13 +20,13 @@ pub(super) struct RecvHalf {
     pub(super) read: u64,
     /// The peer gave the stream up, as seen while the application was not reading.
     pub(super) reset: Option<ErrorCode>,
-    /// What becomes of bytes that two sources bring, if it is another matter here than in the rest of the session.
+    /// Policy for bytes that two sources bring, if it is another one here than in the rest of the session.
     pub(super) conflict_policy: Option<ConflictPolicy>,
     /// Native bytes are read out of order; there is no way back.
     unordered: bool,
-    /// What the application has read since, and before.
+    /// Ranges that the application has read since, and before.
     scattered: RangeSet,
-    /// What was taken in order when that began, and how it ended if it did.
+    /// Chunks that were taken in order when that began, and how it ended if it did.
     taken: VecDeque<Chunk>,
     taken_end: Option<ReadEnd>,
 }

@@ -1,4 +1,4 @@
-//! What a session counts, and the snapshots it gives. Decides nothing. Spec: KWIK §12.
+//! Counters of a session, and the snapshots it gives. Decides nothing. Spec: KWIK §12.
 
 use std::{collections::BTreeMap, time::Instant};
 
@@ -10,7 +10,7 @@ use crate::{
     wire::Frame,
 };
 
-/// What is counted outside the machines.
+/// Counters outside the machines.
 #[derive(Debug, Default)]
 pub(super) struct Observed {
     credit_frames: u64,

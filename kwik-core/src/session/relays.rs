@@ -28,7 +28,7 @@ use crate::{
     wire::{RelayOpen, StreamHeader, encode_header},
 };
 
-/// What one connection has of relayed messages. Boxed by its owner: most sessions have none.
+/// Relayed messages of one connection. Boxed by its owner: most sessions have none.
 #[derive(Debug)]
 pub(super) struct Relays {
     /// Messages of the peer that are not whole, and how many may come.
@@ -51,7 +51,7 @@ pub(super) struct Relays {
 struct Sending {
     path: PathId,
     id: u64,
-    /// What QUIC has not taken of it.
+    /// Part that QUIC has not taken.
     left: Vec<Bytes>,
 }
 
@@ -91,7 +91,7 @@ impl Relays {
         }
     }
 
-    /// How many streams of the peer bring messages.
+    /// Number of the peer's streams that bring messages.
     pub(super) fn incoming(&self) -> usize {
         self.incoming.len()
     }
@@ -106,7 +106,7 @@ impl Relays {
         self.queue.len() + self.open.len() < limits::RELAYS_AT_ONCE && self.queued < limits::RELAY_BURST
     }
 
-    /// What the messages of one path that wait for a stream count for.
+    /// Size that the messages of one path that wait for a stream count for.
     fn queued_of(&self, path: PathId) -> u64 {
         let of = self.queue.iter().filter(|message| message.head.path == path);
         of.map(|message| cost(message.head.length)).sum()
@@ -125,7 +125,7 @@ impl Relays {
         self.incoming.contains_key(&stream)
     }
 
-    /// How many slots are to be set aside for messages on the primary's connection, out of what the peer has permitted.
+    /// Number of slots to set aside for messages on the primary's connection, out of what the peer has permitted.
     pub(super) fn slots_wanted(&self) -> usize {
         if self.permitted { limits::RELAY_STREAMS.saturating_sub(self.open.len()) } else { 0 }
     }
@@ -153,12 +153,12 @@ impl Relays {
     }
 }
 
-/// How far a server's messages may be ahead of one that is not acknowledged; half as far on the client's way on.
+/// Distance by which a server's messages may be ahead of one that is not acknowledged; half of it on the client's way on.
 const AHEAD_MAX: u64 = 64;
 const _: () =
     assert!(AHEAD_MAX + AHEAD_MAX / 2 < crate::lease::relay::WINDOW, "none is taken for a repetition");
 
-/// What a message takes of every bound: its bytes, and for the smallest what it costs to handle.
+/// Size that a message counts for in every bound: its bytes, and for the smallest what it costs to handle.
 fn cost(length: u32) -> u64 {
     u64::from(length).max(limits::RELAY_COST_MIN)
 }
@@ -473,7 +473,7 @@ impl Session {
     }
 }
 
-/// Why a message is not taken.
+/// Reasons why a message is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unwelcome {
     /// The peer broke a rule.

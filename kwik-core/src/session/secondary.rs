@@ -52,9 +52,9 @@ pub(super) struct Secondary {
     last_lease: Option<LeaseId>,
     /// Credit by offset, per stream that leases name.
     offsets: BTreeMap<StreamId, u64>,
-    /// By when the path ends, once no more work is to come.
+    /// Instant by which the path ends, once no more work is to come.
     draining: Option<Instant>,
-    /// What the client knows.
+    /// Features that the client knows.
     features: Features,
     /// Signs what this server has relayed, if it does.
     signer: Option<Arc<dyn Signer>>,
@@ -78,7 +78,7 @@ struct Job {
     /// Live leases the application has not seen.
     queue: VecDeque<LeaseId>,
     accepted: bool,
-    /// Why no more leases come.
+    /// Reason why no more leases come.
     closed: Option<ErrorCode>,
 }
 
@@ -87,9 +87,9 @@ struct Lease {
     job: JobId,
     stream: StreamId,
     range: ByteRange,
-    /// How long it was when the application got it.
+    /// Length when the application got it.
     noticed: u64,
-    /// Why it is shorter now, if it is.
+    /// Reason why it is shorter now, if it is.
     cut: Option<ErrorCode>,
     credit: u64,
     sent: u64,
@@ -102,14 +102,14 @@ struct Lease {
     given_up: bool,
 }
 
-/// What a lease may send now.
+/// Bytes that a lease may send now.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LeaseAllowance {
     /// Stream offset of the lease's first byte.
     pub(super) start: u64,
     /// Bytes that were not sent yet, of the lease as the application got it.
     pub(super) left: u64,
-    /// How many of them have credit.
+    /// Number of them that have credit.
     pub(super) now: u64,
     pub(super) internal: Option<StreamId>,
 }
@@ -161,7 +161,7 @@ impl Secondary {
         self.session
     }
 
-    /// What the primary calls its path.
+    /// The primary's name for its path.
     pub(super) fn path(&self) -> PathId {
         self.path
     }
@@ -553,7 +553,7 @@ impl Secondary {
         }
     }
 
-    /// What a lease may send now.
+    /// Bytes that a lease may send now.
     pub(super) fn allowance(&self, id: LeaseId) -> Result<LeaseAllowance, LeaseWriteError> {
         let lease = self.leases.get(&id).ok_or(LeaseWriteError::Ended(ErrorCode::LEASE_REVOKED))?;
         if let Some(code) = lease.ended {

@@ -1,4 +1,4 @@
-//! What only servers can be asked to do: the commands of a primary, and those of a secondary. Spec: KWIK §3, §5.
+//! Commands that only servers have: those of a primary, and those of a secondary. Spec: KWIK §3, §5.
 
 use std::time::{Duration, Instant};
 
@@ -246,7 +246,7 @@ impl Session {
         }
     }
 
-    /// How many native bytes a stream has, if it can be sent on: where it is split, if it is now.
+    /// Number of a stream's native bytes, if it can be sent on: where it is split, if it is now.
     fn split_point(&mut self, stream: StreamId) -> Result<u64, LeaseError> {
         if self.lost.is_some() {
             return Err(LeaseError::SessionClosed);

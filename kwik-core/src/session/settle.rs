@@ -1,4 +1,4 @@
-//! How facts become decisions: what QUIC reports goes to the machine, what the machine answers is carried out.
+//! The way from facts to decisions: what QUIC reports goes to the machine, what the machine answers is carried out.
 //!
 //! Called with nothing but the session itself; everything it works on was noted before.
 

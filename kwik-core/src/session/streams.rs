@@ -20,7 +20,7 @@ use std::time::Instant;
 /// The sending half of an application stream.
 #[derive(Debug, Default)]
 pub(super) struct SendHalf {
-    /// What of the header QUIC has not taken.
+    /// Part of the header that QUIC has not taken.
     pub(super) header: Bytes,
     /// Native bytes QUIC has taken.
     pub(super) written: u64,
@@ -33,8 +33,8 @@ pub(super) struct SendHalf {
     pub(super) stopped: Option<ErrorCode>,
 }
 
-/// What the application wants of a stream that QUIC has not opened yet. quinn-proto's counts go wrong if a half of
-/// such a stream ends, so it waits.
+/// Wishes of the application for a stream that QUIC has not opened yet. quinn-proto's counts go wrong if a half of such a
+/// stream ends, so they wait.
 #[derive(Debug, Default)]
 pub(super) struct Deferred {
     pub(super) finish: bool,
@@ -103,7 +103,7 @@ impl Session {
         true
     }
 
-    /// How many slots a primary's own writing must find set aside.
+    /// Number of slots that a primary's own writing must find set aside.
     pub(super) fn run_slots_wanted(&self) -> usize {
         let Machine::Primary(primary) = &self.machine else {
             return 0;
@@ -543,7 +543,7 @@ impl Session {
     }
 }
 
-/// What QUIC is told of an application's priority: control stays ahead of everything.
+/// Priority that QUIC is told for an application's: control stays ahead of everything.
 pub(super) fn below_control(priority: i32) -> i32 {
     priority.min(i32::MAX - 1)
 }

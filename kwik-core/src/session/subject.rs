@@ -1,4 +1,4 @@
-//! What a decision, a frame or a stream is about: the ids by which whoever looks on can follow one thing through.
+//! Subjects of decisions, frames and streams: the ids by which whoever looks on can follow one thing through.
 //!
 //! Spans and events of `tracing` carry them as `path`, `stream`, `job` and `lease`; the session's own span has
 //! `session`. Nothing here costs anything while nobody listens: fields are worked out only for enabled spans.
@@ -44,8 +44,7 @@ impl Subject {
         Self { job: Some(job), ..Self::default() }
     }
 
-    /// What a frame from or to `path` is about. A path that the frame itself names, or its lease, goes
-    /// before the one it takes.
+    /// Subject of a frame from or to `path`. A path that the frame itself names, or its lease, goes before the one it takes.
     pub(super) fn of_frame(path: PathId, frame: &Frame) -> Self {
         let about = match frame {
             Frame::AddPath(add) => Self::path(add.path),
@@ -83,7 +82,7 @@ impl Subject {
         Self { path: about.path.or(Some(path)), ..about }
     }
 
-    /// What a decision is about. Streams are those of the application: internal ones are known by their path.
+    /// Subject of a decision. Streams are those of the application: internal ones are known by their path.
     fn of_action(machine: &Machine, action: &Action) -> Self {
         match action {
             Action::Send { path, frame } => Self::of_frame(machine.path_name(*path), frame),
@@ -180,7 +179,7 @@ pub(super) fn lease_span(machine: &Machine, lease: LeaseId) -> Entered {
 }
 
 impl Machine {
-    /// What the primary calls a path: a secondary's only one has a number in the session.
+    /// The primary's name for a path: a secondary's only one has a number in the session.
     fn path_name(&self, path: PathId) -> PathId {
         match self {
             Self::Secondary(secondary) => secondary.path(),
@@ -211,7 +210,7 @@ impl Machine {
 }
 
 impl Session {
-    /// What the primary calls the path that this end of the session is at: its own for a secondary.
+    /// The primary's name for the path that this end of the session is at: its own for a secondary.
     #[cfg(feature = "qlog")]
     pub(super) fn own_path(&self) -> PathId {
         self.machine.path_name(PathId::PRIMARY)

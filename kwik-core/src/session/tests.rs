@@ -46,7 +46,7 @@ struct Node {
     questions: Vec<(SessionHandle, Question)>,
     thinks: bool,
     dead: bool,
-    /// By how many seconds its wall clock is ahead of the others'.
+    /// Seconds by which its wall clock is ahead of the others'.
     ahead: i64,
     /// Does not run; what arrives waits, as in a socket's buffer.
     stalled: bool,
@@ -211,7 +211,7 @@ impl World {
         self.nodes[node].sessions.values_mut().next().expect("a session")
     }
 
-    /// What the primary was told of the end of a stream that it sends.
+    /// Event that told the primary of the end of a stream that it sends.
     fn end_of(&self, stream: StreamId) -> Option<Event> {
         let ends =
             |event: &&Event| matches!(event, Event::Finished(of) | Event::Stopped(of, _) if *of == stream);
@@ -944,8 +944,8 @@ fn leases_of_a_closed_job_are_answered_when_it_is_refused() {
     world.run(|w| matches!(w.session(PRIMARY).lease_outcome(lease), Some(LeaseOutcome::Lost { .. })));
 }
 
-/// What is unread of complete streams takes up the client's window and no slot at the primary: the stream that has no
-/// room left is stopped, the session lives, and the window is never exceeded.
+/// Unread bytes of complete streams take up the client's window and no slot at the primary: the stream that has no room left
+/// is stopped, the session lives, and the window is never exceeded.
 #[test]
 fn an_unread_stream_too_many_costs_only_itself() {
     let mut world = World::new(0);

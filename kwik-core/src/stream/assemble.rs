@@ -28,14 +28,14 @@ const GATHER_MAX: usize = 4096;
 /// Slots of an emptied chunk queue that is kept for the next run.
 const SPARE_SLOTS_MAX: usize = 256;
 
-/// What one insert did.
+/// Effect of one insert.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Inserted {
     /// Bytes that were not there before.
     pub(crate) new: u64,
     /// Bytes that were held or delivered already, or lie before the split; none of them took room.
     pub(crate) overlap: u64,
-    /// Whether a byte differs from the one held at its offset. Delivered bytes are gone and cannot be compared.
+    /// Set if a byte differs from the one held at its offset. Delivered bytes are gone and cannot be compared.
     pub(crate) differed: bool,
 }
 
@@ -56,7 +56,7 @@ impl Inserted {
 /// memory stays proportional to the bytes held however small the pieces are.
 #[derive(Default)]
 pub(crate) struct Assembler {
-    /// Where the stream was split.
+    /// Offset of the split.
     base: u64,
     policy: ConflictPolicy,
     /// Every offset delivered or held.
@@ -66,7 +66,7 @@ pub(crate) struct Assembler {
     runs: BTreeMap<u64, Run>,
     held: u64,
     consumed: u64,
-    /// Where the last insert found a byte that differs from the one held, until it is taken.
+    /// Place where the last insert found a byte that differs from the one held, until it is taken.
     difference: Option<Difference>,
     /// The queue of a run that was read empty, for the next run.
     spare: VecDeque<Chunk>,
@@ -103,7 +103,7 @@ impl Assembler {
         self.insert_around(replaces, source, range, &bytes)
     }
 
-    /// What becomes of differing bytes from now on.
+    /// Sets the policy for differing bytes from now on.
     pub(crate) fn set_policy(&mut self, policy: ConflictPolicy) {
         self.policy = policy;
     }
@@ -290,7 +290,7 @@ struct Run {
     chunks: VecDeque<Chunk>,
     /// The last bytes, copied, while more slivers may follow them; at most [`GATHER_MAX`].
     tail: BytesMut,
-    /// Whose they are; `None` if several sources'.
+    /// Source of the bytes; `None` if several.
     tail_source: Option<PathId>,
 }
 
@@ -418,7 +418,7 @@ impl Run {
 struct Chunk {
     at: u64,
     bytes: Bytes,
-    /// Who brought them; `None` if they were gathered from several sources.
+    /// Source of the bytes; `None` if they were gathered from several.
     source: Option<PathId>,
 }
 
@@ -547,7 +547,7 @@ mod tests {
         }
     }
 
-    /// Who brought the held byte is known whatever was merged around it, but for slivers of several that were gathered.
+    /// The source of a held byte is known whatever was merged around it, but for slivers of several that were gathered.
     #[test]
     fn a_difference_names_its_place_and_whose_bytes_were_there() {
         let c = PathId::new(2);

@@ -1,8 +1,8 @@
-//! What becomes of bytes that two sources bring for one offset. Spec: KWIK §6, "Conflicts".
+//! Policies for bytes that two sources bring for one offset. Spec: KWIK §6, "Conflicts".
 
 use crate::id::{ByteRange, PathId};
 
-/// Whose bytes a reader gets where two sources brought different ones for the same place.
+/// The source that wins where two servers sent different bytes for one offset.
 ///
 /// Whatever the policy, delivered bytes are never changed, what a lease's digest has proved takes the place of what is
 /// held then, every overlap is counted per source, and so is each whose bytes differed
@@ -21,12 +21,12 @@ pub enum ConflictPolicy {
     Reject,
 }
 
-/// Where two sources first disagree.
+/// Place where two sources first disagree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Difference {
-    /// From the first byte that differs to the end of what overlaps there.
+    /// Range from the first byte that differs to the end of what overlaps there.
     pub(crate) range: ByteRange,
-    /// Whose bytes are held there; `None` if slivers of several were gathered into one piece.
+    /// Source of the bytes held there; `None` if slivers of several were gathered into one piece.
     pub(crate) held: Option<PathId>,
 }
 

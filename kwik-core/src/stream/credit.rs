@@ -1,4 +1,4 @@
-//! How the window of an unordered reader is shared out among the servers: pure arithmetic. Spec: KWIK §6, "Credit".
+//! Sharing of an unordered reader's window among the servers: pure arithmetic. Spec: KWIK §6, "Credit".
 
 use smallvec::SmallVec;
 
@@ -10,12 +10,12 @@ pub(crate) struct Wanting {
     pub(crate) lease: LeaseId,
     /// Bytes of it that have no credit yet; more than zero.
     pub(crate) uncredited: u64,
-    /// What they take of the window: less, where somebody else may bring the same.
+    /// Bytes of the window that they take: fewer, where somebody else may bring the same.
     pub(crate) cost: u64,
     pub(crate) need: Need,
 }
 
-/// What credit is of use.
+/// Credit that is of use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Need {
     /// Any.
@@ -38,14 +38,15 @@ pub(crate) struct Demand<K> {
 }
 
 impl<K> Demand<K> {
-    /// What waits for credit as a whole, if that is the next thing the server would be given, and it has nothing else.
+    /// Cost of the lease that waits for credit as a whole, if that is the next thing the server would be given, and it has
+    /// nothing else.
     fn whole_first(&self) -> Option<u64> {
         let first = self.leases.first().filter(|_| self.outstanding == 0)?;
         (first.need == Need::Whole { waits: true }).then_some(first.cost)
     }
 
-    /// What the server is to be given of a window of which it may have `part`, and `room` is left: more than that if it is
-    /// worth waiting for.
+    /// Bytes that the server is to be given of a window of which it may have `part`, and `room` is left: more than that if it
+    /// is worth waiting for.
     pub(crate) fn due(&self, part: u64, room: u64) -> u64 {
         let own = part.saturating_sub(self.outstanding).max(self.whole_first().unwrap_or_default());
         let mut left = own;

@@ -11,7 +11,7 @@ pub(crate) struct Gap {
     from: u64,
     since: Instant,
     stage: Stage,
-    /// When something is to be done about it.
+    /// Instant at which something is to be done about it.
     at: Instant,
     /// The reader is to be told, and has not been yet.
     untold: bool,
@@ -27,7 +27,7 @@ enum Stage {
     Disowned,
 }
 
-/// What to do about a gap now.
+/// Step to take about a gap now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Due {
     Wait,
@@ -47,7 +47,7 @@ impl Gap {
         self.from
     }
 
-    /// When it was first seen.
+    /// Instant at which it was first seen.
     pub(crate) const fn since(&self) -> Instant {
         self.since
     }

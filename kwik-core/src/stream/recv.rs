@@ -23,7 +23,7 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FinalSizeError;
 
-/// What bytes come by.
+/// Kind of writing that brings bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum By {
     /// A lease.
@@ -50,7 +50,7 @@ pub(crate) struct SplitRecv {
     primary_offset: u64,
     /// Bytes that came from at or beyond `max_offset`, under credit by amount.
     received_above: u64,
-    /// What the primary's own runs may send at or beyond `max_offset`, and have sent.
+    /// Bytes that the primary's own runs may send at or beyond `max_offset`, and have sent.
     run_credit: u64,
     run_above: u64,
     final_size: Option<u64>,
@@ -90,7 +90,7 @@ impl SplitRecv {
         }
     }
 
-    /// What becomes of differing bytes from now on.
+    /// Sets the policy for differing bytes from now on.
     pub(crate) fn set_policy(&mut self, policy: ConflictPolicy) {
         self.assembler.set_policy(policy);
     }
@@ -151,7 +151,7 @@ impl SplitRecv {
         self.claimed_end
     }
 
-    /// What is here at and beyond `from`.
+    /// Ranges that are here at and beyond `from`.
     pub(crate) fn received_from(&self, from: u64) -> impl Iterator<Item = ByteRange> {
         let rest = ByteRange::between(from, OFFSET_MAX);
         rest.into_iter().flat_map(|rest| self.assembler.received().present(rest))
@@ -179,7 +179,7 @@ impl SplitRecv {
         Ok(())
     }
 
-    /// How many of `len` bytes at `offset` need credit by amount.
+    /// Number of the `len` bytes at `offset` that need credit by amount.
     pub(crate) fn above(&self, offset: u64, len: u64) -> u64 {
         offset.saturating_add(len).saturating_sub(self.max_offset.max(offset))
     }
@@ -256,8 +256,8 @@ impl SplitRecv {
         !self.complete
     }
 
-    /// What it takes of the session window beyond the part that every open stream is guaranteed: the rest of its window,
-    /// or once it is complete, what is unread.
+    /// Bytes that it takes of the session window beyond the part that every open stream is guaranteed: the rest of its
+    /// window, or once it is complete, what is unread.
     pub(crate) fn extra(&self) -> u64 {
         if self.complete { self.held() } else { self.window.saturating_sub(GUARANTEED_CREDIT) }
     }
@@ -287,12 +287,12 @@ impl SplitRecv {
         })
     }
 
-    /// Where the first byte of `range` is that is not here.
+    /// Offset of the first byte of `range` that is not here.
     pub(crate) fn first_missing_of(&self, range: ByteRange) -> Option<u64> {
         self.assembler.received().missing(range).next().map(ByteRange::start)
     }
 
-    /// How many bytes of `range` are not here.
+    /// Number of bytes of `range` that are not here.
     pub(crate) fn count_missing(&self, range: ByteRange) -> u64 {
         self.assembler.received().missing(range).map(ByteRange::len).sum()
     }
@@ -307,13 +307,13 @@ impl SplitRecv {
         self.missing(ByteRange::between(self.base, end)?, usize::MAX).next()
     }
 
-    /// What may still come under credit by offset, from whoever is to bring it.
+    /// Bytes that may still come under credit by offset, from whoever is to bring them.
     pub(crate) fn missing_below(&self) -> u64 {
         let received = self.assembler.received().total();
         (self.max_offset - self.base).saturating_sub(received.saturating_sub(self.received_above))
     }
 
-    /// What of the window is taken: held, or promised. `leased` is what live leases may still bring at or beyond
+    /// Bytes of the window that are taken: held, or promised. `leased` is what live leases may still bring at or beyond
     /// `max_offset`.
     fn committed(&self, leased: u64) -> u64 {
         let below = self.missing_below();
@@ -321,7 +321,7 @@ impl SplitRecv {
         self.assembler.held().saturating_add(below).saturating_add(run).saturating_add(leased)
     }
 
-    /// What of the window could be promised now.
+    /// Bytes of the window that could be promised now.
     pub(crate) fn room(&self, leased: u64) -> u64 {
         self.window.saturating_sub(self.committed(leased))
     }
@@ -337,7 +337,7 @@ impl SplitRecv {
         Some(target)
     }
 
-    /// What the primary's runs may still bring beyond `max_offset`.
+    /// Bytes that the primary's runs may still bring beyond `max_offset`.
     pub(crate) fn run_outstanding(&self) -> u64 {
         self.run_credit.saturating_sub(self.run_above)
     }
@@ -369,7 +369,7 @@ impl SplitRecv {
         enough
     }
 
-    /// What is counted of it.
+    /// Counters of the stream.
     pub(crate) fn tally(&self) -> &Tally {
         &self.tally
     }

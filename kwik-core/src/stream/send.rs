@@ -22,7 +22,7 @@ pub(crate) struct SplitSend {
     taken: RangeSet,
     /// The highest end ever owned: the stream cannot end before it.
     claimed_end: u64,
-    /// Where the next sequential write goes, before owned ranges are skipped.
+    /// Offset of the next sequential write, before owned ranges are skipped.
     position: u64,
     max_offset: u64,
     run_credit: u64,
@@ -106,7 +106,7 @@ impl SplitSend {
         self.owned.remove(range);
     }
 
-    /// Where sequential writing goes on, and how far until an owned range.
+    /// Range in which sequential writing goes on, up to an owned one.
     pub(crate) fn next_gap(&self) -> Option<ByteRange> {
         let end = self.final_size.unwrap_or(OFFSET_MAX);
         self.taken.missing(ByteRange::between(self.position, end)?).next()
@@ -122,7 +122,7 @@ impl SplitSend {
         }
     }
 
-    /// How many of `want` bytes at `offset` the primary's own runs may send now.
+    /// Number of the `want` bytes at `offset` that the primary's own runs may send now.
     pub(crate) fn allowance(&self, offset: u64, want: u64) -> u64 {
         let below = self.max_offset.saturating_sub(offset);
         want.min(below.saturating_add(self.run_credit.saturating_sub(self.run_above)))
@@ -193,7 +193,7 @@ mod tests {
         assert_eq!(stream.claim(range(210, 220)), Err(Overlap));
     }
 
-    /// What is written next was meant for behind the lease, whatever became of it meanwhile.
+    /// The next write was meant for behind the lease, whatever became of it meanwhile.
     #[test]
     fn sequential_writing_never_falls_into_a_lost_lease() {
         let mut stream = SplitSend::new(0);

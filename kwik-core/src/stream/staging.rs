@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{assemble::Assembler, conflict::ConflictPolicy};
 use crate::id::{ByteRange, PathId};
 
-/// What has come of one verified lease. Its room is its caller's to account for.
+/// Bytes that have come of one verified lease. Their room is its caller's to account for.
 pub(crate) struct Staging {
     /// Keeps slivers from pinning their buffers, as for any other bytes held.
     assembler: Assembler,

@@ -1,4 +1,4 @@
-//! What is counted of a split stream: who brought what, and what waiting it cost. Decides nothing. Spec: KWIK §12.
+//! Counters of a split stream: bytes by source, and the cost of waiting. Decides nothing. Spec: KWIK §12.
 //!
 //! Bytes are counted as they are placed. Times are not looked at then but once per batch, when all facts that came
 //! together have been worked off: nothing is held up within a batch.
@@ -50,17 +50,17 @@ impl Totals {
 /// The first hole of a stream that has bytes behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Hole {
-    /// Where the bytes behind it begin.
+    /// Offset at which the bytes behind it begin.
     end: u64,
     since: Instant,
 }
 
-/// How a stream looks once a batch has settled.
+/// State of a stream once a batch has settled.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Look {
     /// Bytes held behind the first hole.
     pub(crate) depth: u64,
-    /// Where the first hole begins, and where it ends if something is held behind it.
+    /// Offset of the first hole, and that of its end if something is held behind it.
     pub(crate) prefix: u64,
     pub(crate) hole_end: Option<u64>,
     /// The reader can get something.
@@ -73,12 +73,12 @@ pub(crate) struct Tally {
     /// Bytes by who brought them first. Few, and mostly the last one again.
     sources: SmallVec<[(PathId, u64); 4]>,
     totals: Totals,
-    /// When the depth was last looked at.
+    /// Instant at which the depth was last looked at.
     looked: Option<Instant>,
     hole: Option<Hole>,
-    /// Since when the reader has found nothing.
+    /// Instant since which the reader has found nothing.
     reader_since: Option<Instant>,
-    /// Since when a server has had no credit.
+    /// Instant since which a server has had no credit.
     starved_since: Option<Instant>,
 }
 

@@ -30,7 +30,7 @@ use crate::{
     },
 };
 
-/// How many variants [`Frame`] has, and so how many distinct frames [`largest`] gives.
+/// Number of variants of [`Frame`], and so of the distinct frames that [`largest`] gives.
 pub(crate) const KINDS: usize = 27;
 
 /// Any valid frame.

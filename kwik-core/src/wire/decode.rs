@@ -103,7 +103,7 @@ impl Decoder {
         }
     }
 
-    /// How many bytes wait.
+    /// Number of bytes that wait.
     fn held(&self) -> usize {
         self.buffer.len() - self.at
     }
@@ -122,7 +122,7 @@ fn known(kind: u64) -> Result<Option<FrameType>, FrameError> {
 /// Most bytes before a body: two integers of at most eight bytes.
 const HEAD_MAX: usize = 16;
 
-/// What stands before a body, on control streams as in stream headers.
+/// Length and type before a body, on control streams as in stream headers.
 #[derive(Clone, Copy)]
 enum Head {
     /// All there: `length` bytes of body follow after the `size` bytes of the head.

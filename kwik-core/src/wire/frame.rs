@@ -1,4 +1,4 @@
-//! What can be said on a control stream and at the start of a unidirectional stream, in types that can only be valid.
+//! Control frames and stream headers, in types that can only be valid.
 //!
 //! A value of these types has passed every check that needs no session state: mandatory fields are there, ranges are
 //! non-empty and nameable, repeated fields are within their caps. Offsets and byte counts are at most 2^62 − 1, so that
@@ -123,7 +123,7 @@ pub(crate) type Ranges = SmallVec<[ByteRange; 2]>;
 pub(crate) struct ClientHello {
     /// Any number: the session decides which versions it speaks.
     pub(crate) version: u32,
-    /// What the client knows; bits it may list and we do not know are kept.
+    /// Features that the client knows; bits it may list and we do not know are kept.
     pub(crate) features: Features,
     /// The client's session key, fresh per session.
     pub(crate) client_key: PublicKey,
@@ -136,7 +136,7 @@ pub(crate) struct ClientHello {
     pub(crate) attach: Option<Attach>,
 }
 
-/// What a client shows a secondary.
+/// Credentials that a client shows a secondary.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Attach {
     /// The session to join.
@@ -154,7 +154,7 @@ pub(crate) struct Attach {
 pub(crate) struct ServerHello {
     /// Any number: the session decides which versions it speaks.
     pub(crate) version: u32,
-    /// What the server knows.
+    /// Features that the server knows.
     pub(crate) features: Features,
     /// The session that the connection belongs to.
     pub(crate) session: SessionId,
@@ -177,7 +177,7 @@ pub(crate) struct AddPath {
     pub(crate) ticket: Bytes,
 }
 
-/// What the client tells the primary about a path.
+/// State of a path, as the client tells the primary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PathStatus {
     /// Attached, or answering again.
@@ -226,7 +226,7 @@ pub(crate) struct LeaseGrant {
     pub(crate) hedge_of: Option<LeaseId>,
 }
 
-/// What a server may send now. Credit never shrinks.
+/// Credit for a server: bytes that it may send now. Credit never shrinks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Credit {
     /// Every byte of the stream below `offset`.
@@ -237,7 +237,7 @@ pub(crate) enum Credit {
     Run { stream: StreamId, bytes: u64 },
 }
 
-/// What happened to a mapping at the client. That it ended is said by `LeaseDone`, `LeaseLost` and `LeaseRefused`.
+/// Changes of a mapping at the client. That it ended is said by `LeaseDone`, `LeaseLost` and `LeaseRefused`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum MappingOperation {
     /// The first bytes of the lease came.
@@ -269,7 +269,7 @@ pub(crate) enum StreamHeader {
 /// A message between servers, by way of the client, whose bytes follow. Spec: KWIK §9.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RelayOpen {
-    /// Whom it is for or, towards the primary, whom it is from.
+    /// Path that it is for or, towards the primary, that it is from.
     pub(crate) path: PathId,
     /// The sender's name for it: rises per path and direction.
     pub(crate) id: u64,

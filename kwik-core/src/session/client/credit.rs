@@ -1,4 +1,4 @@
-//! What servers may send now: windows, their growth, and how credit is given. Spec: KWIK §6, "Credit".
+//! Credit of servers: windows, their growth, and how it is given. Spec: KWIK §6, "Credit".
 
 use std::time::{Duration, Instant};
 
@@ -132,8 +132,8 @@ impl Client {
         }
     }
 
-    /// What of the window a lease takes: the new bytes that it may bring beyond credit by offset. What it hedges may bring the
-    /// same, and takes that already.
+    /// Bytes of the window that a lease takes: the new ones that it may bring beyond credit by offset. The lease that it hedges
+    /// may bring the same, and takes those already.
     pub(super) fn outstanding(&self, stream: &SplitRecv, lease: &Live<Lease>) -> u64 {
         let max_offset = stream.max_offset();
         let Some(promised) = lease.promised_above(max_offset) else {
@@ -148,7 +148,7 @@ impl Client {
         stream.count_missing(promised) - both.map_or(0, |both| stream.count_missing(both))
     }
 
-    /// What others may bring of `range` beyond credit by offset, lowest first.
+    /// Ranges that others may bring of `range` beyond credit by offset, lowest first.
     fn promised_to_others(&self, id: LeaseId, stream: StreamId, range: ByteRange) -> Promises {
         let max_offset = self.streams.get(&stream).map_or(0, SplitRecv::max_offset);
         let others = self.leases.overlapping(stream, range).filter(|(other, _)| *other != id);
@@ -162,7 +162,7 @@ impl Client {
         Promises { ranges, stuck }
     }
 
-    /// What it takes of the window to let a server send all of a lease of which `uncredited` bytes have no credit.
+    /// Bytes of the window that it takes to let a server send all of a lease of which `uncredited` bytes have no credit.
     fn cost(&self, stream: &SplitRecv, id: LeaseId, lease: &Live<Lease>, uncredited: u64) -> u64 {
         let rest = ByteRange::between(lease.range().end() - uncredited, lease.range().end());
         let Some(rest) = rest.filter(|_| lease.state.contested) else {
@@ -289,7 +289,7 @@ impl Client {
     }
 }
 
-/// What others may bring of a range.
+/// Ranges that others may bring.
 struct Promises {
     /// Apart from each other, and rising.
     ranges: SmallVec<[ByteRange; 2]>,
@@ -298,7 +298,7 @@ struct Promises {
 }
 
 impl Promises {
-    /// Where in `rest` the first byte lies that is neither here nor among them; its end if there is none.
+    /// Offset of the first byte in `rest` that is neither here nor among them; its end if there is none.
     fn first_other(&self, stream: &SplitRecv, rest: ByteRange) -> u64 {
         let mut at = rest.start();
         while let Some(missing) =

@@ -102,7 +102,7 @@ impl Client {
         }
     }
 
-    /// When the next address of some path has its turn.
+    /// Instant at which the next address of some path has its turn.
     pub(super) fn dial_deadline(&self) -> Option<Instant> {
         if self.dials_free() == 0 {
             return None; // whoever makes room looks at it again

@@ -1,4 +1,4 @@
-//! What is done about a secondary that breaks a rule, as far as the application has a say in it. Spec: KWIK §10.
+//! Reactions to a secondary that breaks a rule, as far as the application has a say in them. Spec: KWIK §10.
 
 use super::Client;
 use crate::{
@@ -9,9 +9,9 @@ use crate::{
     stream::{conflict::Difference, recv::By},
 };
 
-/// What one breach that was let pass counts for.
+/// Weight of one breach that was let pass.
 const BREACH: u32 = 1;
-/// What bytes that were not what they should be count for: somebody has relied on them.
+/// Weight of bytes that were not what they should be: somebody has relied on them.
 const LIE: u32 = 4;
 
 impl Client {

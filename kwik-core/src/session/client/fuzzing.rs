@@ -70,7 +70,7 @@ fn config(transport: TransportConfig) -> ClientConfig {
     ClientConfig::new(tls).expect("usable").transport(transport)
 }
 
-/// What is done about faults and differences; an honest session sees nothing of it.
+/// Draws the strategies against faults and differences; an honest session sees nothing of them.
 fn strategies(transport: TransportConfig, setup: &mut Source<'_>) -> TransportConfig {
     use {AggregationFaults as Wrong, ConflictPolicy as Conflict, MappingFaults as Mapping};
     transport
@@ -148,7 +148,7 @@ impl Driver {
         self.settle();
     }
 
-    /// What the glue does after every batch.
+    /// Does what the glue does after every batch.
     fn settle(&mut self) {
         self.client.settle(self.now);
         self.known.take_actions(&mut self.client, self.now);

@@ -32,7 +32,7 @@ impl Client {
         Ok(())
     }
 
-    /// What breaks a rule is an outer error; what an honest primary may run into is an answer.
+    /// Checks a grant. A broken rule is an outer error; what an honest primary may run into is an answer.
     fn check_grant(
         &mut self,
         now: Instant,
@@ -97,7 +97,7 @@ impl Client {
         self.extra_window_max() / 2
     }
 
-    /// What a grant takes of the session window for verified bytes. Spec: KWIK §5.4.
+    /// Room that a grant takes of the session window for verified bytes. Spec: KWIK §5.4.
     ///
     /// Bytes that wait for their digest lie where the stream's window has room for them, which is why the window must be
     /// wide enough to let them wait and the reader go on. Bytes that come twice have no room there a second time.
@@ -120,8 +120,8 @@ impl Client {
         Room { window, own, hedged: outlived.map_or(0, Live::own_room_wanted) }
     }
 
-    /// By how much more than it must a window is to be widened for a verified lease, so that two of them fit beside what
-    /// the primary's own writing is given.
+    /// Bytes by which a window is to be widened for a verified lease beyond what it must, so that two of them fit beside what the
+    /// primary's own writing is given.
     fn room_for_second(&self, grant: &LeaseGrant, stream: StreamId, room: Room) -> u64 {
         let window = self.streams.get(&stream).map_or(u64::MAX, |stream| stream.window() + room.window);
         let len = grant.range.len();
@@ -396,7 +396,7 @@ impl Client {
         }
     }
 
-    /// When the first lease is past its deadline.
+    /// Instant at which the first lease is past its deadline.
     pub(super) fn lease_deadline(&self) -> Option<Instant> {
         self.lease_deadlines.first().map(|&(at, _)| at)
     }
@@ -437,7 +437,7 @@ impl Client {
     }
 }
 
-/// What is to be set aside of the session window.
+/// Room to set aside of the session window.
 #[derive(Clone, Copy, Debug, Default)]
 struct Room {
     /// For the stream's window, which is too narrow.
@@ -454,7 +454,7 @@ impl Room {
     }
 }
 
-/// What an honest primary may be told instead of getting a lease.
+/// Answers that an honest primary may get instead of a lease.
 enum Answer {
     Done,
     Refused(ErrorCode),

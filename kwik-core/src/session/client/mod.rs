@@ -64,7 +64,7 @@ pub(super) struct Client {
     primary_rtt: Duration,
     /// Set once the primary has accepted the hello.
     session: Option<SessionId>,
-    /// What the primary knows.
+    /// Features that the primary knows.
     features: Features,
     paths: BTreeMap<PathId, Path>,
     last_path: PathId,
@@ -78,10 +78,10 @@ pub(super) struct Client {
     last_job: Option<JobId>,
     leases: LeaseTable<Lease>,
     last_lease: Option<LeaseId>,
-    /// When leases that have to be done by a time are lost.
+    /// Instants at which leases with a deadline are lost.
     lease_deadlines: BTreeSet<(Instant, LeaseId)>,
     streams: BTreeMap<StreamId, SplitRecv>,
-    /// Why streams were given up that their readers have not heard of.
+    /// Reasons why streams were given up, for readers that have not heard of it.
     failed: BTreeMap<StreamId, ReadError>,
     /// Split streams that have ended: frames that name them are late, not wrong.
     ended: VecDeque<StreamId>,
@@ -91,15 +91,15 @@ pub(super) struct Client {
     runs: BTreeMap<StreamId, Run>,
     /// Split streams whose reader found nothing.
     blocked: BTreeSet<StreamId>,
-    /// How many `Split` frames came.
+    /// Number of `Split` frames that came.
     splits: usize,
-    /// What they wait for, where nobody seems to fill it.
+    /// Holes that they wait for, where nobody seems to fill them.
     gaps: BTreeMap<StreamId, Gap>,
     /// A reader waits for what nobody is known to fill, and that is not watched yet.
     unwatched: bool,
     /// Streams whose credit has to be looked at once the present facts have settled.
     recredit: BTreeSet<StreamId>,
-    /// What of the session window streams have beyond their guaranteed parts, and leases for themselves.
+    /// Bytes of the session window that streams have beyond their guaranteed parts, and leases for themselves.
     extra_window: u64,
     sources: BTreeMap<PathId, SourceStats>,
     held: u64,
@@ -123,7 +123,7 @@ struct Path {
     server_name: String,
     pins: Vec<SpkiHash>,
     ticket: bytes::Bytes,
-    /// What its server knows.
+    /// Features that its server knows.
     features: Features,
     /// The attach, or what is left to do before it is removed, must be done by then.
     deadline: Option<Instant>,
@@ -136,19 +136,19 @@ struct Path {
     touched: bool,
     /// Its silence is being held against it.
     suspected: bool,
-    /// What it did that was let pass, and has not been made up for.
+    /// Score of what it did that was let pass, and has not been made up for.
     score: u32,
     /// Leases or credit changed: what it owes has to be worked out anew.
     stale: bool,
-    /// What it should be filling, one lease per stream.
+    /// Leases that it should be filling, one per stream.
     fronts: SmallVec<[Front; 1]>,
     /// Streams on which it has leases and no credit for any.
     starved: SmallVec<[StreamId; 1]>,
     /// Jobs and leases that may be taken to its server, beyond what came of earlier ones.
     errands: Bucket,
-    /// Since when the leases were due of which the first bytes came in this batch.
+    /// Instants since which the leases were due of which the first bytes came in this batch.
     begun: SmallVec<[Instant; 1]>,
-    /// How long it usually takes from when a lease is due to its first byte.
+    /// Usual time from when a lease is due to its first byte.
     first_byte: Option<Duration>,
 }
 
@@ -187,7 +187,7 @@ struct Job {
     range: ByteRange,
     /// Its server has answered.
     accepted: bool,
-    /// Why its leases are refused, once they are.
+    /// Reason why its leases are refused, once they are.
     closed: Option<ErrorCode>,
 }
 
@@ -202,7 +202,7 @@ struct Lease {
     /// Its end as its path knows it, which a later cut may lie before.
     noticed_end: u64,
     internal: Option<StreamId>,
-    /// When it is lost if it is not done.
+    /// Instant at which it is lost if it is not done.
     deadline: Option<Instant>,
     suspended: Option<Suspended>,
     /// The bytes of a verified lease, until they prove right.
@@ -224,8 +224,8 @@ impl Live<Lease> {
         self.state.credit.max(max_offset.saturating_sub(self.range().start())).min(self.range().len())
     }
 
-    /// What it may still bring at or beyond `max_offset`. What has come and waits for its digest is counted here, as
-    /// nothing of it is in the stream yet.
+    /// Range that it may still bring at or beyond `max_offset`. Bytes that have come and wait for their digest are counted here,
+    /// as nothing of them is in the stream yet.
     fn promised_above(&self, max_offset: u64) -> Option<ByteRange> {
         let range = self.range();
         let counted = if self.is_verified() { 0 } else { self.state.placed };

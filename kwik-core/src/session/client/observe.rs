@@ -1,4 +1,4 @@
-//! What the client counts beside its work, and the snapshots made of it. Decides nothing. Spec: KWIK §12.
+//! Counters that the client keeps beside its work, and the snapshots made of them. Decides nothing. Spec: KWIK §12.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -33,7 +33,7 @@ pub(super) struct Observed {
     credit_changed: bool,
     /// Streams on which some server has no credit.
     starved: BTreeSet<StreamId>,
-    /// What the streams that have ended came to.
+    /// Totals of the streams that have ended.
     ended: Totals,
     faults: BTreeMap<ErrorCode, u64>,
 }
@@ -57,7 +57,7 @@ impl Observed {
         }
     }
 
-    /// What a path may send was worked out anew.
+    /// Notes that what a path may send was worked out anew.
     pub(super) fn on_credit(&mut self) {
         self.credit_changed = true;
     }
@@ -222,7 +222,7 @@ impl Client {
     }
 }
 
-/// What the primary would call the state of a path.
+/// The primary's word for the state of a path.
 const fn public_state(state: State) -> PathState {
     match state {
         State::Connecting | State::Authenticating => PathState::Connecting,

@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-/// By how many bytes a lease is taken for full too early: none, unless the proof that the simulator can fail is run.
+/// Bytes by which a lease is taken for full too early: none, unless the proof that the simulator can fail is run.
 const CANARY: u64 = if cfg!(feature = "__canary") { 1 } else { 0 };
 
 impl Client {

@@ -1,4 +1,4 @@
-//! What a path owes now, and what is said of it when it does not come: the path is silent, or the lease stalls.
+//! Bytes that a path owes now, and what follows when they do not come: the path is silent, or the lease stalls.
 //! Spec: KWIK §8.
 
 use std::time::{Duration, Instant};
@@ -22,15 +22,15 @@ pub(super) struct Front {
     lease: LeaseId,
     stream: StreamId,
     start: u64,
-    /// What was placed of it when last looked at.
+    /// Bytes that were placed of it when last looked at.
     placed: u64,
-    /// Since when nothing has come.
+    /// Instant since which nothing has come.
     since: Instant,
     /// The lease is suspended: the next one is watched as well.
     suspended: bool,
 }
 
-/// Why a lease is suspended: its credit waits, and the primary may have somebody else bring the bytes.
+/// Reasons why a lease is suspended: its credit waits, and the primary may have somebody else bring the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Suspended {
     /// Its path does not answer.
@@ -40,7 +40,7 @@ pub(super) enum Suspended {
 }
 
 impl Path {
-    /// How long nothing may come of a lease on a path that answers. A slow disk is not a dead path.
+    /// Longest time that nothing may come of a lease on a path that answers. A slow disk is not a dead path.
     fn grace(&self) -> Duration {
         // What it has shown counts, but not without end: one that comes later each time is not to be waited for.
         let shown = (self.first_byte.unwrap_or_default() * 2).min(limits::STALL_MAX);
@@ -69,7 +69,7 @@ impl Path {
         self.first_byte = self.first_byte.map(|longest| longest.max(pause));
     }
 
-    /// When it has to be looked at next.
+    /// Instant at which it has to be looked at next.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let watched = self.fronts.iter().filter(|front| !front.suspended).map(|front| front.since);
         let stall = watched.min().map(|since| since + self.grace());
@@ -225,7 +225,7 @@ impl Client {
         }
     }
 
-    /// When the first path or lease has to be looked at.
+    /// Instant at which the first path or lease has to be looked at.
     pub(in crate::session) fn deadline(&self) -> Option<Instant> {
         let paths = self.paths.values().filter(|path| path.state.is_live());
         let streams = earliest(self.lease_deadline(), self.gap_deadline());

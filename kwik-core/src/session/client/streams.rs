@@ -27,12 +27,12 @@ impl Client {
         self.waiting.contains_key(&internal)
     }
 
-    /// How many streams were split so far, whatever became of them.
+    /// Number of streams that were split so far, whatever became of them.
     pub(in crate::session) fn splits(&self) -> usize {
         self.splits
     }
 
-    /// How many streams the primary has open to write into split streams, as far as their headers are here.
+    /// Number of streams that the primary has open to write into split streams, as far as their headers are here.
     pub(in crate::session) fn runs_open(&self) -> usize {
         self.runs.len() + self.waiting.len()
     }
@@ -42,12 +42,12 @@ impl Client {
         self.streams.get(&stream).is_some_and(SplitRecv::is_readable)
     }
 
-    /// Where the native part of a split stream ends.
+    /// Offset at which the native part of a split stream ends.
     pub(in crate::session) fn split_base(&self, stream: StreamId) -> Option<u64> {
         self.streams.get(&stream).map(SplitRecv::base)
     }
 
-    /// From `offset` on, the stream's bytes come in internal streams.
+    /// Splits a stream: from `offset` on its bytes come in internal streams.
     pub(super) fn split(&mut self, stream: StreamId, offset: u64) -> Result<(), ErrorCode> {
         if self.streams.contains_key(&stream) || stream == StreamId::CONTROL {
             return Err(ErrorCode::METADATA_PROTOCOL_VIOLATION);
@@ -112,7 +112,7 @@ impl Client {
         open < u64::from(self.config.split_streams_max()) && taken <= self.config.session_window
     }
 
-    /// What of the session window is not set aside for the guaranteed parts.
+    /// Bytes of the session window that are not set aside for the guaranteed parts.
     pub(super) fn extra_window_max(&self) -> u64 {
         let guaranteed = u64::from(self.config.split_streams_max()) * limits::GUARANTEED_CREDIT;
         self.config.session_window.saturating_sub(guaranteed)

@@ -25,7 +25,7 @@ use crate::{
 
 /// The wall clock when the server starts.
 const START: u64 = 1_000;
-/// What both ends of the connection alone know.
+/// Secret that both ends of the connection alone know.
 const EXPORTER: [u8; 32] = [8; 32];
 
 /// Says hello with what `data` makes of a genuine hello, then with `data` itself.

@@ -60,7 +60,7 @@ impl Log {
         }
     }
 
-    /// What the event of a frame is called; `None` if it has none.
+    /// Name of a frame's event; `None` if it has none.
     fn name(&self, frame: &Frame, way: Way) -> Option<&'static str> {
         // Both ends may ask: the client about a gap, the primary about what is there.
         let clients = (self.role == Role::Client) == (way == Way::Out);

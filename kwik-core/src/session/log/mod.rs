@@ -1,4 +1,4 @@
-//! What a session decided and was told, written down for tools: all its paths in one log (feature `qlog`).
+//! Log of what a session decided and was told, for tools: all its paths in one place (feature `qlog`).
 //!
 //! One JSON text sequence (RFC 7464) per session and end, in the form of quinn's qlog traces: a header, then an event
 //! per control frame and per decision that no frame shows, named `kwik:…`. Written where the session takes frames and
@@ -41,7 +41,7 @@ pub(super) struct Log {
     over: bool,
 }
 
-/// Which way a frame went.
+/// Direction of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
     In,

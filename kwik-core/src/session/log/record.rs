@@ -10,7 +10,7 @@ use crate::{error::ErrorCode, id::ByteRange};
 #[derive(Debug)]
 pub(super) struct Record<'a> {
     out: &'a mut String,
-    /// What closes the objects that are open, innermost last.
+    /// Closing brackets of the objects that are open, innermost last.
     open: SmallVec<[char; 4]>,
     first: bool,
 }

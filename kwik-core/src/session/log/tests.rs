@@ -179,7 +179,7 @@ fn a_secondary_knows_its_path() {
     );
 }
 
-/// Who asks is told by the role: both questions are the same frame.
+/// The role tells whose question it is: both are the same frame.
 #[test]
 fn a_gap_is_the_clients_question() {
     let ask = || Frame::OffsetSyncRequest { stream: stream(), from: 9 };

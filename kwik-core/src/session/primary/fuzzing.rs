@@ -219,7 +219,7 @@ impl Driver {
         }
     }
 
-    /// Where a stream is split if it is split now.
+    /// Offset at which a stream is split if it is split now.
     fn native(&self, stream: StreamId) -> u64 {
         let split_now = stream.into_inner() % 7 * 20;
         self.streams.get(&stream).map_or(split_now, |split| split.base)
@@ -439,7 +439,7 @@ impl Driver {
         assert!(!self.primary.leases.contains(lease), "{lease} was answered");
     }
 
-    /// What of a range nobody else is to fill is free again.
+    /// Frees the part of a range that nobody else is to fill.
     fn release(&mut self, stream: StreamId, range: ByteRange) {
         let leases = self.leases.values().filter(|lease| lease.stream == stream && !lease.ended);
         let runs = self.live_runs.iter().filter_map(|run| self.runs.get(run));
@@ -632,7 +632,7 @@ impl Driver {
         }
     }
 
-    /// What always holds.
+    /// Checks what always holds.
     fn check(&mut self) {
         let live = &self.primary.leases;
         for (id, known) in &mut self.leases {

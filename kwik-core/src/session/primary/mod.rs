@@ -118,7 +118,7 @@ impl NewJob {
         self
     }
 
-    /// How long the path accepts leases of the job; a day by default.
+    /// Sets the time for which the path accepts leases of the job; a day by default.
     #[must_use]
     pub fn lifetime(mut self, value: Duration) -> Self {
         self.lifetime = value;
@@ -148,7 +148,7 @@ impl NewLease {
         self.job
     }
 
-    /// What is to be filled.
+    /// Range to be filled.
     pub const fn range(&self) -> ByteRange {
         self.range
     }
@@ -195,7 +195,7 @@ pub(super) struct Primary {
     rng: Rng,
     session: SessionId,
     client_key: PublicKey,
-    /// What the client knows.
+    /// Features that the client knows.
     features: Features,
     paths_max: usize,
     /// Split streams the client guarantees credit for.
@@ -208,11 +208,11 @@ pub(super) struct Primary {
     retries: Retries,
     next_lease: u64,
     outcomes: BTreeMap<LeaseId, LeaseOutcome>,
-    /// What cuts of a lease gave back, until the application takes it.
+    /// Ranges that cuts of a lease gave back, until the application takes them.
     cuts: BTreeMap<LeaseId, Vec<ByteRange>>,
     streams: BTreeMap<StreamId, SplitSend>,
     syncs: BTreeMap<StreamId, Sync>,
-    /// What readers wait for and nobody is to bring, until the application takes it.
+    /// Offsets that readers wait for and nobody is to bring, until the application takes them.
     gaps: BTreeMap<StreamId, u64>,
     runs: BTreeMap<RunId, Run>,
     /// `Split` frames that went out, and those of them that were answered.
@@ -232,7 +232,7 @@ struct Path {
     state: PathState,
     server_name: String,
     identities: Audience,
-    /// When its ticket was signed.
+    /// Instant at which its ticket was signed.
     signed: Option<Instant>,
     done: u64,
     lost: u64,
@@ -262,7 +262,7 @@ struct Job {
 struct Lease {
     /// The client has begun to get its bytes.
     begun: bool,
-    /// What was missing when the client said that nothing comes any more.
+    /// Range that was missing when the client said that nothing comes any more.
     stalled: Option<ByteRange>,
     verified: bool,
     /// All of it was asked back.
@@ -286,7 +286,7 @@ struct Run {
     forgotten: bool,
 }
 
-/// By how much the total of a job exceeds its range by default: a few lost leases, not endless ones.
+/// Factor by which the total of a job exceeds its range by default: a few lost leases, not endless ones.
 const RETRIES: u64 = 4;
 
 impl Primary {
@@ -670,7 +670,7 @@ impl Primary {
         }
     }
 
-    /// Whose signatures secondaries believe.
+    /// Signer that secondaries believe.
     pub(super) fn signer(&self) -> Arc<dyn Signer> {
         self.signer.clone()
     }

@@ -54,7 +54,7 @@ impl Retries {
         self.names.get(&id).copied().unwrap_or(id)
     }
 
-    /// What a lease is called on the wire now; `None` while it pauses.
+    /// Name of a lease on the wire now; `None` while it pauses.
     pub(super) fn current(&self, name: LeaseId) -> Option<LeaseId> {
         match self.by_name.get(&name).map(|retry| &retry.state) {
             Some(State::Live(id)) => Some(*id),
@@ -134,7 +134,7 @@ fn is_worth_it(code: ErrorCode) -> bool {
 }
 
 impl Primary {
-    /// When the next lease is given again.
+    /// Instant at which the next lease is given again.
     pub(in crate::session) fn deadline(&self) -> Option<Instant> {
         self.retries.deadline()
     }
@@ -187,7 +187,7 @@ impl Primary {
         path.is_some_and(|path| path.state == PathState::Degraded)
     }
 
-    /// How a lease goes that waits to be given again.
+    /// Status of a lease that waits to be given again.
     pub(super) fn pausing_status(&self, name: LeaseId) -> Option<LeaseStatus> {
         let retry = self.retries.by_name.get(&name)?;
         let State::Pausing { range, .. } = retry.state else {

@@ -1,4 +1,4 @@
-//! What the client has of a stream, and what somebody is to bring of it. Spec: KWIK §6, "Gaps".
+//! Ranges of a stream that the client has, and those that somebody is to bring. Spec: KWIK §6, "Gaps".
 
 use super::Primary;
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
     wire::{Features, Frame, Ranges},
 };
 
-/// What the client has told of a stream so far.
+/// Ranges of a stream that the client has told of so far.
 #[derive(Debug, Default)]
 pub(super) struct Sync {
     received: RangeSet,

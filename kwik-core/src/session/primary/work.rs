@@ -1,4 +1,4 @@
-//! What a primary has others do, and does itself, for a split stream: jobs, leases, runs. Spec: KWIK §5.
+//! Work on a split stream that a primary gives away, and that it does itself: jobs, leases, runs. Spec: KWIK §5.
 
 use smallvec::SmallVec;
 
@@ -87,7 +87,7 @@ impl Primary {
         Ok(())
     }
 
-    /// How many splits the client has answered, whatever became of the streams.
+    /// Number of splits that the client has answered, whatever became of the streams.
     pub(in crate::session) fn splits(&self) -> usize {
         self.splits
     }
@@ -134,7 +134,7 @@ impl Primary {
         id
     }
 
-    /// What a run may send now.
+    /// Bytes that a run may send now.
     pub(in crate::session) fn run_allowance(&self, id: RunId) -> Result<RunAllowance, ErrorCode> {
         let run = self.runs.get(&id).ok_or(ErrorCode::STREAM_CLOSED)?;
         match &run.outcome {
@@ -218,7 +218,7 @@ impl Primary {
         true
     }
 
-    /// Where sequential writing goes on in a split stream, and how much may be sent now.
+    /// Range in which sequential writing goes on in a split stream, and number of its bytes that may be sent now.
     pub(in crate::session) fn sequential_allowance(&self, stream: StreamId) -> Option<(ByteRange, u64)> {
         let split = self.streams.get(&stream)?;
         let gap = split.next_gap()?;
@@ -284,7 +284,7 @@ impl Primary {
     }
 }
 
-/// What a run may send now.
+/// Bytes that a run may send now.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::session) struct RunAllowance {
     pub(in crate::session) stream: StreamId,
@@ -292,7 +292,7 @@ pub(in crate::session) struct RunAllowance {
     pub(in crate::session) offset: u64,
     /// Bytes of the run that were not sent yet.
     pub(in crate::session) left: u64,
-    /// How many of them have credit.
+    /// Number of them that have credit.
     pub(in crate::session) now: u64,
     /// It is in the range of a lease: the client does not know that this server could use credit there.
     pub(in crate::session) hedges: bool,

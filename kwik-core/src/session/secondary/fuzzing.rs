@@ -62,7 +62,7 @@ struct KnownLease {
     job: JobId,
     stream: StreamId,
     range: ByteRange,
-    /// How long it was when the application got it.
+    /// Length when the application got it.
     noticed: u64,
     credit: u64,
     sent: u64,
@@ -347,7 +347,7 @@ impl Driver {
         known.noticed = info.range.len();
     }
 
-    /// What a lease may send, by what the secondary was told.
+    /// Bytes that a lease may send, by what the secondary was told.
     fn may_send(&self, id: LeaseId) -> u64 {
         let Some(lease) = self.leases.get(&id) else { return 0 };
         let by_offset = self.offsets.get(&lease.stream).copied().unwrap_or_default();
@@ -397,7 +397,7 @@ impl Driver {
         self.offsets.retain(|stream, _| self.secondary.leases.values().any(|lease| lease.stream == *stream));
     }
 
-    /// What always holds.
+    /// Checks what always holds.
     fn check(&mut self) {
         let secondary = &self.secondary;
         self.offsets.retain(|stream, _| secondary.leases.values().any(|lease| lease.stream == *stream));

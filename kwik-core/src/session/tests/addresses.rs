@@ -39,7 +39,7 @@ fn attached(world: &mut World, path: PathId) -> Duration {
     world.now - begun
 }
 
-/// What is left once all goodbyes were said: the path, and nothing of what was not taken.
+/// Checks what is left once all goodbyes were said: the path, and nothing of what was not taken.
 fn check_rest(world: &mut World, links: usize, at_secondary: usize) {
     world.run_for(Duration::from_secs(5));
     let client = world.session(CLIENT);
@@ -90,7 +90,7 @@ fn the_wrong_server_at_one_address_does_not_matter() {
     world.run(|w| w.session(PRIMARY).path_state(path) == Some(PathState::Dead(ErrorCode::AUTH_FAILED)));
 }
 
-/// What the socket cannot send to is not tried, and counts for nothing.
+/// Addresses that the socket cannot send to are not tried, and count for nothing.
 #[test]
 fn families_that_the_socket_does_not_reach_are_skipped() {
     let mut world = world(ONE_WAY);

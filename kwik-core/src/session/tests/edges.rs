@@ -1,4 +1,4 @@
-//! What happens at the edges: rules broken, limits reached, one end ahead of the other.
+//! Behaviour at the edges: rules broken, limits reached, one end ahead of the other.
 
 use super::*;
 use crate::{stream::conflict::ConflictPolicy, wire::Frame};

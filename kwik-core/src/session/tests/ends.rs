@@ -1,4 +1,4 @@
-//! How streams end, in whatever order the two ends see to it: what each is told, and that nothing is left.
+//! Ends of streams, in whatever order the two ends see to them: what each is told, and that nothing is left.
 
 use super::*;
 use crate::error::{ClosedStream, WriteError};
@@ -6,7 +6,7 @@ use crate::error::{ClosedStream, WriteError};
 const STOP: ErrorCode = ErrorCode::from_u32(3);
 const RESET: ErrorCode = ErrorCode::from_u32(4);
 
-/// What the sender's application does about the end; in any case it lets go of the stream last.
+/// Ways in which the sender's application sees to the end; in any case it lets go of the stream last.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Writer {
     Finish,
@@ -14,7 +14,7 @@ enum Writer {
     Nothing,
 }
 
-/// What the reader's application does.
+/// Ways in which the reader's application sees to the end.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Reader {
     /// Stops without having read anything.
@@ -33,7 +33,7 @@ struct Case {
     writer: Writer,
     reader: Reader,
     reader_first: bool,
-    /// How long the second waits for what the first has said.
+    /// Time that the second waits for what the first has said.
     pause: Duration,
 }
 
@@ -142,7 +142,7 @@ impl Case {
         self.check_told(world, stream);
     }
 
-    /// What a handle does when it is dropped.
+    /// Does what a handle does when it is dropped.
     fn drop_writer(self, world: &mut World, stream: StreamId) {
         if self.writer == Writer::Nothing {
             let now = world.now;
@@ -186,7 +186,7 @@ impl Case {
     }
 }
 
-/// What both ends and the secondary keep of streams.
+/// Sizes of what both ends and the secondary keep of streams.
 fn kept(world: &World) -> Vec<(&'static str, usize)> {
     let mut kept = Vec::new();
     for session in world.nodes.iter().flat_map(|node| node.sessions.values()) {

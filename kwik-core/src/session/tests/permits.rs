@@ -1,4 +1,4 @@
-//! How many streams there may be, and what is counted of those that may not.
+//! Streams that are permitted, and the counters of those that are not.
 
 use super::*;
 

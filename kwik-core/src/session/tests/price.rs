@@ -137,7 +137,8 @@ fn a_split_is_acknowledged_once() {
     assert_eq!(lost, Some(ConnectionError::Fault(ErrorCode::FRAME_UNEXPECTED)));
 }
 
-/// What a peer says again and again is left unread once what pays for it is used up, and costs no more than is stated.
+/// Frames that a peer sends again and again are left unread once what pays for them is used up, and cost no more than is
+/// stated.
 #[test]
 fn a_peer_that_repeats_itself_is_held_back() {
     let (mut world, _, stream, job) = World::at_work(Dir::Uni, range(0, 1000));

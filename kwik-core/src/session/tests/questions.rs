@@ -1,4 +1,4 @@
-//! What the application's own code is asked, and answers when it likes. Spec: KWIK §3.
+//! Questions to the application's own code, which answers when it likes. Spec: KWIK §3.
 
 use super::*;
 

@@ -86,7 +86,7 @@ fn a_path_that_is_removed_while_it_is_attached_takes_no_message() {
     assert_eq!(world.session(CLIENT).lost(), None);
 }
 
-/// What a secondary says at once may come before its hello is read: they travel in streams of their own.
+/// A secondary's first message may come before its hello is read: they travel in streams of their own.
 #[test]
 fn a_secondary_may_speak_as_soon_as_it_is_connected() {
     for loss in [0, 300] {
@@ -112,7 +112,7 @@ fn a_secondary_may_speak_as_soon_as_it_is_connected() {
     }
 }
 
-/// What a primary seals with a wrong key is not held against the client that carries it.
+/// A primary's message with a wrong seal is not held against the client that carries it.
 #[test]
 fn a_wrong_seal_is_dropped_and_nobody_blamed() {
     let mut world = World::new(1);
@@ -190,7 +190,7 @@ fn messages_leave_the_applications_slots_alone() {
     assert!(opened > 30 && sent > 200, "{opened} streams opened, {sent} messages sent in fifty round trips");
 }
 
-/// What comes on top of the streams that a client permits is not the application's: left unread, it would take the
+/// Slots that come on top of the streams that a client permits are not the application's: left unread, they would take the
 /// connection window from control. Spec: KWIK §4.
 #[test]
 fn slots_that_are_permitted_on_top_starve_no_control() {

@@ -56,7 +56,8 @@ fn outcome(world: &mut World, lease: LeaseId) -> LeaseOutcome {
     outcome.unwrap()
 }
 
-/// What came stays, what is missing is given again under the name that the application knows, after longer and longer.
+/// Bytes that came stay, those that are missing are given again under the name that the application knows, after longer and
+/// longer.
 #[test]
 fn what_is_missing_is_given_again_to_the_same_path() {
     let (mut world, stream, lease) = leased(2);

@@ -14,7 +14,7 @@ struct Download {
     begun: Instant,
     sent: u64,
     got: Vec<Option<u8>>,
-    /// When something came last, and the longest time that nothing did.
+    /// Instant at which something came last, and the longest time that nothing did.
     last: Instant,
     longest: Duration,
 }
@@ -77,7 +77,7 @@ impl Download {
     }
 }
 
-/// What comes to the client's old address is lost from now on.
+/// Loses from now on what comes to the client's old address.
 fn move_client(world: &mut World) {
     let address = &mut world.nodes[CLIENT].address;
     *address = SocketAddr::new(address.ip(), address.port() + 1000);

@@ -21,7 +21,7 @@ const HEAP_MAX: u64 = 1024 * 1024;
 /// Examples up to this length have every byte replaced by every value; longer ones have every bit flipped.
 const SHORT: usize = 48;
 
-/// Which decoder the bytes are for.
+/// Decoder that the bytes are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum To {
     Control,
@@ -138,7 +138,7 @@ fn kind(bytes: &[u8]) -> (usize, u64) {
     }
 }
 
-/// Where the parts of a protobuf message are.
+/// Places of the parts of a protobuf message.
 #[derive(Default)]
 struct Structure {
     fields: Vec<Range<usize>>,

@@ -1,4 +1,4 @@
-//! What the decoders refuse, and that they refuse it however the bytes come.
+//! Bytes that the decoders refuse, however they come.
 
 use std::num::NonZeroUsize;
 

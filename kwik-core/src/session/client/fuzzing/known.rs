@@ -1,4 +1,4 @@
-//! What a client's peers know, from its frames alone, and what its application must therefore see.
+//! Knowledge of a client's peers, from its frames alone, and what its application must therefore see.
 
 #![expect(
     clippy::wildcard_enum_match_arm,
@@ -35,11 +35,11 @@ pub(super) struct KnownLease {
     pub(super) answered: bool,
     /// It ended before it was full.
     pub(super) lost: bool,
-    /// What the secondary has sent of it.
+    /// Bytes that the secondary has sent of it.
     pub(super) sent: u64,
     /// Its end as its secondary knows it; `range` may have been cut since.
     pub(super) noticed_end: u64,
-    /// What its bytes must be, if it is verified.
+    /// Digest that its bytes must have, if it is verified.
     pub(super) digest: Option<[u8; 32]>,
     /// A verified lease: what was sent of it was not what was promised.
     pub(super) lied: bool,
@@ -127,7 +127,7 @@ impl Known {
         self.streams.get(&stream).map_or(0, |split| split.claimed_end)
     }
 
-    /// Where leases of a job may lie, as an honest primary knows.
+    /// Range in which leases of a job may lie, as an honest primary knows.
     pub(super) fn leasable(&self, job: JobId) -> Option<(u64, u64)> {
         let (_, stream, range) = self.jobs.get(&job)?;
         let split = self.streams.get(stream)?;
@@ -144,7 +144,7 @@ impl Known {
         noticed.get(nth % noticed.len().max(1)).map(|&(&id, lease)| (id, lease))
     }
 
-    /// What a secondary may send of a lease, by what it was told.
+    /// Bytes that a secondary may send of a lease, by what it was told.
     pub(super) fn may_send(&self, id: LeaseId) -> u64 {
         let Some(lease) = self.leases.get(&id) else { return 0 };
         let by_offset = self.offset_credit.get(&(lease.path, lease.stream)).copied().unwrap_or_default();
@@ -152,7 +152,7 @@ impl Known {
         credit.min(lease.range.len()).saturating_sub(lease.sent)
     }
 
-    /// What the primary may send of a run now, at most `want`.
+    /// Range that the primary may send of a run now, at most `want` bytes.
     pub(super) fn run_part(&mut self, internal: StreamId, want: u64) -> Option<(u64, u64)> {
         let run = self.runs.get_mut(&internal)?;
         let split = self.streams.get_mut(&run.stream)?;
@@ -193,7 +193,7 @@ impl Known {
         self.leases.iter().filter(live).map(|(&id, _)| id).collect()
     }
 
-    /// How long a stream is to be: as said, or as the highest end anybody was given. `None` if it cannot be filled.
+    /// Size that a stream is to have: as said, or the highest end anybody was given. `None` if it cannot be filled.
     pub(super) fn size(&self, stream: StreamId) -> Option<u64> {
         let split = self.streams.get(&stream)?;
         Some(split.final_size.unwrap_or(split.claimed_end)).filter(|&size| size <= END)
@@ -206,14 +206,14 @@ impl Known {
         given.map(|lease| lease.range.end()).max()
     }
 
-    /// What of a lease the client lets its secondary send: it may know of credit that the secondary does not.
+    /// Bytes of a lease that the client lets its secondary send: it may know of credit that the secondary does not.
     pub(super) fn may_take(&self, id: LeaseId) -> u64 {
         let Some(lease) = self.leases.get(&id) else { return 0 };
         let by_offset = self.offset_credit.get(&(PathId::PRIMARY, lease.stream)).copied().unwrap_or_default();
         lease.credit.max(by_offset.saturating_sub(lease.range.start())).min(lease.range.len())
     }
 
-    /// What nobody has sent of a stream, and nobody was given.
+    /// Ranges that nobody has sent of a stream, and nobody was given.
     pub(super) fn holes(&self, stream: StreamId) -> Vec<ByteRange> {
         let split = self.streams.get(&stream);
         let whole = split.and_then(|split| ByteRange::between(split.base, split.final_size?));

@@ -1,4 +1,4 @@
-//! How an unordered reader's window is given out, and what verified and hedged leases take of it. Spec: KWIK §5.4, §6.
+//! Credit of an unordered reader's servers, and what verified and hedged leases take of its window. Spec: KWIK §5.4, §6.
 
 use super::*;
 use crate::wire::Credit;
@@ -31,7 +31,7 @@ fn window(machine: &Machine) -> u64 {
     machine.client.streams[&STREAM].window()
 }
 
-/// What a lease was let send, by the highest of the frames that say so.
+/// Bytes that a lease was let send, by the highest of the frames that say so.
 fn credited(actions: &[Action], id: u64) -> u64 {
     let credits = actions.iter().filter_map(|action| {
         let (Action::Send { frame: Frame::Credit(Credit::Lease { lease, bytes }), .. }
@@ -158,7 +158,7 @@ fn staged_bytes_are_held() {
     assert!((1..=left).contains(&credited(&given, 1)), "{given:?}");
 }
 
-/// Where there is room for it, a window is wide enough for two, so that one can come while the other is read.
+/// With room for it, a window is wide enough for two, so that one can come while the other is read.
 #[test]
 fn two_verified_leases_are_under_way_at_once() {
     const LEN: u64 = 8 * KIB * KIB;
@@ -191,7 +191,7 @@ fn a_wider_window_is_everybodys() {
     assert!(window(&machine) > 1 << 21);
 }
 
-/// What two may bring takes room once, so whoever hedges has credit for what the stalled one was let send, at once.
+/// Bytes that two may bring take room once, so whoever hedges has credit for what the stalled one was let send, at once.
 #[test]
 fn a_hedge_is_let_send_what_the_other_was() {
     for (first, second) in [(true, true), (true, false), (false, true), (false, false)] {
@@ -250,7 +250,7 @@ fn waste_half(machine: &mut Machine) {
     assert_eq!(machine.client.streams[&STREAM].run_outstanding(), window(machine) / 2 - 1);
 }
 
-/// What a verified hedge takes of the window is what nobody was promised. Found by a random walk.
+/// A verified hedge takes only that part of the window that nobody was promised. Found by a random walk.
 #[test]
 fn a_hedge_costs_what_is_not_promised_yet() {
     let mut machine = machine(|config| config);
@@ -273,7 +273,7 @@ fn a_hedge_costs_what_is_not_promised_yet() {
     assert_eq!(credited(&given, 2), second);
 }
 
-/// What is left of what a stalled lease was promised comes by its hedge, however little it is. Found by a random walk.
+/// The rest of what a stalled lease was promised comes by its hedge, however little it is. Found by a random walk.
 #[test]
 fn slivers_of_promises_are_brought_by_hedges() {
     let mut machine = machine(|config| config.session_window(512 * KIB).stream_window(64 * KIB));
@@ -374,7 +374,7 @@ fn a_writing_primary_leaves_room_for_others() {
     }
 }
 
-/// What is hedged in parts is here twice, part by part, as it lives on.
+/// A range that is hedged in parts is here twice, part by part, as it lives on.
 #[test]
 fn a_verified_lease_that_is_hedged_in_part_has_room_of_its_own() {
     const PART: u64 = 64 * KIB;
@@ -400,7 +400,7 @@ fn a_verified_lease_that_is_hedged_in_part_has_room_of_its_own() {
     assert_eq!(machine.give(hedging(0, part)), [told(refused)]);
 }
 
-/// What leases had for themselves is nobody's once the primary is gone.
+/// Room that leases had for themselves is nobody's once the primary is gone.
 #[test]
 fn a_lost_primary_leaves_no_room_taken() {
     let mut machine = machine(|config| config);

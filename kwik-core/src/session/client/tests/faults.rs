@@ -1,4 +1,4 @@
-//! What is done about faults, by each strategy. Spec: KWIK §6, §10.
+//! Reactions to faults, by each strategy. Spec: KWIK §6, §10.
 
 use super::*;
 use crate::{
@@ -166,7 +166,7 @@ fn the_primarys_own_bytes_decide_who_was_wrong() {
     assert_eq!(stopped(&contradict(&mut machine, 8)), Some(code));
 }
 
-/// What a digest has proved takes the place of what is held, whatever the policy, and shows whose bytes were wrong.
+/// Bytes that a digest has proved take the place of what is held, whatever the policy, and show whose bytes were wrong.
 /// Spec: KWIK §5.4, §6.
 #[test]
 fn what_a_digest_has_proved_takes_the_place_of_a_lie() {

@@ -1,4 +1,4 @@
-//! What becomes of a lease while it lives: cut, hedged, verified, timed, stalled. Spec: KWIK §5, §8.
+//! Life of a lease: cut, hedged, verified, timed, stalled. Spec: KWIK §5, §8.
 
 use super::*;
 
@@ -239,8 +239,8 @@ fn a_verified_lease_counts_whole_or_not_at_all() {
     }
 }
 
-/// What waits for its digest lies in the stream's window, which is made wide enough for it and as much again: it waits for
-/// its turn as any other bytes do. Spec: KWIK §5.4.
+/// Bytes that wait for their digest lie in the stream's window, which is made wide enough for them and as much again: they
+/// wait for their turn as any other bytes do. Spec: KWIK §5.4.
 #[test]
 fn a_verified_lease_waits_in_the_streams_window() {
     let mut machine = machine();
@@ -499,8 +499,8 @@ fn stalls_in(machine: &mut Machine, frames: &mut u64, pause: Duration) -> usize 
     stalls
 }
 
-/// What a disk hands out need not end where a lease does: a pause in the middle of one is as usual as one before it. But who
-/// takes longer each time is waited for no longer than two seconds.
+/// A disk's pieces need not end where a lease does: a pause in the middle of one is as usual as one before it. But who takes
+/// longer each time is waited for no longer than two seconds.
 #[test]
 fn pauses_in_the_middle_of_a_lease_are_learnt_too() {
     let (mut machine, mut frames) = (machine(), 0);

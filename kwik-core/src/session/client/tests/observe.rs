@@ -1,4 +1,4 @@
-//! What is counted agrees with what was done. Spec: KWIK §12.
+//! The counters agree with what was done. Spec: KWIK §12.
 
 use super::*;
 use crate::stats::{SessionStats, StreamStats};
@@ -118,7 +118,7 @@ fn what_the_primary_takes_back_is_stolen_and_what_is_broken_is_a_fault() {
     assert_eq!(stats.streams, 1);
 }
 
-/// What a stream has cost stays in the session's figures, and what still goes on ends with it.
+/// Figures of ended streams stay in the session's, and what still goes on ends with them.
 #[test]
 fn figures_of_ended_streams_are_kept() {
     let mut machine = out_of_order();

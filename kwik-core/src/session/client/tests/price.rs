@@ -1,4 +1,4 @@
-//! What a client does for its primary only as long as something comes of it, and what it says to whom. Spec: KWIK §6, §11.
+//! Services that a client does its primary only as long as something comes of them, and what it says to whom. Spec: KWIK §6, §11.
 
 use super::*;
 use crate::{session::price as prices, wire::Credit};

@@ -21,7 +21,7 @@ const LEASES: usize = 40;
 const RUNS: usize = 4;
 /// Bytes sent or read at once, at most.
 const PIECE: u64 = 64 * 1024;
-/// How often nothing may move, with 20 ms between, before it is a deadlock: stalls are noticed in two seconds.
+/// Number of times that nothing may move, with 20 ms between, before it is a deadlock: stalls are noticed in two seconds.
 const PATIENCE: u32 = 400;
 
 /// A lease at its server.
@@ -49,7 +49,7 @@ struct Walk {
     asleep: Vec<bool>,
     fills: BTreeMap<(PathId, LeaseId), Fill>,
     runs: Vec<Writing>,
-    /// What all runs may send beyond credit by offset, and have.
+    /// Bytes that all runs may send beyond credit by offset, and have.
     run_credit: u64,
     run_above: u64,
     /// Of ten leases, so many are verified.
@@ -189,7 +189,7 @@ impl Walk {
 
     // The primary.
 
-    /// What of `range` is missing and neither leased, except as `but`, nor being written.
+    /// Ranges of `range` that are missing and neither leased, except as `but`, nor being written.
     fn free(&self, range: ByteRange, but: Option<LeaseId>) -> Vec<ByteRange> {
         let mut free = RangeSet::new();
         for hole in self.split().missing(range, usize::MAX) {
@@ -210,7 +210,7 @@ impl Walk {
         range(100, self.size)
     }
 
-    /// How much of `most` bytes is given at once.
+    /// Part of `most` bytes that is given at once.
     fn portion(&mut self, most: u64) -> u64 {
         let window = self.split().window();
         let wanted = match self.dice.below(5) {
