@@ -18,7 +18,7 @@ pub struct Authority {
     provider: Arc<CryptoProvider>,
 }
 
-/// What proves a server's name.
+/// Proof of a server's name: certificate and key.
 #[derive(Clone, Debug)]
 pub struct Identity {
     /// The name that the certificate is valid for.

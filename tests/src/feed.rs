@@ -16,24 +16,24 @@ use crate::{
     world::pieces,
 };
 
-/// How an object is handed out.
+/// Plan for handing out an object.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The object.
     pub object: Object,
-    /// How long it is.
+    /// Size of the object in bytes.
     pub size: u64,
-    /// How much of it the stream itself carries at its start.
+    /// Bytes that the stream itself carries at its start.
     pub head: u64,
-    /// How long a lease is.
+    /// Length of a lease in bytes.
     pub piece: u64,
-    /// Who gets leases.
+    /// Paths that get leases.
     pub paths: Vec<PathId>,
-    /// Whether the primary sends pieces itself, too. It does anyway when no path is left.
+    /// Set if the primary sends pieces itself, too. It does anyway when no path is left.
     pub own: bool,
 }
 
-/// What became of it.
+/// Result of handing out an object.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     /// Leases done, by path; the primary's own runs under its path.
@@ -44,7 +44,7 @@ pub struct Report {
 
 /// Leases of one path at once.
 const LEASES_AT_ONCE: usize = 2;
-/// How long a path that went silent gets no lease.
+/// Time for which a path that went silent gets no lease.
 const REST: Duration = Duration::from_millis(50);
 
 /// Hands out an object over a stream until the client has all of it, giving what is lost to somebody else.

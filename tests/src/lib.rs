@@ -28,7 +28,7 @@ use std::{
 
 use tokio::runtime::Builder;
 
-/// How long a test may take unless it says otherwise.
+/// Longest time that a test may take unless it says otherwise.
 pub const TEST_LIMIT: Duration = Duration::from_secs(30);
 
 /// Runs a test on a runtime of its own with two threads, for at most [`TEST_LIMIT`].

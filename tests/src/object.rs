@@ -45,7 +45,7 @@ impl Object {
     }
 }
 
-/// What a reader has got of an object.
+/// Bytes of an object that a reader has got.
 #[derive(Debug)]
 pub struct Receipt {
     object: Object,

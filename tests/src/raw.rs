@@ -74,7 +74,7 @@ pub struct RawPeer {
     pub connection: quinn::Connection,
     /// Its control stream.
     pub control: Control,
-    /// What the client said first.
+    /// First frame of the client.
     pub hello: pb::ClientHello,
 }
 
@@ -217,15 +217,15 @@ pub struct Ticket {
     pub session: [u8; 16],
     /// The path.
     pub path: u32,
-    /// Whom it is for.
+    /// Server that it is for.
     pub audience: SpkiHash,
-    /// Who may show it.
+    /// Key of the client that may show it.
     pub client_key: PublicKey,
     /// Seconds since the Unix epoch.
     pub issued: u64,
     /// Seconds since the Unix epoch.
     pub expires: u64,
-    /// What makes it new.
+    /// Random bytes that make it new.
     pub nonce: [u8; 16],
 }
 

@@ -19,7 +19,7 @@ pub const GROUP: usize = 4;
 /// Bytes that an end may hold more at any time, however little it holds: tables of a bounded number of things double.
 const TABLES: f64 = 32.0 * 1024.0;
 
-/// How far a group may be from the first one, in parts per hundred.
+/// Distance that a group may have from the first one, in parts per hundred.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "there is nothing else to measure")]
 pub struct Tolerance {
@@ -31,15 +31,15 @@ pub struct Tolerance {
     pub heap: u32,
 }
 
-/// What one stretch came to.
+/// Figures of one stretch.
 #[derive(Clone, Debug, Default)]
 #[expect(clippy::exhaustive_structs, reason = "whoever soaks fills it in")]
 pub struct Stretch {
     /// Streams that were begun and came to an end.
     pub streams: u64,
-    /// How long that took.
+    /// Time that it took.
     pub time: Duration,
-    /// What each end held afterwards, in bytes.
+    /// Bytes that each end held afterwards.
     pub heap: Vec<(String, i64)>,
 }
 

@@ -18,7 +18,7 @@ use crate::{
 /// Bytes that servers write at once.
 pub const WRITE: u64 = 64 * 1024;
 
-/// What a [`World`] is made with.
+/// Settings that a [`World`] is made with.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
     /// The client's transport.

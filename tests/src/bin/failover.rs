@@ -1,4 +1,4 @@
-//! How long a silent death costs, and how often a live server is taken for a dead one, over many worlds:
+//! Cost of a silent death, and number of live servers that are taken for dead ones, over many worlds:
 //! `cargo run --release -p kwik-tests --bin failover`. Spec: KWIK §8.
 
 use std::{
@@ -27,7 +27,7 @@ const MIB: u64 = 1024 * KIB;
 const MS: Duration = Duration::from_millis(1);
 const LIMIT: Duration = Duration::from_secs(600);
 
-/// Who brings what a dead server does not.
+/// Bringer of what a dead server does not bring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum By {
     /// The primary, as soon as the path is suspected.
@@ -72,7 +72,7 @@ fn main() -> io::Result<()> {
     )
 }
 
-/// From the moment when nothing of a secondary passes any more until the reader, who soon waits for what it was to
+/// Time from the moment when nothing of a secondary passes any more until the reader, who soon waits for what it was to
 /// bring, goes on.
 fn black_hole(seed: u64, one_way: Duration, by: By) -> Duration {
     let conditions =
@@ -98,7 +98,7 @@ fn black_hole(seed: u64, one_way: Duration, by: By) -> Duration {
     end - cut
 }
 
-/// What was held against servers that did nothing wrong.
+/// Faults that were held against servers that did nothing wrong.
 #[derive(Clone, Copy, Debug, Default)]
 struct Alarms {
     time: Duration,

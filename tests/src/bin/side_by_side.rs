@@ -86,7 +86,7 @@ fn median(mut rates: Vec<f64>) -> f64 {
     rates.get(rates.len() / 2).copied().unwrap_or_default()
 }
 
-/// What the two ends of a run have in common.
+/// Creates what the two ends of a run have in common.
 fn identity() -> (Authority, Identity) {
     let authority = Authority::new();
     let identity = authority.issue("server.test");

@@ -38,10 +38,10 @@ struct Args {
     /// About how many streams; a quarter of them has a lease.
     #[arg(long, default_value_t = 100_000)]
     streams: u64,
-    /// How far the heap of a stretch may be from that of the first ones, in parts per hundred.
+    /// Largest distance of a stretch's heap from that of the first ones, in parts per hundred.
     #[arg(long, default_value_t = 5)]
     heap: u32,
-    /// By how much the rate may fall, in parts per hundred. That it rises says that the machine was busy before.
+    /// Largest fall of the rate, in parts per hundred. That it rises says that the machine was busy before.
     #[arg(long, default_value_t = 5)]
     rate: u32,
 }
@@ -50,9 +50,9 @@ struct Args {
 const AT_ONCE: u32 = 50;
 /// Kinds of streams, in turn.
 const KINDS: u64 = 20;
-/// How long nothing may happen before a stream counts as stuck.
+/// Time for which nothing may happen before a stream counts as stuck.
 const STUCK: Duration = Duration::from_secs(60);
-/// How long it takes until nothing is under way any more, acknowledgements included.
+/// Time until nothing is under way any more, acknowledgements included.
 const REST: Duration = Duration::from_millis(500);
 /// The code that streams are given up with.
 const GIVEN_UP: ErrorCode = ErrorCode::from_u32(77);

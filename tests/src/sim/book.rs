@@ -1,4 +1,4 @@
-//! Who is where: the addresses of every machine, past ones included.
+//! Addresses of every machine, past ones included.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,7 +10,7 @@ use super::{NodeId, tls::Identity};
 /// The addresses and identities of a world.
 #[derive(Debug, Default)]
 pub struct Book {
-    /// Who has, or had, each address, and for which of its sessions.
+    /// Machine that has, or had, each address, and the session it is for.
     owners: BTreeMap<SocketAddr, (NodeId, u32)>,
     current: BTreeMap<NodeId, SocketAddr>,
     identities: BTreeMap<NodeId, Identity>,

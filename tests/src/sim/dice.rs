@@ -1,4 +1,4 @@
-//! Where a world's choices come from: one stream per purpose, so that a new draw in one moves no other.
+//! Source of a world's choices: one stream per purpose, so that a new draw in one moves no other.
 
 use std::{fmt, time::Duration};
 

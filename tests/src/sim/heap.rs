@@ -1,4 +1,4 @@
-//! How much heap the code of one thread holds: a counter around the system's allocator.
+//! Counter of the heap that the code of one thread holds, around the system's allocator.
 //!
 //! A counter per thread, so that worlds and tests on other threads do not disturb it. Libraries that count more cannot
 //! be left by a panic, which is how a world reports a failure.

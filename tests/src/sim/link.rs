@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::dice::Dice;
 
-/// What a direction of a link is like. The default is instant and perfect.
+/// Properties of one direction of a link. The default is instant and perfect.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Conditions {
     /// Time a datagram is under way.
@@ -27,11 +27,11 @@ pub struct Conditions {
     pub replay: u16,
     /// Bits per second; `None` is unlimited.
     pub rate: Option<u64>,
-    /// How long a datagram may wait for the rate before it is dropped; zero is for ever.
+    /// Longest time that a datagram may wait for the rate before it is dropped; zero is for ever.
     pub queue: Duration,
     /// Longer datagrams vanish without a word; zero is no limit.
     pub mtu: usize,
-    /// What happens to ECN bits.
+    /// Fate of ECN bits.
     pub ecn: Marking,
 }
 
@@ -49,7 +49,7 @@ pub struct Bursts {
     pub length: u16,
 }
 
-/// What a link does to congestion marks.
+/// Treatment of congestion marks by a link.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Marking {
     /// Nothing.
@@ -95,7 +95,7 @@ impl Conditions {
     }
 }
 
-/// What a link did to a datagram.
+/// Fate of a datagram on a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fate {
     /// Delivered at this time, and damaged in this way.
@@ -104,7 +104,7 @@ pub enum Fate {
     Lost(&'static str),
 }
 
-/// How a datagram is damaged under way.
+/// Damage that a datagram takes under way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Damage {
     /// Not at all.
@@ -119,7 +119,7 @@ pub enum Damage {
 /// One direction of a link.
 #[derive(Clone, Debug, Default)]
 pub struct Link {
-    /// What it is like now.
+    /// Conditions now.
     pub(crate) conditions: Conditions,
     /// Everything is lost.
     pub(crate) cut: bool,
@@ -148,7 +148,7 @@ impl Link {
         Self { conditions, ..Self::default() }
     }
 
-    /// What somebody who watches the link learns from a datagram.
+    /// Notes what somebody who watches the link learns from a datagram.
     pub(crate) fn watch(&mut self, bytes: &[u8]) {
         if bytes.first().is_some_and(|first| first & 0x80 != 0) {
             self.long = super::world::ids(bytes).or_else(|| self.long.take());

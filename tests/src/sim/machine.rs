@@ -20,9 +20,9 @@ use super::{
 /// A datagram that has arrived.
 #[derive(Clone, Debug)]
 pub struct Arrival {
-    /// Where it says it comes from.
+    /// Address that it says it comes from.
     pub from: SocketAddr,
-    /// Who sent it, and for which of its sessions; `None` if it was forged.
+    /// Machine that sent it, and the session it is for; `None` if it was forged.
     pub by: Option<(NodeId, u32)>,
     /// Its ECN bits.
     pub ecn: Option<Ecn>,
@@ -33,7 +33,7 @@ pub struct Arrival {
 /// A datagram on its way out.
 #[derive(Clone, Debug)]
 pub struct Outgoing {
-    /// Where to.
+    /// Address to send to.
     pub to: SocketAddr,
     /// Its bytes.
     pub bytes: Vec<u8>,
@@ -41,10 +41,10 @@ pub struct Outgoing {
     pub ecn: Option<Ecn>,
 }
 
-/// What the socket of a machine lets through in one turn.
+/// Limits of a machine's socket in one turn.
 #[derive(Clone, Copy, Debug)]
 pub struct Socket {
-    /// Whether it takes anything at all.
+    /// Set if it takes anything at all.
     pub open: bool,
     /// Datagrams per batch, at most.
     pub batch: usize,
@@ -66,7 +66,7 @@ pub struct Machine {
 #[derive(Debug)]
 struct Slot {
     session: Session,
-    /// Who began it, and which of its sessions it is there; of a server's sessions only.
+    /// Machine that began it, and which of its sessions it is there; of a server's sessions only.
     client: Option<(NodeId, u32)>,
     deadline: Option<Instant>,
 }
@@ -288,7 +288,7 @@ impl Machine {
         cx.trace.about(None);
     }
 
-    /// When the machine wants a turn: by its own clock, and by the world's.
+    /// Instants at which the machine wants a turn: by its own clock, and by the world's.
     pub fn deadlines(&self) -> (Option<Instant>, Option<std::time::Duration>) {
         let sessions = self.sessions.values().filter_map(|slot| slot.deadline).min();
         let app = self.sessions.keys().filter_map(|&handle| self.app.wake_at(handle)).min();

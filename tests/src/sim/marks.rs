@@ -1,4 +1,4 @@
-//! What a long enough series of worlds must have seen: a check that nothing ever leads to proves nothing.
+//! Marks that a long enough series of worlds must have seen: a check that nothing ever leads to proves nothing.
 
 use std::collections::BTreeMap;
 

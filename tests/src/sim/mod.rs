@@ -146,7 +146,7 @@ impl NodeId {
         self.0 > CLIENTS
     }
 
-    /// Which certificate a server has.
+    /// Number of a server's certificate.
     const fn server_index(self) -> usize {
         self.0 as usize + 1
     }

@@ -25,23 +25,23 @@ pub enum Op {
     Heal,
 }
 
-/// What holds for the whole world.
+/// Setting of the whole world.
 #[derive(Clone, Debug, PartialEq)]
 #[expect(clippy::exhaustive_structs, reason = "worlds are written by hand as well")]
 pub struct Setting {
     /// For what the operations leave open.
     pub seed: u64,
-    /// How many secondaries there are.
+    /// Number of secondaries.
     pub secondaries: u16,
-    /// What all links are like.
+    /// Conditions of all links.
     pub conditions: Conditions,
-    /// How the client reads.
+    /// Manner in which the client reads.
     pub reading: Reading,
-    /// What the client opens.
+    /// Streams that the client opens.
     pub opens: Vec<OpenPlan>,
 }
 
-/// How long everything may take once the operations are over.
+/// Longest time that everything may take once the operations are over.
 const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Runs a world through `ops`, then ends all faults and sees everything to its end.

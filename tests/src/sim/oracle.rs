@@ -1,4 +1,4 @@
-//! What must be true, said plainly: a model of every stream, without any of the protocol.
+//! Statement of what must be true, said plainly: a model of every stream, without any of the protocol.
 //!
 //! The bytes of a stream follow from its name, so a reader's bytes are checked where they are read. Each check panics
 //! with the number of the invariant it belongs to; the numbers are those of the reliability brief: 1 exactness,
@@ -22,13 +22,13 @@ use crate::object::Object;
 /// Names one direction of one stream of one client's session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Flow {
-    /// Whose session.
+    /// Client whose session it is.
     pub client: NodeId,
-    /// Which of its sessions, if it connects more than once.
+    /// Number of the session, if the client connects more than once.
     pub session: u32,
-    /// Which stream.
+    /// Name of the stream.
     pub stream: StreamId,
-    /// Who sends.
+    /// End that sends.
     pub sender: Side,
 }
 
@@ -54,7 +54,7 @@ impl Flow {
     }
 }
 
-/// What is known of one direction of one stream.
+/// Model of one direction of one stream.
 #[derive(Debug, Default)]
 struct Model {
     opened: bool,
@@ -64,7 +64,7 @@ struct Model {
     reset: Option<ErrorCode>,
     stopped: Option<ErrorCode>,
     accepted: bool,
-    /// What the reader has got.
+    /// Ranges that the reader has got.
     got: RangeSet<u64>,
     /// The next offset of an ordered reader.
     next: u64,
@@ -428,7 +428,7 @@ impl Oracle {
         .collect()
     }
 
-    /// What is known of a flow is nobody's heap.
+    /// Returns the model of a flow. It counts as nobody's heap.
     fn entry(&mut self, flow: Flow) -> &mut Model {
         let flows = &mut self.flows;
         heap::uncounted(move || flows.entry(flow).or_default())

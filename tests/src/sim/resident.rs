@@ -1,4 +1,4 @@
-//! What runs on a host: a machine that keeps to the rules, or one that need not.
+//! Resident of a host: a machine that keeps to the rules, or one that need not.
 
 use std::time::{Duration, Instant};
 
@@ -71,7 +71,7 @@ impl Resident {
         }
     }
 
-    /// How many sessions are left, as the machine and as its endpoint count.
+    /// Number of sessions that are left, as the machine and as its endpoint count.
     pub(super) fn left(&self) -> (usize, usize) {
         match self {
             Self::Honest(machine) => machine.left(),
@@ -79,7 +79,7 @@ impl Resident {
         }
     }
 
-    /// What the application of a machine is at, for a failure's report.
+    /// Work that the application of a machine is at, for a failure's report.
     pub(super) fn occupation(&self) -> String {
         match self {
             Self::Honest(machine) => {
@@ -92,7 +92,7 @@ impl Resident {
         }
     }
 
-    /// Whether the application has nothing left to do that anybody waits for; a script never has.
+    /// Returns whether the application has nothing left to do that anybody waits for; a script never has.
     pub(super) fn is_done(&self, oracle: &Oracle) -> bool {
         match self {
             Self::Honest(machine) => machine.app().is_done(oracle),
@@ -100,7 +100,7 @@ impl Resident {
         }
     }
 
-    /// How many messages to other servers have not come back yet.
+    /// Number of messages to other servers that have not come back yet.
     pub(super) fn unanswered(&self) -> usize {
         match self {
             Self::Honest(machine) => machine.app().unanswered(),

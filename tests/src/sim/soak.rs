@@ -21,12 +21,12 @@ pub const STREAMS: u64 = 100_000;
 const AT_ONCE: u64 = 50;
 /// Kinds of streams, in turn.
 const KINDS: u64 = 20;
-/// What may go by until a stream, or as many as are under way at once, have come to their ends. Long enough to see how
+/// Time that may go by until a stream, or as many as are under way at once, have come to their ends. Long enough to see how
 /// slow it has become rather than to fail for it.
 const PATIENCE: Duration = Duration::from_secs(3600);
-/// How long it takes until nothing is under way any more, acknowledgements included.
+/// Time until nothing is under way any more, acknowledgements included.
 const REST: Duration = Duration::from_millis(500);
-/// What must be flat, and how flat.
+/// Figures that must be flat, and the distance they may have.
 const TOLERANCE: Tolerance = Tolerance { slower: 5, faster: 5, heap: 5 };
 
 /// Runs a soak of about `streams` streams and returns what became of it; its text has a line for each stretch.

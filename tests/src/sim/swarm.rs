@@ -21,7 +21,7 @@ use kwik_core::TransportConfig;
 pub use self::draw::patience;
 use super::{Clocks, Conditions, Fault, NodeId, Offer, PrimaryPlan, Record, World, dice::Dice};
 
-/// What kind of worlds are drawn.
+/// Kinds of worlds to draw.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Profile {
@@ -47,13 +47,13 @@ pub struct Options {
     world: super::Setup,
     faults: Vec<(Duration, Fault)>,
     heal_at: Duration,
-    /// From the end of the faults to the end of everything, at most.
+    /// Longest time from the end of the faults to the end of everything.
     patience: Duration,
     /// Nothing happens in it that could end a session: everything has to be delivered.
     calm: bool,
 }
 
-/// What became of a world.
+/// Outcome of a world.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Outcome {
@@ -65,15 +65,15 @@ pub struct Outcome {
     pub datagrams: u64,
     /// Bytes that readers got.
     pub delivered: u64,
-    /// How long it took, in the world's time.
+    /// Time that it took, by the world's clock.
     pub time: Duration,
-    /// From the end of the faults to the end of everything, in the world's time.
+    /// Time from the end of the faults to the end of everything, by the world's clock.
     pub recovery: Duration,
-    /// What was seen, and how often.
+    /// Marks that were seen, and their numbers.
     pub marks: BTreeMap<String, u64>,
-    /// What was not as it must be.
+    /// Text of what was not as it must be.
     pub failure: Option<String>,
-    /// What was drawn; kept for runs that fail or are recorded.
+    /// Options that were drawn; kept for runs that fail or are recorded.
     pub options: String,
     /// The text that was asked for.
     pub text: String,

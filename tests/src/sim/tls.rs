@@ -42,7 +42,7 @@ pub fn seed(seed: [u8; 32]) {
     RANDOM.with_borrow_mut(|random| *random = ChaCha20Rng::from_seed(seed));
 }
 
-/// What proves a server's name.
+/// Proof of a server's name: certificate and key.
 #[derive(Clone, Debug)]
 pub struct Identity {
     /// The name the certificate is valid for.

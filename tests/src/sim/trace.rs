@@ -1,4 +1,4 @@
-//! What happened in a world: a hash of everything, counters of what is worth having seen, and, if asked for, the text.
+//! Record of a world: a hash of everything, counters of what is worth having seen, and, if asked for, the text.
 //!
 //! A run that nobody looks at keeps only the hash and the counters. A run that failed is run again with the text on:
 //! the same seed gives the same run.
@@ -11,13 +11,13 @@ use std::{
 
 use super::NodeId;
 
-/// How much of the text is kept.
+/// Amount of the text that is kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Record {
     /// Nothing.
     #[default]
     Nothing,
-    /// What applications do and are told, from the start: one decision per line.
+    /// Calls and events of applications, from the start: one decision per line.
     Decisions,
     /// The last lines of everything, datagrams included.
     Last(usize),
@@ -34,7 +34,7 @@ pub struct Trace {
     counts: BTreeMap<&'static str, u64>,
     scratch: String,
     datagrams: u64,
-    /// Whose session the machine at work is working on.
+    /// Client whose session the machine at work is working on.
     about: Option<NodeId>,
     /// The decisions of each client's session, on whatever machine.
     sessions: BTreeMap<NodeId, blake3::Hasher>,

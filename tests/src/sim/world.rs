@@ -64,7 +64,7 @@ pub struct World {
     book: Book,
     setup: Setup,
     signer: Arc<SigningKey>,
-    /// What machines got from, and sent to, addresses.
+    /// Bytes that machines got from, and sent to, addresses.
     egress: BTreeMap<(NodeId, SocketAddr), Egress>,
     out: Vec<Outgoing>,
     fates: Vec<Fate>,

@@ -37,7 +37,7 @@ struct Node {
     buf: Vec<u8>,
     connected: bool,
     ordered: bool,
-    /// What is being read, and whether there may be something of it.
+    /// Stream that is being read, if there may be something of it.
     stream: Option<StreamId>,
     readable: bool,
     ended: bool,
@@ -285,11 +285,11 @@ impl Contestant for Split {
     }
 }
 
-/// What the primary has given away and keeps.
+/// Ranges that the primary has given away and keeps.
 struct Given {
     jobs: Vec<JobId>,
     leases: Vec<LeaseId>,
-    /// With what of each is still to be written.
+    /// Runs, with the rest of each that is still to be written.
     runs: Vec<(RunId, u64)>,
 }
 
@@ -312,7 +312,7 @@ impl Given {
     }
 }
 
-/// What a secondary's application does: takes jobs, fills leases.
+/// Application of a secondary: takes jobs, fills leases.
 #[derive(Default)]
 struct Filler {
     jobs: Vec<JobId>,

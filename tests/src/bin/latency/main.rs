@@ -1,4 +1,4 @@
-//! What KWIK adds between a datagram that comes in and its bytes being read, beside plain quinn-proto:
+//! Time that KWIK adds between a datagram that comes in and its bytes being read, beside plain quinn-proto:
 //! `cargo run --release -p kwik-tests --bin latency`.
 //!
 //! Everything is in memory and on one thread, without sockets or a runtime: what is measured is the core. Four clients
@@ -43,7 +43,7 @@ struct Args {
 }
 
 const KIB: u64 = 1024;
-/// What KWIK may add at the 99th percentile.
+/// Time that KWIK may add at the 99th percentile.
 const GOAL: Duration = Duration::from_micros(10);
 /// Transfers of each kind that are not counted, while windows, buffers and caches fill.
 const WARM_UP: usize = 3;

@@ -52,7 +52,7 @@ pub(crate) trait End {
 pub(crate) struct Network<E> {
     pub(crate) now: Instant,
     pub(crate) ends: Vec<E>,
-    /// What each end has sent.
+    /// Datagrams that each end has sent.
     sent: Vec<VecDeque<Datagram>>,
 }
 

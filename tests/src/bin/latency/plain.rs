@@ -23,7 +23,7 @@ struct Peer {
     connection: Option<(ConnectionHandle, Connection)>,
     buf: Vec<u8>,
     connected: bool,
-    /// What is being read, and whether there may be something of it.
+    /// Stream that is being read, if there may be something of it.
     stream: Option<StreamId>,
     readable: bool,
     ended: bool,

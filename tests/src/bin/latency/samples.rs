@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-/// What the datagrams of one client took.
+/// Times that the datagrams of one client took.
 #[derive(Debug, Default)]
 pub(crate) struct Samples {
     /// Until the first byte that a datagram made readable was read.
@@ -44,7 +44,7 @@ impl Quantiles {
         Self { count: Some(times.len()), p50: at(500), p99: at(990), p999: at(999) }
     }
 
-    /// By how much each of these is above `other`'s.
+    /// Differences by which each of these is above `other`'s.
     pub(crate) fn since(&self, other: &Self) -> Self {
         Self {
             count: None,

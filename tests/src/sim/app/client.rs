@@ -7,10 +7,10 @@ use kwik_core::{Dir, Event, Session, Side, StreamId};
 use super::{Cx, GIVEN_UP, GOODBYE, Reader, Reading, Writer, WriterEnd, sooner};
 use crate::sim::oracle::{Flow, Oracle};
 
-/// What a client does. The default reads everything at once and opens nothing.
+/// Plan of a client. The default reads everything at once and opens nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClientPlan {
-    /// How streams are read: one of these is drawn for each stream. Empty reads whatever comes, in order.
+    /// Manners of reading: one of these is drawn for each stream. Empty reads whatever comes, in order.
     pub readings: Vec<Reading>,
     /// Native streams to open.
     pub opens: Vec<OpenPlan>,
@@ -21,7 +21,7 @@ pub struct ClientPlan {
 /// A native stream to open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpenPlan {
-    /// When, at the earliest.
+    /// Earliest time.
     pub at: Duration,
     /// Both ways, or one.
     pub dir: Dir,
@@ -29,15 +29,15 @@ pub struct OpenPlan {
     pub size: u64,
     /// Bytes handed over at once, at most.
     pub chunk: u64,
-    /// How writing ends.
+    /// End of writing.
     pub end: WriterEnd,
 }
 
-/// What runs on a client.
+/// Application of a client.
 #[derive(Debug)]
 pub struct ClientApp {
     plan: ClientPlan,
-    /// Which of the machine's sessions this is.
+    /// Number of this session among the machine's.
     session: u32,
     readers: BTreeMap<StreamId, Reader>,
     writers: BTreeMap<StreamId, Writer>,

@@ -1,4 +1,4 @@
-//! What the applications of a world do: read, write, hand out ranges, fill them, each in a manner drawn for it.
+//! Applications of a world: they read, write, hand out ranges, fill them, each in a manner drawn for it.
 //!
 //! They are strict about events: what blocked is tried again only when the core says so, or when a timer of their own
 //! is due. An event that the core owes and does not send stalls a world, and the world says so.
@@ -24,7 +24,7 @@ pub use self::{
 };
 use super::{NodeId, book::Book, dice::Dice, heap, oracle::Oracle, trace::Trace};
 
-/// What an application, or a machine, may use for one turn.
+/// Context of an application, or a machine, for one turn.
 #[derive(Debug)]
 pub struct Cx<'a> {
     /// The machine's own clock.
@@ -33,23 +33,23 @@ pub struct Cx<'a> {
     pub unix: Duration,
     /// The world's time.
     pub at: Duration,
-    /// Whose turn it is.
+    /// Machine whose turn it is.
     pub node: NodeId,
-    /// Whose session a server works on, and which of its sessions it is.
+    /// Client whose session a server works on, and which of its sessions it is.
     pub client: Option<(NodeId, u32)>,
     /// The choices of this machine's application.
     pub dice: &'a mut Dice,
-    /// What must be true.
+    /// Model of what must be true.
     pub oracle: &'a mut Oracle,
-    /// What happened.
+    /// Record of what happened.
     pub trace: &'a mut Trace,
-    /// Who is where.
+    /// Addresses of all machines.
     pub book: &'a Book,
-    /// What the machine's application has called so far, and what interrupts it.
+    /// Calls that the machine's application has made so far, and what interrupts it.
     pub calls: &'a mut Calls,
 }
 
-/// What ends the work of an application in the middle of things.
+/// Interruption of an application's work in the middle of things.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "what an application can do")]
 pub enum Interruption {
@@ -110,7 +110,7 @@ impl Cx<'_> {
     }
 }
 
-/// What runs on a machine.
+/// Application of a machine.
 #[derive(Debug)]
 #[expect(clippy::exhaustive_enums, reason = "the three roles there are")]
 pub enum App {
@@ -159,7 +159,7 @@ impl App {
         }
     }
 
-    /// When the application wants a turn without an event.
+    /// Time at which the application wants a turn without an event.
     pub(super) fn wake_at(&self, handle: SessionHandle) -> Option<Duration> {
         match self {
             Self::Client(app) => app.wake_at(),
@@ -193,7 +193,7 @@ impl App {
         }
     }
 
-    /// How many messages to other servers have not come back yet.
+    /// Number of messages to other servers that have not come back yet.
     pub(super) fn unanswered(&self) -> usize {
         match self {
             Self::Primary(app) => app.unanswered(),

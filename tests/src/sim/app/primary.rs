@@ -22,27 +22,27 @@ use crate::sim::{
     oracle::{Flow, Oracle},
 };
 
-/// What a primary does for each of its clients. The default adds all secondaries and offers nothing.
+/// Plan of a primary for each of its clients. The default adds all secondaries and offers nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PrimaryPlan {
-    /// When to add which secondary. Empty adds all at once.
+    /// Times at which to add secondaries. Empty adds all at once.
     pub adds: Vec<(Duration, NodeId)>,
-    /// When to remove the path to which secondary.
+    /// Times at which to remove the paths to secondaries.
     pub removes: Vec<(Duration, NodeId)>,
-    /// What to send.
+    /// Offers to send.
     pub offers: Vec<Offer>,
-    /// How streams that clients open are read.
+    /// Manners in which streams that clients open are read.
     pub readings: Vec<Reading>,
     /// A secondary that hardly gets anywhere: what it is given has little time.
     pub crawler: Option<NodeId>,
-    /// What it has relayed to its secondaries.
+    /// Messages that it has relayed to its secondaries.
     pub talk: Talk,
 }
 
 /// An object to send to each client, over every path there is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Offer {
-    /// When, at the earliest.
+    /// Earliest time.
     pub at: Duration,
     /// Both ways, or one.
     pub dir: Dir,
@@ -62,17 +62,17 @@ pub struct Offer {
     pub verified: u16,
     /// Leases that are cut, taken back, hedged or given too little time, per thousand.
     pub meddle: u16,
-    /// What stalls is brought by the primary itself, or by another path.
+    /// Set if ranges that stall are brought by the primary itself, or by another path.
     pub hedge: bool,
-    /// How often what is lost goes to the same path again by itself.
+    /// Number of times that what is lost goes to the same path again by itself.
     pub retries: u32,
     /// Write a tail sequentially: this many bytes at the end are given to nobody.
     pub tail: u64,
-    /// How it ends.
+    /// End of the offer.
     pub ending: Ending,
 }
 
-/// How an offer ends.
+/// End of an offer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "what an application can do")]
 pub enum Ending {
@@ -107,7 +107,7 @@ impl Default for Offer {
     }
 }
 
-/// What runs on a primary.
+/// Application of a primary.
 #[derive(Debug)]
 pub struct PrimaryApp {
     plan: PrimaryPlan,
@@ -115,10 +115,10 @@ pub struct PrimaryApp {
     apart: Option<Apart>,
 }
 
-/// How sessions are kept apart, so that what happens in one moves nothing in another.
+/// State by which sessions are kept apart, so that what happens in one moves nothing in another.
 #[derive(Clone, Copy, Debug)]
 struct Apart {
-    /// Where each session's own choices come from.
+    /// Seed of each session's own choices.
     seed: u64,
     /// A secondary that is added for this client only.
     reserved: Option<(NodeId, NodeId)>,
@@ -223,13 +223,13 @@ impl PrimaryApp {
         self.sessions.values().all(|serving| serving.is_done(oracle))
     }
 
-    /// How many messages have not been said to paths that are active, or not been answered.
+    /// Number of messages that have not been said to paths that are active, or not been answered.
     pub(super) fn unanswered(&self) -> usize {
         self.sessions.values().map(|serving| serving.unanswered()).sum()
     }
 }
 
-/// How long a path that is removed may take for its leases, at most.
+/// Longest time that a path that is removed may take for its leases.
 const DRAIN_MAX: Duration = Duration::from_secs(3);
 
 impl Serving {
@@ -263,7 +263,7 @@ impl Serving {
         self.dice = Some(dice);
     }
 
-    /// What is due next goes last.
+    /// Sorts so that what is due next goes last.
     fn sort(&mut self) {
         self.adds.sort_by(|a, b| b.cmp(a));
         self.removes.sort_by(|a, b| b.cmp(a));

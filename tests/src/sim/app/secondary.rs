@@ -7,7 +7,7 @@ use kwik_core::{ByteRange, Event, JobId, LeaseId, LeaseWriteError, Session, Sess
 use super::{Cx, GIVEN_UP, sooner, talk::Echo};
 use crate::object::Object;
 
-/// How a secondary's application behaves. The default does all it is asked, at once.
+/// Behaviour of a secondary's application. The default does all it is asked, at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SecondaryPlan {
     /// Bytes handed over at once, at most.
@@ -37,10 +37,10 @@ impl SecondaryPlan {
     }
 }
 
-/// Why giving up cannot fail.
+/// Reason why giving up cannot fail.
 const OWN_CODE: &str = "the code is the application's";
 
-/// What runs on a secondary.
+/// Application of a secondary.
 #[derive(Debug)]
 pub struct SecondaryApp {
     plan: SecondaryPlan,

@@ -7,7 +7,7 @@ use kwik_core::{ByteRange, ErrorCode, ReadError, Session, Side, WriteError};
 use super::{Cx, GIVEN_UP};
 use crate::sim::oracle::Flow;
 
-/// How a stream is read.
+/// Manner of reading a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reading {
     /// In order, or whatever is here.
@@ -43,7 +43,7 @@ pub struct Reader {
     flow: Flow,
     reading: Reading,
     taken: u64,
-    /// What may be read before the next pause.
+    /// Bytes that may be read before the next pause.
     allowance: u64,
     /// The core said that nothing is here, and has not said otherwise since.
     blocked: bool,
@@ -60,7 +60,7 @@ impl Reader {
         Self { flow, reading, taken: 0, allowance, blocked: false, resume_at, done: false }
     }
 
-    /// What it reads.
+    /// Flow that it reads.
     #[must_use]
     pub fn flow(&self) -> Flow {
         self.flow
@@ -86,7 +86,7 @@ impl Reader {
         self.done
     }
 
-    /// When reading goes on by itself.
+    /// Time at which reading goes on by itself.
     #[must_use]
     pub fn wake_at(&self) -> Option<Duration> {
         self.resume_at.filter(|_| !self.done && !self.blocked && !self.reading.never)
@@ -167,7 +167,7 @@ impl Reader {
     }
 }
 
-/// How the writing of a stream ends.
+/// End of the writing of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "the two ways QUIC has")]
 pub enum WriterEnd {
@@ -196,7 +196,7 @@ impl Writer {
         Self { flow, size, chunk: chunk.max(1), end, written: 0, blocked: false, done: false }
     }
 
-    /// What it writes.
+    /// Flow that it writes.
     #[must_use]
     pub fn flow(&self) -> Flow {
         self.flow

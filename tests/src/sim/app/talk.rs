@@ -1,4 +1,4 @@
-//! What servers have relayed to each other: the primary says something to every path that is attached, and secondaries
+//! Messages that servers have relayed to each other: the primary says something to every path that is attached, and secondaries
 //! say it back.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -8,7 +8,7 @@ use kwik_core::{Event, PathId, RelayError, Session};
 
 use super::Cx;
 
-/// How much a primary has to say.
+/// Amount that a primary has to say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Talk {
     /// Messages to each path, once it is attached.
@@ -25,7 +25,7 @@ pub(super) struct Speaker {
     blocked: bool,
 }
 
-/// What was said to one path.
+/// Messages that were said to one path.
 #[derive(Debug, Default)]
 struct Speech {
     said: u32,
@@ -49,7 +49,7 @@ impl Speaker {
         }
     }
 
-    /// How many messages a path has still to be told, or to say back.
+    /// Number of messages that a path has still to be told, or to say back.
     pub(super) fn open(&self, path: PathId) -> usize {
         let unsaid = |speech: &Speech| self.plan.messages.saturating_sub(speech.said) as usize;
         self.paths.get(&path).map_or(0, |speech| unsaid(speech) + speech.unanswered.len())

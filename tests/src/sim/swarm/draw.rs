@@ -1,4 +1,4 @@
-//! What a world of the swarm is like, drawn from its dice: each subset of faults, each strength.
+//! Draws of the swarm's worlds from their dice: each subset of faults, each strength.
 
 use std::time::Duration;
 
@@ -172,7 +172,7 @@ pub(super) fn secondary(d: &mut Dice) -> SecondaryPlan {
 /// Streams at once, where there are very many.
 const MANY: u64 = 1000;
 
-/// What a client does about conflicts and faults, from dice of its own. Among honest machines it never comes to that.
+/// Draws a client's strategies against conflicts and faults, from dice of their own; honest machines need none.
 pub(super) fn strategies(d: &mut Dice, transport: TransportConfig) -> TransportConfig {
     use kwik_core::{AggregationFaults, ConflictPolicy, MappingFaults, MetadataFaults};
     let policies = [
@@ -190,7 +190,7 @@ pub(super) fn strategies(d: &mut Dice, transport: TransportConfig) -> TransportC
         .fault_score_max(u32::try_from(d.between(1, 20)).unwrap_or(1))
 }
 
-/// What servers say to each other, in some worlds: from dice of its own, so that it moves nothing else.
+/// Draws the messages between servers, in some worlds: from dice of their own, so that they move nothing else.
 pub(super) fn talk(d: &mut Dice) -> Talk {
     if !d.chance(250) {
         return Talk::default();
@@ -200,10 +200,10 @@ pub(super) fn talk(d: &mut Dice) -> Talk {
     Talk { messages, longest }
 }
 
-/// How often one range may go to whoever gets nowhere, as half of the ranges do: more than anybody will see.
+/// Number of times that one range may go to whoever gets nowhere, as half of the ranges do: more than anybody will see.
 const CRAWLS: u32 = 20;
 
-/// How long everything may take once all is well.
+/// Longest time that everything may take once all is well.
 #[must_use]
 pub fn patience(
     primary: &PrimaryPlan,

@@ -1,10 +1,10 @@
-//! What may go wrong with machines and links, or get well again.
+//! Faults of machines and links, and their ends.
 
 use std::time::Duration;
 
 use crate::sim::{NodeId, link::Conditions};
 
-/// What is forged.
+/// Kinds of forged datagrams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "the packets that QUIC sends without a key of the connection")]
 pub enum Forgery {
@@ -26,7 +26,7 @@ pub enum Fault {
     Cut(NodeId, NodeId),
     /// It passes again.
     Join(NodeId, NodeId),
-    /// What passes from one machine to another waits until then and comes in one burst.
+    /// Holds what passes from one machine to another until then, and lets it come in one burst.
     Hold(NodeId, NodeId, Duration),
     /// A direction becomes like this.
     Become(NodeId, NodeId, Conditions),

@@ -1,4 +1,4 @@
-//! What surrounds a machine: its clock, its socket, how much heap it takes.
+//! Surroundings of a machine: its clock, its socket, the heap it takes.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -11,14 +11,14 @@ pub(super) struct Host {
     pub(super) clock: Clock,
     pub(super) late: Duration,
     pub(super) paused_until: Duration,
-    /// What the socket holds while the machine is paused.
+    /// Datagrams that the socket holds while the machine is paused.
     pub(super) backlog: VecDeque<Arrival>,
     pub(super) blocked_until: Duration,
-    /// When it last sent something.
+    /// Time at which it last sent something.
     pub(super) sent_at: Duration,
     /// The socket took nothing in the last turn: what waits has to be asked for again.
     pub(super) was_blocked: bool,
-    /// When it wants its next turn.
+    /// Time at which it wants its next turn.
     pub(super) wake: Option<Duration>,
     pub(super) dice: Dice,
     pub(super) incarnation: u32,

@@ -23,7 +23,7 @@ pub(super) enum Happening {
     Fault(Fault),
 }
 
-/// What a machine got from an address and sent to it (RFC 9000 §8).
+/// Bytes that a machine got from an address and sent to it (RFC 9000 §8).
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Egress {
     /// The first datagram from there began a connection. Where one moves to, quinn-proto challenges with whole datagrams,
@@ -38,7 +38,7 @@ pub(super) struct Egress {
     proved: bool,
 }
 
-/// What a machine may be told beyond three times what it said, before it has proved its address.
+/// Bytes that a machine may be told beyond three times what it said, before it has proved its address.
 const SLACK: usize = 1452;
 
 impl World {

@@ -1,4 +1,4 @@
-//! How a world is described before it is made.
+//! Description of a world before it is made.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -12,7 +12,7 @@ use crate::sim::{
     trace::Record,
 };
 
-/// How a world is set up; turn it into one with [`Setup::build`].
+/// Setup of a world; turn it into one with [`Setup::build`].
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Setup {
@@ -34,7 +34,7 @@ pub struct Setup {
     pub(super) evil: Option<Casting>,
 }
 
-/// How much the machines' clocks differ.
+/// Differences of the machines' clocks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Clocks {
     /// Clocks run fast or slow by up to this, in parts per million.

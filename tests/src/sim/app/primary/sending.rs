@@ -27,15 +27,15 @@ pub(super) struct Sending {
     crawler: Option<NodeId>,
     /// Ranges that nobody has, the next first.
     todo: VecDeque<ByteRange>,
-    /// How many of them were lost: they go out whatever else is under way.
+    /// Number of them that were lost: they go out whatever else is under way.
     lost: usize,
-    /// What is to be handed out has been cut from here on.
+    /// Offset from which on what is to be handed out has been cut.
     cut: u64,
     handed_out: u64,
     claimed: RangeSet<u64>,
     jobs: BTreeMap<PathId, JobId>,
     leases: BTreeMap<LeaseId, Leased>,
-    /// When something is done to a lease that goes well.
+    /// Times at which something is done to a lease that goes well.
     meddling: BTreeMap<LeaseId, Duration>,
     runs: BTreeMap<RunId, Run>,
     /// The next byte of sequential writing.
@@ -384,7 +384,7 @@ impl Sending {
         }
     }
 
-    /// When it has to look again by itself.
+    /// Time at which it has to look again by itself.
     pub(super) fn wake_at(&self) -> Option<Duration> {
         sooner(self.retry_at, self.meddling.values().min().copied())
     }
@@ -548,11 +548,11 @@ impl Sending {
     }
 }
 
-/// How long an offer waits for a first path before the primary begins by itself.
+/// Time that an offer waits for a first path before the primary begins by itself.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// How long a lease goes well, at most, before something is done to it.
+/// Longest time that a lease goes well before something is done to it.
 const MEDDLE_MAX: Duration = Duration::from_millis(500);
-/// How long a lease may take that is given to somebody who hardly gets anywhere.
+/// Longest time that a lease may take that is given to somebody who hardly gets anywhere.
 pub const CRAWL_MAX: Duration = Duration::from_secs(2);
-/// How long it takes until a range that was not taken is offered again.
+/// Time until a range that was not taken is offered again.
 const RETRY: Duration = Duration::from_millis(20);
