@@ -20,8 +20,7 @@ const WAIT_MAX: Duration = Duration::from_secs(640);
 /// Destinations remembered. While so many are out, nobody gets any: it is the socket's only interface, most likely.
 const FAILURES_MAX: usize = 32;
 
-/// What a system says whose network interface does not take trains: EIO and EINVAL, which have these numbers on all Unix
-/// systems.
+/// Error numbers of a system whose network interface does not take trains: EIO and EINVAL, the same on all Unix systems.
 const REFUSALS: [i32; 2] = [5, 22];
 
 /// One destination that a train has not reached.

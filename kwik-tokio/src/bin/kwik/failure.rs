@@ -1,8 +1,8 @@
-//! Why the program fails: one line for the user and an exit code.
+//! Failures of the program: one line for the user and an exit code.
 
 use std::{fmt, process::ExitCode};
 
-/// What ended the program before its work was done.
+/// Reason why the program ended before its work was done.
 #[derive(Debug)]
 pub(crate) struct Failure {
     kind: Kind,
@@ -11,7 +11,7 @@ pub(crate) struct Failure {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// What was asked for is impossible.
+    /// The user asked for something impossible.
     Input,
     /// It was begun and went wrong.
     Run,
@@ -20,12 +20,12 @@ enum Kind {
 }
 
 impl Failure {
-    /// What the user asked for cannot be done; `message` says what and where, on one line.
+    /// Creates the failure for a request that cannot be done; `message` says what and where, on one line.
     pub(crate) fn input(message: impl Into<String>) -> Self {
         Self { kind: Kind::Input, message: message.into() }
     }
 
-    /// What the user asked for went wrong on the way; `message` is one line.
+    /// Creates the failure for a request that went wrong on the way; `message` is one line.
     pub(crate) fn run(message: impl Into<String>) -> Self {
         Self { kind: Kind::Run, message: message.into() }
     }

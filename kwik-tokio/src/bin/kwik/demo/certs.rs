@@ -20,7 +20,7 @@ pub(super) struct Authority {
     provider: Arc<CryptoProvider>,
 }
 
-/// What proves a server's name.
+/// Proof of a server's name: certificate and key.
 pub(super) struct Identity {
     pub(super) name: String,
     pub(super) certificate: CertificateDer<'static>,

@@ -24,9 +24,9 @@ pub(super) struct Fetch {
     pub(super) server: SocketAddr,
     pub(super) server_name: String,
     pub(super) ordered: bool,
-    /// How long the object is. Only to know when the last byte has come and when half of them have.
+    /// Size of the object in bytes. Only to know when the last byte has come and when half of them have.
     pub(super) size: u64,
-    /// What to do when half of the bytes have come.
+    /// Call to make when half of the bytes have come.
     pub(super) half_way: Option<Box<dyn FnOnce() + Send>>,
     /// Bytes read so far, for whoever watches.
     pub(super) received: Arc<AtomicU64>,

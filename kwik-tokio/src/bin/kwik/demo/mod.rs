@@ -33,7 +33,7 @@ use self::{
 };
 use crate::{failure::Failure, size};
 
-/// What the client asks for, and what the secondaries' jobs are about.
+/// Request of the client, and subject of the secondaries' jobs.
 const REQUEST: &[u8] = b"GET object";
 /// The client's receive window for the stream.
 const WINDOW: u64 = 16 * 1024 * 1024;

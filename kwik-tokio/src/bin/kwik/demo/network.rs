@@ -19,7 +19,7 @@ pub(super) struct Network {
     pub(super) secondaries: Vec<Endpoint>,
     pub(super) paths: Vec<NewPath>,
     pub(super) client: Endpoint,
-    /// Where the client finds the primary, and its name.
+    /// Address at which the client finds the primary, and its name.
     pub(super) address: SocketAddr,
     pub(super) server_name: String,
     /// Of all servers, the primary first.

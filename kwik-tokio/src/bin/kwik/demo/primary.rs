@@ -25,15 +25,15 @@ const RUNS_AT_ONCE: usize = 2;
 const WORKED_ON_MAX: u64 = 6 * 1024 * 1024;
 /// Longest range.
 const RANGE_MAX: u64 = 1024 * 1024;
-/// How far ahead of the first missing byte servers work for a reader in order: less than its window, so that all of
+/// Distance by which servers work ahead of the first missing byte for a reader in order: less than its window, so that all of
 /// them have credit although the client raises it in steps.
 const AHEAD_ORDERED: u64 = WINDOW / 4 * 3;
 /// Ranges lost in a row, without a single one arriving, before the transfer is given up.
 const LOSSES_MAX: u32 = 256;
-/// How often a path is looked at that takes no ranges at the moment.
+/// Time between looks at a path that takes no ranges at the moment.
 const RECHECK: Duration = Duration::from_millis(5);
 
-/// What the primary needs to serve the object once.
+/// Means of the primary to serve the object once.
 #[derive(Debug)]
 pub(super) struct Primary {
     pub(super) endpoint: Endpoint,
@@ -102,7 +102,7 @@ impl Primary {
     }
 }
 
-/// What the tasks of one transfer share.
+/// State that the tasks of one transfer share.
 struct Shared {
     session: PrimarySession,
     ranges: Ranges,

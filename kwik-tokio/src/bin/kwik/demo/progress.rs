@@ -1,4 +1,4 @@
-//! What is said on standard error while the transfer runs.
+//! Progress on standard error while the transfer runs.
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
@@ -11,7 +11,7 @@ use crate::size::Human;
 #[derive(Debug)]
 pub(super) struct Progress {
     terminal: bool,
-    /// Whether the line is on the screen now. Also keeps notes and line apart.
+    /// Set while the line is on the screen. Also keeps notes and line apart.
     drawn: Mutex<bool>,
 }
 

@@ -1,4 +1,4 @@
-//! What is said at the end: a table for people, or one JSON object for programs.
+//! Report at the end: a table for people, or one JSON object for programs.
 
 use std::{fmt, io, net::SocketAddr};
 
@@ -12,7 +12,7 @@ use crate::size::Human;
 #[derive(Debug)]
 pub(super) struct Report {
     pub(super) bytes: u64,
-    /// From the request to the last byte.
+    /// Time from the request to the last byte.
     pub(super) seconds: f64,
     /// The whole command, hashing included.
     pub(super) command_seconds: f64,
@@ -27,7 +27,7 @@ pub(super) struct Report {
     pub(super) servers: Vec<Share>,
 }
 
-/// What one server contributed.
+/// Contribution of one server.
 #[derive(Clone, Debug)]
 pub(super) struct Share {
     pub(super) address: SocketAddr,
@@ -40,7 +40,7 @@ pub(super) struct Share {
 }
 
 impl Report {
-    /// Whether what the client wrote is what the servers read.
+    /// Returns whether what the client wrote is what the servers read.
     pub(super) fn verified(&self) -> bool {
         self.result_hash == Some(self.source_hash)
     }

@@ -1,4 +1,4 @@
-//! Who serves, and what is known of each: kept by the primary's tasks, read by the display.
+//! Servers, and what is known of each: kept by the primary's tasks, read by the display.
 
 use std::{
     net::SocketAddr,
@@ -16,7 +16,7 @@ pub(super) struct Roster {
     progress: Arc<Progress>,
 }
 
-/// What is known of one server.
+/// Knowledge of one server.
 #[derive(Clone, Debug)]
 pub(super) struct Server {
     pub(super) address: SocketAddr,

@@ -1,4 +1,4 @@
-//! Where the client's bytes go: a file that gets its final name only once it is verified.
+//! Destination of the client's bytes: a file that gets its final name only once it is verified.
 
 use std::{
     fs::{self, File},

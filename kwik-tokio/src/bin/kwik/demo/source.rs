@@ -1,4 +1,4 @@
-//! Where the object's bytes come from: a file or a formula, read by offset and never held whole.
+//! Origin of the object's bytes: a file or a formula, read by offset and never held whole.
 
 use std::{
     fs::File,

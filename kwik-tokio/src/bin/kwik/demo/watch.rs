@@ -22,14 +22,14 @@ use super::{
 };
 use crate::failure::Failure;
 
-/// How often the progress line is drawn.
+/// Time between drawings of the progress line.
 const TICK: Duration = Duration::from_millis(100);
 /// Time without a single byte before the transfer counts as stuck.
 const STUCK: Duration = Duration::from_secs(30);
 /// Time for the primary to learn that everything has arrived.
 const FAREWELL: Duration = Duration::from_secs(5);
 
-/// What to watch.
+/// Subject of the watch.
 pub(super) struct Watch {
     pub(super) size: u64,
     pub(super) received: Arc<AtomicU64>,
@@ -37,9 +37,9 @@ pub(super) struct Watch {
     pub(super) progress: Arc<Progress>,
 }
 
-/// What a transfer came to.
+/// Figures of a transfer.
 pub(super) struct Done {
-    /// From the request to the last byte.
+    /// Time from the request to the last byte.
     pub(super) took: Duration,
     /// The client's counters.
     pub(super) stats: SessionStats,
@@ -101,7 +101,7 @@ impl Watch {
         ended.map_err(|error| Failure::run(format!("a task failed: {error}"))).and_then(|done| done)
     }
 
-    /// What each server has supplied, the primary first.
+    /// Bytes that each server has supplied, the primary first.
     fn bytes(&self, stats: &SessionStats) -> Vec<u64> {
         let of = |server: &Server| {
             server.path.and_then(|path| stats.sources.get(&path)).map(|source| source.bytes)
@@ -111,7 +111,7 @@ impl Watch {
 }
 
 impl Done {
-    /// What each server contributed, the primary first.
+    /// Contribution of each server, the primary first.
     pub(super) fn shares(&self, roster: &Roster) -> Vec<Share> {
         roster.servers().into_iter().enumerate().map(|(index, server)| self.share(index, server)).collect()
     }

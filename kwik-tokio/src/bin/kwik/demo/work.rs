@@ -1,4 +1,4 @@
-//! Which ranges of the object are still to be sent, and to whom they go next.
+//! Ranges of the object that are still to be sent, and the servers they go to next.
 //!
 //! [`Work`] is the bookkeeping, pure; [`Board`] lets many tasks share it and wait for it. Neither knows what a path is.
 
@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 
 /// Smallest range handed out, but for what is left over at the end; longer ones are multiples of it.
 const RANGE_MIN: u64 = 64 * 1024;
-/// How many ranges an object has per server at least, so that small objects are shared too.
+/// Number of ranges that an object has per server at least, so that small objects are shared too.
 const RANGES_PER_SERVER: u64 = 8;
 
 /// Returns how long ranges should be: an even part for everyone several times over, at most `max`.
@@ -22,7 +22,7 @@ pub(super) fn range_len(size: u64, servers: usize, max: u64) -> u64 {
     even.min(max / RANGE_MIN * RANGE_MIN).max(RANGE_MIN)
 }
 
-/// What a server does next.
+/// Next step of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
     /// It sends this range.
@@ -38,15 +38,15 @@ pub(super) enum Next {
 pub(super) struct Work {
     size: u64,
     range_len: u64,
-    /// How far beyond the first byte that has not arrived ranges are handed out.
+    /// Distance beyond the first byte that has not arrived up to which ranges are handed out.
     ahead: u64,
-    /// Where the part begins that nobody has had yet.
+    /// Offset of the part that nobody has had yet.
     fresh: u64,
-    /// What came back: start to end. Handed out before anything fresh.
+    /// Ranges that came back: start to end. Handed out before anything fresh.
     returned: BTreeMap<u64, u64>,
-    /// What servers have now: start to end.
+    /// Ranges that servers have now: start to end.
     out: BTreeMap<u64, u64>,
-    /// How far servers have taken on the object, whether it arrived or not.
+    /// Offset up to which servers have taken on the object, whether it arrived or not.
     claimed: u64,
     /// Ranges lost since one was done.
     losses: u32,
@@ -134,17 +134,17 @@ impl Work {
         self.returned.insert(range.start(), range.end());
     }
 
-    /// Whether servers have taken on every byte at least once: the end of the stream is known.
+    /// Returns whether servers have taken on every byte at least once: the end of the stream is known.
     pub(super) const fn is_claimed(&self) -> bool {
         self.claimed == self.size
     }
 
-    /// Whether every byte has arrived.
+    /// Returns whether every byte has arrived.
     pub(super) fn is_finished(&self) -> bool {
         self.fresh == self.size && self.returned.is_empty() && self.out.is_empty()
     }
 
-    /// How many ranges were lost since one was done.
+    /// Number of ranges that were lost since one was done.
     pub(super) const fn losses(&self) -> u32 {
         self.losses
     }
