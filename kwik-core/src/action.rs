@@ -108,7 +108,7 @@ pub struct Chunk {
     pub bytes: Bytes,
 }
 
-/// The state of a path as the primary knows it. Spec: KWIK §8.
+/// The state of a path as the primary knows it. Spec: PROTOCOL §8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PathState {
@@ -140,7 +140,7 @@ pub struct PathInfo {
     pub leases: usize,
     /// Leases it takes at once of one stream: half as many as it had whenever it has been silent, twice as many with each
     /// that is done. One that lies before all that it has of the stream it always takes.
-    /// Spec: KWIK §8.
+    /// Spec: RATIONALE §8.
     pub leases_max: usize,
     /// Leases done since it was added.
     pub leases_done: u64,
@@ -152,7 +152,7 @@ pub struct PathInfo {
     pub bytes_done: u64,
 }
 
-/// A live lease as the client last told of it: what `lease_status` gives. Spec: KWIK §5.
+/// A live lease as the client last told of it: what `lease_status` gives. Spec: PROTOCOL §5.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LeaseStatus {
@@ -168,7 +168,7 @@ pub struct LeaseStatus {
     pub stalled: Option<ByteRange>,
 }
 
-/// End of a lease. Spec: KWIK §5.
+/// End of a lease. Spec: PROTOCOL §5.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LeaseOutcome {
@@ -183,7 +183,7 @@ pub enum LeaseOutcome {
     },
 }
 
-/// A message of another server, by way of the client. Spec: KWIK §9.
+/// A message of another server, by way of the client. Spec: PROTOCOL §9.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Relay {

@@ -1,4 +1,4 @@
-//! Settings. Each default is a constant of `limits.rs`, with its reason there or in DESIGN.md §11.
+//! Settings. Each default is a constant of `limits.rs`, with its reason there or in RATIONALE §11.
 
 mod transport;
 
@@ -49,7 +49,7 @@ impl ClientConfig {
         self
     }
 
-    /// Replaces the rule for which addresses a primary may name. Spec: KWIK §9.
+    /// Replaces the rule for which addresses a primary may name. Spec: PROTOCOL §9.
     #[must_use]
     pub fn dial_policy(mut self, policy: Arc<dyn DialPolicy>) -> Self {
         self.dial_policy = policy;
@@ -96,7 +96,7 @@ impl ServerConfig {
         })
     }
 
-    /// Serves sessions as their primary; `signer` signs tickets and jobs and is not the TLS key. Spec: KWIK §9.
+    /// Serves sessions as their primary; `signer` signs tickets and jobs and is not the TLS key. Spec: PROTOCOL §9.
     #[must_use]
     pub fn primary(mut self, signer: Arc<dyn Signer>) -> Self {
         self.primary = Some(signer);
@@ -160,7 +160,7 @@ impl fmt::Debug for ServerConfig {
     }
 }
 
-/// Primaries whose tickets a secondary honours, and the keys by which they name it. Spec: KWIK §9.
+/// Primaries whose tickets a secondary honours, and the keys by which they name it. Spec: PROTOCOL §9.
 #[derive(Clone, Debug)]
 pub struct SecondaryConfig {
     pub(crate) primaries: Vec<PublicKey>,
@@ -178,7 +178,7 @@ impl SecondaryConfig {
         Ok(Self { primaries: vec![primary], identities: vec![identity], signer: None })
     }
 
-    /// Signs the messages that this server has relayed to its primaries; not with the TLS key. Spec: KWIK §9.
+    /// Signs the messages that this server has relayed to its primaries; not with the TLS key. Spec: PROTOCOL §9.
     #[must_use]
     pub fn signer(mut self, signer: Arc<dyn Signer>) -> Self {
         self.signer = Some(signer);

@@ -189,7 +189,7 @@ impl Endpoint {
     }
 
     /// Says which addresses the socket can send to, from now on; both families by default. Others are not dialled: a server
-    /// that has several addresses is dialled at those that can be. Spec: KWIK §8.
+    /// that has several addresses is dialled at those that can be. Spec: PROTOCOL §8.
     pub fn set_families(&mut self, families: Families) {
         self.families = families;
     }

@@ -1,4 +1,4 @@
-//! The one table of codes, and the error types that are not tied to one command. Spec: KWIK §10.
+//! The one table of codes, and the error types that are not tied to one command. Spec: PROTOCOL §10.
 
 use std::{fmt, net::SocketAddr};
 
@@ -15,7 +15,7 @@ const BLOCK_LEN: u64 = 0x1_0000;
 /// A QUIC application error code: the application's own, or one of KWIK's reserved block.
 ///
 /// At most 2^62 − 1. KWIK's codes appear only on control, internal and relay streams and in `CONNECTION_CLOSE`; on
-/// application streams every code is the application's. Spec: KWIK §10.
+/// application streams every code is the application's. Spec: PROTOCOL §10.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ErrorCode(u64);
 
@@ -364,7 +364,7 @@ pub enum LeaseError {
     /// No such job, or it was refused or closed.
     #[error("no such job")]
     JobClosed,
-    /// A cap of DESIGN.md §11 is reached; ends of leases or streams make room.
+    /// A cap of PROTOCOL §11 is reached; ends of leases or streams make room.
     #[error("too many at once")]
     LimitExceeded,
     /// The client cannot guarantee credit for one more stream of this kind.

@@ -1,4 +1,4 @@
-//! Strategies of a client against a secondary that breaks a rule, or whose bytes are wrong. Spec: KWIK §10.
+//! Strategies of a client against a secondary that breaks a rule, or whose bytes are wrong. Spec: PROTOCOL §10.
 //!
 //! Whatever is chosen, a byte outside a lease is never placed, every fault is counted, and what cannot be read on (a
 //! control stream that makes no sense) ends its path.

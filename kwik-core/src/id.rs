@@ -4,13 +4,13 @@
 
 use std::fmt;
 
-/// The largest stream offset QUIC can name, 2^62 − 1 (RFC 9000 §4.5). Spec: KWIK §11.
+/// The largest stream offset QUIC can name, 2^62 − 1 (RFC 9000 §4.5). Spec: PROTOCOL §11.
 pub const OFFSET_MAX: u64 = (1 << 62) - 1;
 
 /// Names one path of a session: one QUIC connection between the client and one server.
 ///
 /// Chosen by the primary, strictly rising within a session, never reused. A path id may be stale at any moment;
-/// looking one up never panics. Spec: KWIK §1.
+/// looking one up never panics. Spec: DESIGN §1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PathId(u32);
 
@@ -66,7 +66,7 @@ impl fmt::Display for PathId {
     }
 }
 
-/// Names a session. Chosen at random by the primary; a name, never a permission. Spec: KWIK §1.
+/// Names a session. Chosen at random by the primary; a name, never a permission. Spec: DESIGN §1.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId([u8; 16]);
 
@@ -197,11 +197,11 @@ macro_rules! counter_id {
 }
 
 counter_id! {
-    /// Names a job: what one path may be asked to supply for one stream. Rises per session. Spec: KWIK §5.
+    /// Names a job: what one path may be asked to supply for one stream. Rises per session. Spec: PROTOCOL §5.
     JobId, "job"
 }
 counter_id! {
-    /// Names a lease: the right of one path to fill one range of one stream. Rises per session. Spec: KWIK §5.
+    /// Names a lease: the right of one path to fill one range of one stream. Rises per session. Spec: PROTOCOL §5.
     LeaseId, "lease"
 }
 
@@ -311,7 +311,7 @@ key_bytes! {
     SpkiHash, 32
 }
 
-/// Part that one end of a connection plays in a session; fixed by the hello. Spec: KWIK §1.
+/// Part that one end of a connection plays in a session; fixed by the hello. Spec: DESIGN §1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[expect(clippy::exhaustive_enums, reason = "the protocol has these three roles")]
 pub enum Role {

@@ -2,7 +2,8 @@
 //!
 //! A client connects to a **primary**; the primary names **secondary** servers, to which the client opens paths of
 //! their own; secondaries write byte ranges of the client's streams at exact offsets; the client's application sees
-//! ordinary QUIC streams. The contract is `DESIGN.md`; this page is the map of the code.
+//! ordinary QUIC streams. The contract is `DESIGN.md`, the wire `proto/PROTOCOL.md`, reasons are in
+//! `kwik-core/RATIONALE.md`; this page is the map of the code.
 //!
 //! # Map
 //! - [`Endpoint`] routes datagrams to sessions, accepts and dials. It knows no frame of KWIK.

@@ -1,8 +1,8 @@
-//! Every bound of DESIGN.md §11 in one place. What is configurable starts from these defaults.
+//! Every bound of PROTOCOL §11 in one place. What is configurable starts from these defaults.
 
 use std::time::Duration;
 
-/// The ALPN of the protocol. Spec: KWIK §4.
+/// The ALPN of the protocol. Spec: PROTOCOL §4.
 pub const ALPN: &[u8] = b"kwik/1";
 /// The only protocol version.
 pub const VERSION: u32 = 1;
@@ -100,7 +100,7 @@ pub const UNI_SLACK: u64 = 8 + RELAY_STREAMS as u64;
 pub const UNI_START: u64 = UNI_SLACK + 8;
 
 /// Unidirectional streams that a client permits its primary for what it writes into split streams, beyond those of its
-/// application, once `splits` streams were split: each run and each sequential writing may have one. Spec: KWIK §4.
+/// application, once `splits` streams were split: each run and each sequential writing may have one. Spec: PROTOCOL §4.
 pub(crate) const fn run_slots(splits: usize) -> usize {
     match splits {
         0 => 0,

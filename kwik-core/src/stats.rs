@@ -188,7 +188,7 @@ pub struct SessionStats {
     /// Frames sent that give credit.
     pub credit_frames: u64,
     /// Times that a peer's control frames were left unread for a while, because it had sent more than was paid for: none,
-    /// where both ends are honest. Spec: KWIK §11.
+    /// where both ends are honest. Spec: PROTOCOL §11.2.
     pub control_pauses: u64,
     /// Times that a stream was to be opened here and the peer permitted no more for the moment.
     pub opens_refused: u64,

@@ -1,4 +1,4 @@
-//! The ends of streams, call by call, on quinn and on KWIK: the same is said. Spec: KWIK §2 (I4), §3.
+//! The ends of streams, call by call, on quinn and on KWIK: the same is said. Spec: DESIGN §2 (I4), RATIONALE §3.
 
 use std::sync::Arc;
 
@@ -135,7 +135,7 @@ async fn quinns() -> (quinn::Endpoint, quinn::Endpoint, quinn::Connection, quinn
 }
 
 /// After the peer had stopped a stream, `finish` and `shutdown` failed, so `copy_bidirectional` lost the answer; then
-/// `stopped` said that all had arrived; `read_chunk(0)` said that the stream was over. Spec: KWIK §3.
+/// `stopped` said that all had arrived; `read_chunk(0)` said that the stream was over. Spec: RATIONALE §3.
 #[test]
 fn streams_end_as_they_do_in_quinn() {
     run(async {

@@ -1,4 +1,4 @@
-//! Who is let in, and who is not: tickets, certificates, roles, dead ports. Spec: KWIK §8, §9.
+//! Who is let in, and who is not: tickets, certificates, roles, dead ports. Spec: PROTOCOL §8, §9.
 
 use std::{
     net::{SocketAddr, UdpSocket},
@@ -183,7 +183,7 @@ fn a_secondary_of_another_session_is_cut() {
     });
 }
 
-/// Each role is asked of a server that has only the other. Spec: KWIK §3.
+/// Each role is asked of a server that has only the other. Spec: PROTOCOL §4.6.
 #[test]
 fn a_role_that_a_server_does_not_have_is_refused() {
     run(async {
@@ -488,7 +488,7 @@ fn hello(key: PublicKey, attach: Option<pb::Attach>) -> pb::ClientHello {
     }
 }
 
-/// A stolen ticket is useless without the key it names, and a ticket is good once. Spec: KWIK §9.
+/// A stolen ticket is useless without the key it names, and a ticket is good once. Spec: PROTOCOL §9.
 #[test]
 fn stolen_and_replayed_tickets_are_refused() {
     run(async {

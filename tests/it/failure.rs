@@ -1,4 +1,4 @@
-//! Servers that die without a goodbye: never a wrong byte, and no silence. Spec: KWIK §2, §8; I10.
+//! Servers that die without a goodbye: never a wrong byte, and no silence. Spec: DESIGN §2, PROTOCOL §8; I10.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! The application's own code may want the session that it is called for. Spec: KWIK §3.
+//! The application's own code may want the session that it is called for. Spec: RATIONALE §3.
 
 use std::{
     net::SocketAddr,

@@ -1,4 +1,4 @@
-//! A hostile primary and a hostile client: each costs itself its session, and nobody anything else. Spec: KWIK §9.
+//! A hostile primary and a hostile client: each costs itself its session, and nobody anything else. Spec: PROTOCOL §9.
 
 use bytes::Bytes;
 use kwik_proto::v1 as pb;
@@ -98,7 +98,7 @@ fn an_honest_primary_by_hand_is_believed() {
     });
 }
 
-/// Runs may come before their split: they wait unread. Spec: KWIK §4.
+/// Runs may come before their split: they wait unread. Spec: PROTOCOL §4.
 #[test]
 fn a_run_before_its_split_waits() {
     run(async {
@@ -244,7 +244,7 @@ fn frames_out_of_place_end_the_session() {
     });
 }
 
-/// A primary must not turn its clients into scanners or floods. Spec: KWIK §9, "Dial policy".
+/// A primary must not turn its clients into scanners or floods. Spec: PROTOCOL §9.11.
 #[test]
 fn the_dial_policy_holds() {
     run(async {

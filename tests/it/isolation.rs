@@ -1,4 +1,5 @@
-//! What a hostile secondary may try, and what it costs: its path. The object always arrives. Spec: KWIK §2, §5, §9.
+//! What a hostile secondary may try, and what it costs: its path. The object always arrives.
+//! Spec: DESIGN §2, PROTOCOL §5, §9.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! One stream from several servers: native head, leases, the primary's own runs. Spec: KWIK §4 to §6.
+//! One stream from several servers: native head, leases, the primary's own runs. Spec: PROTOCOL §4 to §6.
 
 use std::time::Duration;
 
@@ -85,7 +85,7 @@ fn one_stream_from_three_servers() {
     });
 }
 
-/// What the handles tell of a stream that two servers fill, and of its leases. Spec: KWIK §12.
+/// What the handles tell of a stream that two servers fill, and of its leases. Spec: RATIONALE §12.
 #[test]
 fn a_half_filled_stream_has_figures() {
     run(async {
@@ -168,7 +168,7 @@ fn several_streams_at_once() {
     });
 }
 
-/// Neither accept sees anything of a secondary, during a transfer and after it. Spec: KWIK §2, I2.
+/// Neither accept sees anything of a secondary, during a transfer and after it. Spec: DESIGN §2, I2.
 #[test]
 fn secondaries_are_invisible() {
     run(async {
@@ -200,7 +200,7 @@ fn secondaries_are_invisible() {
     });
 }
 
-/// A stream split before its first byte, and one that is only a native head: an empty tail is valid. Spec: KWIK §4.
+/// A stream split before its first byte, and one that is only a native head: an empty tail is valid. Spec: PROTOCOL §4.
 #[test]
 fn splits_and_ends_in_odd_places() {
     run(async {
@@ -797,7 +797,7 @@ fn writes_are_cancel_safe() {
     });
 }
 
-/// A lease that hedges another, one that is cut, one with a digest: through the handles, over loopback. Spec: KWIK §5.
+/// A lease that hedges another, one that is cut, one with a digest: through the handles, over loopback. Spec: PROTOCOL §5.
 #[test]
 fn leases_are_hedged_cut_and_verified() {
     run(async {
@@ -843,7 +843,7 @@ fn leases_are_hedged_cut_and_verified() {
 }
 
 /// A stream that rejects conflicts fails, and its reader learns who disagreed about what; another stream of the same
-/// session takes the primary's bytes. Spec: KWIK §6, "Conflicts".
+/// session takes the primary's bytes. Spec: PROTOCOL §6, "Conflicts".
 #[test]
 fn a_conflict_fails_the_stream_that_rejects_it() {
     run(async {
@@ -909,7 +909,7 @@ fn a_conflict_fails_the_stream_that_rejects_it() {
     });
 }
 
-/// A server that gets a range and lies is named; nothing of it reaches the reader. Spec: KWIK §5.4.
+/// A server that gets a range and lies is named; nothing of it reaches the reader. Spec: PROTOCOL §5.4.
 #[test]
 fn a_wrong_digest_keeps_the_bytes_out() {
     run(async {
@@ -929,7 +929,7 @@ fn a_wrong_digest_keeps_the_bytes_out() {
     });
 }
 
-/// Spec: KWIK §6, "Gaps": the primary hears of a hole that is nobody's, and the reader after the client's timeout.
+/// Spec: PROTOCOL §6, "Gaps": the primary hears of a hole that is nobody's, and the reader after the client's timeout.
 #[test]
 fn a_hole_that_is_nobodys_is_told_to_both_ends() {
     run(async {
@@ -963,7 +963,7 @@ fn a_hole_that_is_nobodys_is_told_to_both_ends() {
     });
 }
 
-/// A path that is drained finishes what it has. Spec: KWIK §8.
+/// A path that is drained finishes what it has. Spec: PROTOCOL §8.
 #[test]
 fn a_drained_path_finishes_its_leases() {
     run(async {

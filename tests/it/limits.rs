@@ -1,4 +1,4 @@
-//! What is bounded stays bounded, and who reaches a bound hurts nobody else. Spec: KWIK §2 (I5, I6, I7), §6, §11.
+//! What is bounded stays bounded, and who reaches a bound hurts nobody else. Spec: DESIGN §2 (I5, I6, I7), PROTOCOL §6, §11.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Streams and datagrams that only the primary feeds behave as quinn's do. Spec: KWIK §2, I4.
+//! Streams and datagrams that only the primary feeds behave as quinn's do. Spec: DESIGN §2, I4.
 
 use std::time::Duration;
 
@@ -386,7 +386,7 @@ fn what_arrived_before_a_close_can_be_read() {
     });
 }
 
-/// KWIK's own codes are not the application's to use. Spec: KWIK §10.
+/// KWIK's own codes are not the application's to use. Spec: PROTOCOL §10.
 #[test]
 fn reserved_codes_are_refused() {
     run(async {
@@ -495,7 +495,7 @@ fn no_common_application_protocol_is_no_session() {
     });
 }
 
-/// A KWIK session costs no round trip beyond QUIC's: the client's streams are there with its hello. Spec: KWIK §4.
+/// A KWIK session costs no round trip beyond QUIC's: the client's streams are there with its hello. Spec: PROTOCOL §4.
 #[test]
 fn the_client_may_open_streams_at_once() {
     run(async {

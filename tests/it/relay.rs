@@ -1,4 +1,4 @@
-//! Messages between servers, by way of the client. Spec: KWIK §9.
+//! Messages between servers, by way of the client. Spec: PROTOCOL §9.
 
 use std::{collections::BTreeSet, sync::Arc};
 

@@ -1,4 +1,4 @@
-//! The log of a session: all its paths in one place, the same on every run. Spec: KWIK §12.
+//! The log of a session: all its paths in one place, the same on every run. Spec: RATIONALE §12.
 
 use std::{
     collections::BTreeMap,

@@ -1,4 +1,4 @@
-//! The parts of the protocol that DESIGN.md names, one scenario each, and what became of them.
+//! The parts of the protocol that PROTOCOL.md names, one scenario each, and what became of them.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ fn sources(world: &mut World) -> Vec<u64> {
     sources.values().map(|source| source.bytes).collect()
 }
 
-/// Spec: KWIK §5.
+/// Spec: PROTOCOL §5.
 #[test]
 fn three_servers_write_one_stream_at_once() {
     let mut world = World::seeded(11).secondaries(2).one_way(ms(20)).build();
@@ -36,7 +36,7 @@ fn three_servers_write_one_stream_at_once() {
     world.finish();
 }
 
-/// Spec: KWIK §2, I2 and I7.
+/// Spec: DESIGN §2, I2 and I7.
 #[test]
 fn five_clients_have_three_streams_each_from_two_secondaries() {
     let mut world = World::seeded(12).clients(5).secondaries(2).one_way(ms(10)).build();
@@ -48,7 +48,7 @@ fn five_clients_have_three_streams_each_from_two_secondaries() {
     world.finish();
 }
 
-/// What comes first counts, the other is stopped, and nothing comes twice. Spec: KWIK §5.5.
+/// What comes first counts, the other is stopped, and nothing comes twice. Spec: PROTOCOL §5.2.
 #[test]
 fn two_secondaries_bring_the_same_ranges() {
     let plan = PrimaryPlan {
@@ -70,7 +70,7 @@ fn two_secondaries_bring_the_same_ranges() {
     world.finish();
 }
 
-/// The reader waits for a byte that only one path is to bring, and the primary removes that path. Spec: KWIK §8.
+/// The reader waits for a byte that only one path is to bring, and the primary removes that path. Spec: PROTOCOL §8.
 #[test]
 fn the_path_that_holds_the_hole_is_removed() {
     let mut world = World::seeded(14).secondaries(1).one_way(ms(20)).build();
@@ -93,7 +93,7 @@ fn the_path_that_holds_the_hole_is_removed() {
     world.finish();
 }
 
-/// The hello with the ticket is on its way while the ticket expires. Spec: KWIK §9.
+/// The hello with the ticket is on its way while the ticket expires. Spec: PROTOCOL §9.
 #[test]
 fn a_ticket_expires_in_the_middle_of_an_attach() {
     let mut world = World::seeded(15).secondaries(1).one_way(ms(20)).build();
@@ -107,7 +107,8 @@ fn a_ticket_expires_in_the_middle_of_an_attach() {
     world.finish();
 }
 
-/// One of ten streams is never read: it keeps its own window, and nothing of the others'. Spec: KWIK §2, I7, and §6.
+/// One of ten streams is never read: it keeps its own window, and nothing of the others'.
+/// Spec: DESIGN §2, I7, and PROTOCOL §6.
 #[test]
 fn a_stream_that_is_never_read_holds_nobody_up() {
     let transport = TransportConfig::default().stream_window(256 * 1024).session_window(4 * MIB);
@@ -133,7 +134,7 @@ fn a_stream_that_is_never_read_holds_nobody_up() {
     }
 }
 
-/// A path without work is kept alive, and takes a lease in one trip. Spec: KWIK §8, "Stand-by".
+/// A path without work is kept alive, and takes a lease in one trip. Spec: RATIONALE §8, "Stand-by".
 #[test]
 fn a_path_that_stands_by_takes_a_lease_in_one_trip() {
     let transport = TransportConfig::default().idle_timeout(ms(5000)).keep_alive_interval(Some(ms(1500)));
@@ -158,7 +159,7 @@ fn a_path_that_stands_by_takes_a_lease_in_one_trip() {
 }
 
 /// A server that is added again is another path; the old ones stay listed, and commands that name them are harmless.
-/// Spec: KWIK §1, §8.
+/// Spec: DESIGN §1, PROTOCOL §8.
 #[test]
 fn a_server_that_is_added_again_is_another_path() {
     let plan = PrimaryPlan {
@@ -187,7 +188,7 @@ fn a_server_that_is_added_again_is_another_path() {
     world.run_until(LIMIT, |w| w.delivered() == MIB);
 }
 
-/// As many leases as a session may have, spread over eight paths. Spec: KWIK §11.
+/// As many leases as a session may have, spread over eight paths. Spec: PROTOCOL §11.
 #[test]
 fn thousands_of_leases_live_at_once() {
     let transport = TransportConfig::default().stream_window(64 * 1024);
@@ -209,7 +210,7 @@ fn thousands_of_leases_live_at_once() {
 }
 
 /// Servers talk to each other by way of the client, beside an object and over a network that loses and turns around
-/// what it carries. Spec: KWIK §9.
+/// what it carries. Spec: PROTOCOL §9.
 #[test]
 fn servers_talk_beside_an_object() {
     let talk = Talk { messages: 40, longest: 20_000 };

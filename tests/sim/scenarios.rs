@@ -43,7 +43,7 @@ fn a_dead_secondary_hands_its_ranges_back() {
 }
 
 /// The first replacement byte after a silent death comes within 3 PTO + 4 RTT, on every seed, whatever the distance.
-/// Spec: KWIK §8.
+/// Spec: PROTOCOL §8.
 #[test]
 fn a_silent_death_costs_a_few_round_trips() {
     for (seed, one_way) in (0..12).zip([1, 5, 20, 80].into_iter().cycle()) {

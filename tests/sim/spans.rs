@@ -1,4 +1,4 @@
-//! What `tracing` is told: one can follow a session, a path, a stream and a lease by its id. Spec: KWIK §12.
+//! What `tracing` is told: one can follow a session, a path, a stream and a lease by its id. Spec: RATIONALE §12.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -230,7 +230,7 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    /// Returns its wire form, signed by `signer`. Spec: KWIK §9.
+    /// Returns its wire form, signed by `signer`. Spec: PROTOCOL §9.
     #[must_use]
     pub fn seal(&self, signer: &dyn Signer) -> Vec<u8> {
         let mut body = vec![2];

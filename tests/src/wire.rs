@@ -1,4 +1,4 @@
-//! `kwik/1` by hand: frames as bytes, for peers that may break every rule. Spec: KWIK §4.
+//! `kwik/1` by hand: frames as bytes, for peers that may break every rule. Spec: PROTOCOL §4.
 
 use kwik_proto::v1::{FrameType, StreamHeaderType};
 use prost::Message;

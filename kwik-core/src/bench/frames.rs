@@ -1,4 +1,4 @@
-//! Control frames to bytes and back. Spec: KWIK §4.
+//! Control frames to bytes and back. Spec: PROTOCOL §4.
 
 use std::hint::black_box;
 

@@ -1,4 +1,4 @@
-//! Look-ups of the lease that an internal stream, a name or a place belongs to. Spec: KWIK §5, §12.
+//! Look-ups of the lease that an internal stream, a name or a place belongs to. Spec: PROTOCOL §5, RATIONALE §12.
 
 use std::{collections::BTreeMap, rc::Rc};
 

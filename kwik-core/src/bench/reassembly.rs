@@ -1,4 +1,4 @@
-//! Chunks into a split stream and out to its reader. Spec: KWIK §6.
+//! Chunks into a split stream and out to its reader. Spec: RATIONALE §6.
 
 use std::iter;
 

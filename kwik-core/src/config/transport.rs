@@ -13,7 +13,7 @@ use crate::{
 ///
 /// The setters take the value in the unit their name ends in, or bytes for windows. They take any value: whether all of
 /// them together can be used is what [`Self::check`] says, and so do the calls that begin to use them, which fail rather
-/// than use others. Spec: KWIK §11.
+/// than use others. Spec: RATIONALE §11.
 #[derive(Clone, Debug)]
 pub struct TransportConfig {
     pub(crate) idle_timeout: Duration,
@@ -143,7 +143,7 @@ impl TransportConfig {
 
     /// Closes a secondary's path once it has so much against it: 4 for bytes that the primary's own or its digest have
     /// shown to be wrong, 1 for any other fault that was let pass; each lease that is done takes 1 off. At least 1.
-    /// Spec: KWIK §10.
+    /// Spec: PROTOCOL §10.
     #[must_use]
     pub fn fault_score_max(mut self, value: u32) -> Self {
         self.fault_score_max = value;
@@ -151,7 +151,7 @@ impl TransportConfig {
     }
 
     /// Interval of keep-alives on the primary path, 10 ms to an hour; `None` (the default) sends them only while leases live
-    /// or streams are open, and then at most every third of the idle timeout once nothing comes for long. Spec: KWIK §8.
+    /// or streams are open, and then at most every third of the idle timeout once nothing comes for long. Spec: PROTOCOL §8.
     #[must_use]
     pub fn keep_alive_interval(mut self, value: Option<Duration>) -> Self {
         self.keep_alive_interval = value;
@@ -173,7 +173,7 @@ impl TransportConfig {
     }
 
     /// QUIC's receive window per stream in bytes, at least 64 KiB; above 2 MiB loss alone may close a connection. Three
-    /// of them at least must fit [`Self::receive_window`]. Spec: KWIK §11.
+    /// of them at least must fit [`Self::receive_window`]. Spec: RATIONALE §11.
     #[must_use]
     pub fn stream_receive_window(mut self, value: u32) -> Self {
         self.stream_receive_window = value;
@@ -185,7 +185,7 @@ impl TransportConfig {
     /// That is what a peer can have this end keep whose application accepts streams and does not read them. QUIC's own
     /// window of the connection is never larger by more than control, messages, and the streams that QUIC permits early.
     /// It is never what blocks: it is as large as all streams' windows together, and it is the number of streams that is
-    /// held down to fit; see [`Self::streams_max`]. Spec: KWIK §4.
+    /// held down to fit; see [`Self::streams_max`]. Spec: PROTOCOL §4.
     #[must_use]
     pub fn receive_window(mut self, value: u64) -> Self {
         self.receive_window = value;
@@ -337,7 +337,7 @@ impl TransportConfig {
     }
 
     /// Bytes of datagrams that may wait for a session's task: what its windows let honest peers have under way.
-    /// Spec: KWIK §11.
+    /// Spec: RATIONALE §11.
     #[cfg(feature = "driver")]
     pub(crate) fn receive_max(&self, client: bool) -> usize {
         let native = limits::NATIVE_WINDOWS_UNDER_WAY.saturating_mul(self.stream_receive_window.into());
@@ -377,7 +377,7 @@ mod tests {
 
     type Change = fn(TransportConfig) -> TransportConfig;
 
-    /// quinn permits 100 streams; here memory stood before that, without a word. Spec: KWIK §11.
+    /// quinn permits 100 streams; here memory stood before that, without a word. Spec: RATIONALE §11.
     #[test]
     fn by_default_more_streams_are_permitted_than_by_quinn() {
         let config = TransportConfig::default();

@@ -152,7 +152,8 @@ impl<R: Runtime> Endpoint<R> {
     ///
     /// The connections of clients follow at once, those to servers that the new socket does not reach are lost in time. Who
     /// has connected to this endpoint finds it no more unless the new socket has the old one's address. What still comes to
-    /// the old socket is read until something has come to the new one. May be called at any time. Spec: KWIK §8.
+    /// the old socket is read until something has come to the new one. May be called at any time.
+    /// Spec: RATIONALE §8, "Moving".
     ///
     /// # Errors
     /// - [`io::ErrorKind::NotConnected`] after [`Self::abort`], or if the socket is lost.
@@ -175,7 +176,7 @@ impl<R: Runtime> Endpoint<R> {
     /// A hint, for programs that the system tells: every connection of this endpoint's own making sends at once, so that its
     /// server learns where it is now. Without it, and without traffic, that takes as long again as nothing has come for, up
     /// to a third of the idle timeout. Costs a packet for each connection. The socket stays; one that is bound to an address
-    /// that is gone needs [`Self::rebind`], which includes this. Spec: KWIK §8.
+    /// that is gone needs [`Self::rebind`], which includes this. Spec: RATIONALE §8, "Moving".
     pub fn network_changed(&self) {
         self.inner.tell_network_change();
     }
@@ -251,6 +252,6 @@ pub struct EndpointStats {
     /// First packets of clients that got no answer because as many handshakes as
     /// [`ServerConfig::accepts_max`](crate::ServerConfig::accepts_max) waited for [`Endpoint::accept`]. A client sends several.
     pub ignored_initials: u64,
-    /// Datagrams dropped because a session's task did not keep up and its inbox was full. Spec: KWIK §11.
+    /// Datagrams dropped because a session's task did not keep up and its inbox was full. Spec: RATIONALE §11.
     pub dropped_datagrams: u64,
 }

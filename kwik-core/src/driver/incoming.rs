@@ -117,7 +117,7 @@ pub(super) trait Host: Send + Sync {
 
 /// A client that asks for a session. Await it, or decide otherwise; dropping it refuses.
 ///
-/// Awaiting yields a [`Connection`] and refuses clients that want a secondary, with `INVALID_STREAM_ROLE`. Spec: KWIK §3.
+/// Awaiting yields a [`Connection`] and refuses clients that want a secondary, with `INVALID_STREAM_ROLE`. Spec: RATIONALE §3.
 #[must_use = "dropping it refuses the client"]
 pub struct Incoming {
     inner: Option<core::Incoming>,

@@ -3,7 +3,7 @@
 //! Waking or dropping a waker may run foreign code, which may want the same lock; so neither happens under it.
 #![expect(
     clippy::disallowed_types,
-    reason = "handles are used from many tasks: one lock per session and per endpoint (DESIGN.md §3)"
+    reason = "handles are used from many tasks: one lock per session and per endpoint (RATIONALE §3)"
 )]
 
 use std::{

@@ -100,7 +100,7 @@ const MESSAGE_MAX: usize = 64 * 1024;
 const RECV_ERRORS_MAX: usize = 64;
 /// Bytes of a piece of memory that received datagrams share: what a reader that keeps one of them pins at most.
 const SLAB: usize = 16 * 1024;
-/// Pieces shorter than `COPY_BELOW` are copied, so that none pins more than 32 times its length. Spec: KWIK §6.
+/// Pieces shorter than `COPY_BELOW` are copied, so that none pins more than 32 times its length. Spec: RATIONALE §6.
 const _: () = assert!(SLAB <= 32 * COPY_BELOW);
 /// Pieces of memory kept for reuse by an endpoint.
 const SLABS_KEPT: usize = 64;

@@ -16,7 +16,7 @@ use crate::{
     session::NewPath,
 };
 
-/// A session that this server owns: everything a [`Connection`] does, and other servers brought in. Spec: KWIK §3.
+/// A session that this server owns: everything a [`Connection`] does, and other servers brought in. Spec: RATIONALE §3.
 #[derive(Clone, Debug)]
 pub struct PrimarySession(Connection);
 
@@ -109,7 +109,7 @@ impl PrimarySession {
     /// Sends a message to the application of a path's server, by way of the client: at most 64 KiB, sealed, so that nobody
     /// else can have made or changed it. It arrives once; or not at all, should the path end, or the server's application
     /// not read. Messages do not keep their order. Waits while the path is being attached, and while 64 messages are on
-    /// their way. Dropping the future before it is ready sends nothing. Spec: KWIK §9.
+    /// their way. Dropping the future before it is ready sends nothing. Spec: PROTOCOL §9.
     ///
     /// # Errors
     /// One of [`RelayError`]; never [`RelayError::Blocked`].
@@ -118,7 +118,7 @@ impl PrimarySession {
     }
 
     /// Waits for the next message of a path's server. Unless it is [`sealed`](Relay::sealed), it is what the client says that
-    /// the server has said. Spec: KWIK §9.
+    /// the server has said. Spec: PROTOCOL §9.
     ///
     /// # Errors
     /// - [`ConnectionError`] if the session is over and nothing is left.

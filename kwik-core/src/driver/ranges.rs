@@ -34,7 +34,7 @@ impl Ranges {
         Self { session, stream }
     }
 
-    /// Opens a job: what one path may be asked to supply for this stream. Spec: KWIK §5.
+    /// Opens a job: what one path may be asked to supply for this stream. Spec: PROTOCOL §5.
     ///
     /// # Errors
     /// - [`LeaseError::PathDead`] if the path takes no work.
@@ -93,7 +93,7 @@ impl Ranges {
             .await
     }
 
-    /// Asks the client what it has of the stream, from where it was split on. Spec: KWIK §6.
+    /// Asks the client what it has of the stream, from where it was split on. Spec: PROTOCOL §6.
     ///
     /// # Errors
     /// - [`LeaseError::ClosedStream`] if the stream is not split, complete or stopped, or is so before the answer comes.
@@ -157,7 +157,7 @@ impl Job {
             .await
     }
 
-    /// Gives the path the right to fill `range`, which must lie within the job. Spec: KWIK §5.
+    /// Gives the path the right to fill `range`, which must lie within the job. Spec: PROTOCOL §5.
     ///
     /// # Errors
     /// - [`LeaseError::JobClosed`] if the job was refused or closed.

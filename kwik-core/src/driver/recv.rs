@@ -239,7 +239,7 @@ impl RecvStream {
     }
 
     /// Says what becomes of bytes of this stream that two servers bring for one place, from now on; the rest of the session
-    /// keeps [`TransportConfig::conflict_policy`](crate::TransportConfig::conflict_policy). Spec: KWIK §6.
+    /// keeps [`TransportConfig::conflict_policy`](crate::TransportConfig::conflict_policy). Spec: PROTOCOL §6.
     ///
     /// # Errors
     /// - [`ClosedStream`] if the stream was stopped, or read to its end.

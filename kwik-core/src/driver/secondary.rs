@@ -15,7 +15,7 @@ use crate::{
     stats::SessionStats,
 };
 
-/// One client's path to this server, in a session that another server owns. Spec: KWIK §3.
+/// One client's path to this server, in a session that another server owns. Spec: RATIONALE §3.
 ///
 /// Clones name the same path. When all handles are gone, those of jobs and streams included, it is closed with code 0.
 #[derive(Clone, Debug)]
@@ -44,7 +44,7 @@ impl SecondarySession {
     /// Sends a message to the primary's application, by way of the client: at most 64 KiB. With a key to sign with
     /// ([`SecondaryConfig::signer`](crate::SecondaryConfig::signer)) the primary can tell that it is from this server.
     /// It arrives, once if it is signed; or not at all, should the path end, or the application not read. Waits while 64 messages are on
-    /// their way. Dropping the future before it is ready sends nothing. Spec: KWIK §9.
+    /// their way. Dropping the future before it is ready sends nothing. Spec: PROTOCOL §9.
     ///
     /// # Errors
     /// One of [`RelayError`]; never [`RelayError::Blocked`].
@@ -52,7 +52,7 @@ impl SecondarySession {
         relay(&self.0, PathId::PRIMARY, payload.into()).await
     }
 
-    /// Waits for the next message of the primary's application; nobody else can have made it. Spec: KWIK §9.
+    /// Waits for the next message of the primary's application; nobody else can have made it. Spec: PROTOCOL §9.
     ///
     /// # Errors
     /// - [`ConnectionError`] if the path is over and nothing is left.

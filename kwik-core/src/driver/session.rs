@@ -442,7 +442,7 @@ impl fmt::Debug for Slot {
     }
 }
 
-/// Returns `code`, or 0 in place of a reserved one, which only a mistaken program passes. Spec: KWIK §10.
+/// Returns `code`, or 0 in place of a reserved one, which only a mistaken program passes. Spec: PROTOCOL §10.
 ///
 /// For calls that must not fail for such a reason, or cannot say so: quinn's have no error for it, and a stream whose
 /// reset had failed unnoticed would be finished when its handle is dropped, as if nothing were missing.

@@ -223,7 +223,7 @@ impl SendStream {
         self.sent.stream
     }
 
-    /// Returns a handle by which many tasks can fill this stream at once. Primary only. Spec: KWIK §3.
+    /// Returns a handle by which many tasks can fill this stream at once. Primary only. Spec: RATIONALE §3.
     #[must_use]
     pub fn ranges(&self) -> Ranges {
         Ranges::new(self.sent.session.clone(), self.sent.stream)

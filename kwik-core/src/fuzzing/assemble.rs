@@ -1,4 +1,4 @@
-//! Reassembly against a plain array of bytes. Spec: KWIK §6.
+//! Reassembly against a plain array of bytes. Spec: RATIONALE §6.
 
 use bytes::Bytes;
 

@@ -57,7 +57,7 @@ fn moment(source: &mut Source<'_>) -> u64 {
     }
 }
 
-/// Shows the ticket somewhere, and asks for the verdict a careful reader of DESIGN.md §9 would give.
+/// Shows the ticket somewhere, and asks for the verdict a careful reader of PROTOCOL.md §9 would give.
 fn shown(ticket: &Ticket, source: &mut Source<'_>) {
     let now = moment(source);
     let session = SessionId::new([source.any::<u8>() % 2; 16]);

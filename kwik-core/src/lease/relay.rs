@@ -1,7 +1,7 @@
 //! Seals of relayed messages, and the check that each counts once.
 //!
 //! The client carries relays and may drop them, hold them back, or say them again; it cannot make or change one that is
-//! sealed. Spec: KWIK §9.
+//! sealed. Spec: PROTOCOL §9.
 
 use super::ticket::{Signer, verify};
 use crate::id::{PathId, PublicKey, SessionId, Signature};

@@ -1,7 +1,7 @@
 //! Live leases, looked up by name, by path, by stream and by place.
 //!
 //! It knows that a byte has one owner, or two while a lease is hedged; why a lease is given or ends is its callers'
-//! business. Client and primary keep one each, with their own state per lease. Spec: KWIK §5, §12.
+//! business. Client and primary keep one each, with their own state per lease. Spec: PROTOCOL §5, RATIONALE §12.
 
 use std::collections::{BTreeMap, BTreeSet};
 

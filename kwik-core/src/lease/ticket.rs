@@ -2,7 +2,7 @@
 //! store.
 //!
 //! It decides whether bytes were signed and still hold. It never reads a clock or draws a nonce: both are arguments.
-//! Spec: KWIK §5, §9.
+//! Spec: PROTOCOL §5, §9.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -141,7 +141,7 @@ impl Audience {
     }
 }
 
-/// Admits one client to one secondary for one path of one session, once. Spec: KWIK §9.
+/// Admits one client to one secondary for one path of one session, once. Spec: PROTOCOL §9.
 ///
 /// Times are whole seconds since the Unix epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -316,7 +316,7 @@ impl TicketError {
     }
 }
 
-/// What a primary says to a secondary by way of the client when it opens a job. Spec: KWIK §5.
+/// What a primary says to a secondary by way of the client when it opens a job. Spec: PROTOCOL §5.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct JobClaims<'a> {
     pub(crate) session: SessionId,
@@ -496,7 +496,7 @@ mod tests {
         assert!(!format!("{key:?}").contains("9d61"));
     }
 
-    /// Spec: KWIK §9.
+    /// Spec: PROTOCOL §9.
     #[test]
     fn a_sealed_ticket_opens_under_the_key_that_sealed_it() {
         let sealed = ticket().seal(&key(1));
@@ -507,7 +507,7 @@ mod tests {
         assert_eq!(Ticket::open(&sealed, &[]), Err(TicketError::Untrusted));
     }
 
-    /// Whichever of its keys a server has, the ticket is for it. Spec: KWIK §9.
+    /// Whichever of its keys a server has, the ticket is for it. Spec: PROTOCOL §9.
     #[test]
     fn a_ticket_may_be_for_any_of_a_few_keys() {
         let keys: Vec<SpkiHash> = (10..15).map(|byte| SpkiHash::new([byte; 32])).collect();
@@ -559,7 +559,7 @@ mod tests {
         }
     }
 
-    /// Spec: KWIK §9.
+    /// Spec: PROTOCOL §9.
     #[test]
     fn each_claim_is_checked() {
         let ok = ticket();
@@ -601,7 +601,7 @@ mod tests {
         assert!(attach_message(&[1; 32]).starts_with(b"kwik/1 attach\0\x01"));
     }
 
-    /// Spec: KWIK §5.
+    /// Spec: PROTOCOL §5.
     #[test]
     fn a_job_seal_covers_every_field() {
         let (signer, payload) = (key(1), *b"movie");
@@ -641,7 +641,7 @@ mod tests {
         }
     }
 
-    /// Spec: KWIK §9.
+    /// Spec: PROTOCOL §9.
     #[test]
     fn a_nonce_is_taken_once_while_its_ticket_lives() {
         let mut nonces = Nonces::new();

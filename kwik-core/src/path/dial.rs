@@ -1,4 +1,4 @@
-//! Which addresses a server may make a client dial. Spec: KWIK §9.
+//! Which addresses a server may make a client dial. Spec: PROTOCOL §9.
 //!
 //! A server must not turn clients into scanners of networks that only the client can reach.
 
@@ -97,7 +97,7 @@ fn is_for_quic(port: u16) -> bool {
 }
 
 /// Addresses that could not be attached lately: they are left alone for a while, the longer the more often it happened.
-/// Spec: KWIK §9.
+/// Spec: PROTOCOL §9.
 #[derive(Debug, Default)]
 pub(crate) struct FailedDials {
     /// Not yet worked off: whoever noticed has no clock.

@@ -1,4 +1,4 @@
-//! When a path that owes bytes has gone silent. Spec: KWIK §8.
+//! When a path that owes bytes has gone silent. Spec: PROTOCOL §8.
 //!
 //! Life is counted in decrypted frames, not in datagrams, and a path is asked five times, for three answers, before
 //! anything is held against it: first it is suspected, so that somebody else may begin to bring what the reader waits

@@ -1,5 +1,5 @@
-//! One attach: the addresses of a server tried one after the other, without waiting for the one before to fail. Spec: KWIK
-//! §8, RFC 8305 §5.
+//! One attach: the addresses of a server tried one after the other, without waiting for the one before to fail. Spec:
+//! PROTOCOL §8.2, RFC 8305 §5.
 //!
 //! The first connection whose handshake is done is the path's. It alone shows the ticket: the others are closed with
 //! nothing said but what TLS says.

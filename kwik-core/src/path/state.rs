@@ -1,4 +1,4 @@
-//! The states of a path on the client, and the only moves between them. Spec: KWIK §8.
+//! The states of a path on the client, and the only moves between them. Spec: PROTOCOL §8.
 
 use crate::error::ErrorCode;
 
@@ -88,7 +88,7 @@ mod tests {
 
     type Move = fn(&mut State) -> Result<(), BadMove>;
 
-    /// The whole graph: every move tried from every state. Spec: KWIK §8.
+    /// The whole graph: every move tried from every state. Spec: PROTOCOL §8.
     #[test]
     fn only_listed_moves() {
         let dead = State::Dead(ErrorCode::PATH_DEAD);

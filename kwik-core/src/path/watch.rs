@@ -1,4 +1,4 @@
-//! Instants at which a client asks its primary for a sign of life. Spec: KWIK §8, "The primary's path".
+//! Instants at which a client asks its primary for a sign of life. Spec: PROTOCOL §8.6.
 //!
 //! Who only reads has nothing to send while nothing comes. If its address changes meanwhile, as behind a translator that
 //! forgets, its server sends to the old one and learns of the new one only from what it gets from there. So while

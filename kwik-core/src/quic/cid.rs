@@ -1,4 +1,4 @@
-//! Connection ids and keys drawn from the endpoint's own randomness, never from the operating system. Spec: KWIK §13.
+//! Connection ids and keys drawn from the endpoint's own randomness, never from the operating system. Spec: RATIONALE §13.
 
 use std::{
     sync::{

@@ -290,7 +290,7 @@ impl Connection {
         self.inner.local_ip()
     }
 
-    /// Counts decrypted frames that only a live peer can have sent: the sign of life of §8.
+    /// Counts decrypted frames that only a live peer can have sent: the sign of life of PROTOCOL §8.4.
     pub(crate) fn frames_heard(&self) -> u64 {
         let rx = self.inner.stats().frame_rx;
         [

@@ -176,7 +176,7 @@ impl Endpoint {
         buf: &mut Vec<u8>,
     ) -> Option<Datagram> {
         // A Retry packet is a datagram of its own, for a client; quinn-proto ends a server's handshake for any other,
-        // though nobody can say who sent it. Spec: KWIK §13.
+        // though nobody can say who sent it. Spec: RATIONALE §13.
         let retry = retry::find(&data);
         if let Some(at) = retry.filter(|at| *at > 0) {
             data.truncate(at);
@@ -354,13 +354,13 @@ fn client_transport(
     Ok(transport)
 }
 
-/// A third of the idle timeout: two keep-alives may be lost. Spec: KWIK §8.
+/// A third of the idle timeout: two keep-alives may be lost. Spec: PROTOCOL §8.7.
 pub(crate) fn keep_alive(idle_timeout: Duration) -> Duration {
     idle_timeout / 3
 }
 
 /// Number of native streams to permit per direction, starting from `wanted`, and the connection window that lets all of
-/// them fill without blocking control. Spec: KWIK §4, "Control never starves".
+/// them fill without blocking control. Spec: PROTOCOL §4.19.
 pub(crate) fn native_streams(config: &TransportConfig, wanted: u64) -> (u64, u64) {
     let window = u64::from(config.stream_receive_window).max(1);
     let streams = wanted.min(config.streams_most());

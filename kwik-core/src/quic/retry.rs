@@ -1,7 +1,7 @@
 //! Finds Retry packets in a datagram before quinn-proto does.
 //!
 //! A server never gets an honest one, and nothing in it is authenticated; quinn-proto ends a server's handshake for it
-//! (DESIGN.md §13), so that anybody who sees one packet, or one flipped bit of the type, could.
+//! (RATIONALE §13), so that anybody who sees one packet, or one flipped bit of the type, could.
 
 /// Offset of the first Retry packet in a datagram, if there is one (RFC 9000 §17.2.5).
 ///

@@ -1,5 +1,5 @@
 //! Changes of streams without the application's doing: opened, readable, finished, stopped, split.
-//! Spec: KWIK §4.
+//! Spec: PROTOCOL §4.
 
 use super::{
     HOME, Machine, Session,
@@ -46,7 +46,7 @@ impl Session {
                 }
                 self.grow_streams();
             } else {
-                // A secondary has no streams but control and relays. Spec: KWIK §4, "Hello".
+                // A secondary has no streams but control and relays. Spec: PROTOCOL §4.7.
                 self.fault(path, ErrorCode::INVALID_STREAM_ROLE);
                 return;
             }
@@ -89,7 +89,7 @@ impl Session {
         self.notify(Event::Opened(dir));
     }
 
-    /// Permits more streams once most are in use: quinn-proto pays for every permitted one. Spec: KWIK §11.
+    /// Permits more streams once most are in use: quinn-proto pays for every permitted one. Spec: RATIONALE §11.
     fn grow_streams(&mut self) {
         let Some(home) = self.links.get_mut(&HOME) else {
             return;
@@ -136,7 +136,7 @@ impl Session {
         }
     }
 
-    /// Handles a stream that does not begin with a header. Spec: KWIK §10.
+    /// Handles a stream that does not begin with a header. Spec: PROTOCOL §10.
     fn on_bad_header(&mut self, path: PathId, stream: StreamId, code: ErrorCode) {
         match &mut self.machine {
             Machine::Client(client) if path != HOME => client.on_metadata_fault(path, code),

@@ -1,5 +1,5 @@
 //! Connections to further servers while they are being made: several for one path, of which the first is taken.
-//! Spec: KWIK §8, RFC 8305.
+//! Spec: PROTOCOL §8, RFC 8305.
 //!
 //! One that is not taken carries no frame: what is known of it is that it came through, or not.
 

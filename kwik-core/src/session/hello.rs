@@ -1,4 +1,4 @@
-//! The first words on a server: who is this client, and which role does it want us in. Spec: KWIK §4, §9.
+//! The first words on a server: who is this client, and which role does it want us in. Spec: PROTOCOL §4, §9.
 
 #[cfg(any(test, fuzzing))]
 mod fuzzing;

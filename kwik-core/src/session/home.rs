@@ -1,5 +1,5 @@
 //! The path to the primary while a client waits: when it is asked for a sign of life, and what becomes of all paths when
-//! the client's machine is elsewhere. Spec: KWIK §8, "The primary's path".
+//! the client's machine is elsewhere. Spec: PROTOCOL §8.6.
 
 use std::time::Instant;
 
@@ -9,7 +9,7 @@ use crate::quic;
 impl Session {
     /// This machine may have another address or another way to its peers from now on. A client's connections all say so at
     /// once, each to its server, under connection ids that were not seen before; what it had learnt of its ways is
-    /// forgotten. On a server nothing happens: its clients cannot follow. Spec: KWIK §8.
+    /// forgotten. On a server nothing happens: its clients cannot follow. Spec: RATIONALE §8, "Moving".
     pub fn handle_network_change(&mut self, now: Instant) {
         let _session = self.enter();
         self.touch(now);
@@ -24,7 +24,7 @@ impl Session {
     }
 
     /// Notes whether there is something that the primary may send for: leases, streams that are not read to their end, and
-    /// streams that may still be written to, as room for that is something to send. Spec: KWIK §8.
+    /// streams that may still be written to, as room for that is something to send. Spec: PROTOCOL §8.6.
     pub(super) fn note_waits(&mut self) {
         let Machine::Client(client) = &self.machine else {
             return;

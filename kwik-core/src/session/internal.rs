@@ -1,4 +1,4 @@
-//! Internal streams, both ends: what servers send them for, and how clients read them. Spec: KWIK §4, §5.
+//! Internal streams, both ends: what servers send them for, and how clients read them. Spec: PROTOCOL §4, §5.
 
 use std::time::Instant;
 
@@ -170,7 +170,7 @@ impl Session {
         let open = self.outgoing.iter().find(|(_, out)| out.owner == owner).map(|(&internal, _)| internal);
         let priority = self.priority(stream).unwrap_or_default();
         if allowance.now == 0 && allowance.hedges {
-            // The header alone tells the client that credit is wanted. Spec: KWIK §6, "Credit".
+            // The header alone tells the client that credit is wanted. Spec: PROTOCOL §6, "Credit".
             let internal = open.or_else(|| self.open_internal(owner, header, priority));
             let _told = internal.map(|internal| self.write_internal(internal, &mut [], 0));
             return Err(LeaseWriteError::Blocked);
@@ -203,7 +203,7 @@ impl Session {
         };
         let allowance = secondary.allowance(lease)?;
         let header = StreamHeader::Secondary { lease, offset: allowance.start };
-        // Lowest offset first: what the reader waits for leaves before what it will want later. Spec: KWIK §5.3.
+        // Lowest offset first: what the reader waits for leaves before what it will want later. Spec: PROTOCOL §5.3.
         let rank = i32::try_from(allowance.start >> 20).unwrap_or(i32::MAX - 1);
         let owner = Owner::Lease(lease);
         let (internal, written) =

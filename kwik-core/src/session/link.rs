@@ -1,6 +1,6 @@
 //! One path as `Session` holds it: a QUIC connection, its control stream, and the headers of streams just opened.
 //!
-//! Moves frames and bytes; decides nothing. Control is written before anything else and never starves. Spec: KWIK §4.
+//! Moves frames and bytes; decides nothing. Control is written before anything else and never starves. Spec: PROTOCOL §4.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -35,7 +35,7 @@ pub(super) struct Link {
     /// Encoded frames that QUIC has not taken.
     backlog: VecDeque<Bytes>,
     backlog_bytes: usize,
-    /// Frames that the peer may send. Spec: KWIK §11, control rate.
+    /// Frames that the peer may send. Spec: PROTOCOL §11.2.
     allowance: Bucket,
     /// Unidirectional streams of the peer whose header is incomplete.
     headers: BTreeMap<StreamId, HeaderDecoder>,
@@ -147,7 +147,7 @@ impl Link {
         }
     }
 
-    /// Returns whether frames wait: then no application byte may be written. Spec: KWIK §4.
+    /// Returns whether frames wait: then no application byte may be written. Spec: PROTOCOL §4.
     pub(super) fn is_backlogged(&self) -> bool {
         !self.backlog.is_empty()
     }

@@ -2,7 +2,7 @@
 //!
 //! `Session` is glue. It turns what QUIC reports into facts for a role machine ([`client`], [`primary`],
 //! [`secondary`]), and carries out the actions the machine answers with. Bytes of streams that were never split pass
-//! by the machines untouched (DESIGN.md I4). Facts are only noted when they arrive; they are worked off together, once
+//! by the machines untouched (DESIGN I4). Facts are only noted when they arrive; they are worked off together, once
 //! per batch, at the next poll.
 
 mod action;
@@ -98,7 +98,7 @@ enum Machine {
 
 /// The path to the primary on a client, and the only path on a server.
 const HOME: PathId = PathId::PRIMARY;
-/// TLS exporter label of the attach proof. Spec: KWIK §9.
+/// TLS exporter label of the attach proof. Spec: PROTOCOL §9.
 const EXPORTER_LABEL: &[u8] = b"EXPORTER-kwik/1 attach";
 
 /// One session, on a client or on a server. Owns no clock, socket or randomness of its own.
@@ -522,7 +522,7 @@ impl Session {
         Ok(())
     }
 
-    /// Turns away a client whose role the application does not serve. Spec: KWIK §3.
+    /// Turns away a client whose role the application does not serve. Spec: PROTOCOL §4.6.
     pub fn refuse_role(&mut self, now: Instant) {
         self.touch(now);
         self.close_with(ErrorCode::INVALID_STREAM_ROLE, b"");
@@ -533,7 +533,7 @@ impl Session {
             return;
         }
         for (&path, link) in &mut self.links {
-            // Who broke a rule is told so; a secondary has not, it has only lost its session's primary. Spec: KWIK §8.
+            // Who broke a rule is told so; a secondary has not, it has only lost its session's primary. Spec: PROTOCOL §8.8.
             let blameless = path != HOME && code.is_reserved();
             let (code, reason) = if blameless { (ErrorCode::PRIMARY_LOST, &[][..]) } else { (code, reason) };
             link.quic.close(self.now, code, Bytes::copy_from_slice(reason));
@@ -563,7 +563,7 @@ impl Session {
 /// Code that the primary is told about a path that ended by itself.
 fn path_code(cause: &ConnectionError) -> ErrorCode {
     match cause {
-        // That it broke itself is the peer's to say, and not for others to repeat. Spec: KWIK §9, "Blame".
+        // That it broke itself is the peer's to say, and not for others to repeat. Spec: PROTOCOL §1.6.
         ConnectionError::ApplicationClosed(ApplicationClose { error_code, .. })
             if error_code.is_reserved() && *error_code != ErrorCode::INTERNAL =>
         {

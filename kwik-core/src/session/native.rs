@@ -1,4 +1,4 @@
-//! The native part of a stream: what QUIC keeps of it, read in order or out of it. Spec: KWIK §4.
+//! The native part of a stream: what QUIC keeps of it, read in order or out of it. Spec: PROTOCOL §4.
 
 use std::collections::VecDeque;
 
@@ -146,7 +146,7 @@ impl Session {
         }
     }
 
-    /// Nothing but FIN or a reset may follow the native part of a split stream. Spec: KWIK §4.
+    /// Nothing but FIN or a reset may follow the native part of a split stream. Spec: PROTOCOL §4.
     pub(super) fn check_native_end(&mut self, stream: StreamId) -> Result<(), ReadError> {
         let (Some(home), Some(half)) = (self.links.get_mut(&HOME), self.recv.get_mut(&stream)) else {
             return Ok(());

@@ -1,4 +1,4 @@
-//! Counters of a session, and the snapshots it gives. Decides nothing. Spec: KWIK §12.
+//! Counters of a session, and the snapshots it gives. Decides nothing. Spec: RATIONALE §12.
 
 use std::{collections::BTreeMap, time::Instant};
 

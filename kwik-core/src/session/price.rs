@@ -1,4 +1,4 @@
-//! The price of control frames to whoever takes them, and what pays for them. Spec: KWIK §11, control rate.
+//! The price of control frames to whoever takes them, and what pays for them. Spec: PROTOCOL §11.2.
 //!
 //! A peer may send a burst of frames, and some per second. Everything an honest peer has to say beyond that is paid for by
 //! what this end has sent it, or by what came of its frames: answers by what asks for them ([`answers_to`]), credit by the

@@ -1,7 +1,7 @@
 //! Questions that a session leaves to the application's own code: whom to dial, and signatures by its keys.
 //!
 //! That code may take its time, and may want the session that it is asked for. So no machine ever runs it: a session asks,
-//! whoever drives it answers, and meanwhile the session is free. Spec: KWIK §3.
+//! whoever drives it answers, and meanwhile the session is free. Spec: RATIONALE §3.
 
 use std::{
     collections::{BTreeSet, VecDeque},

@@ -2,7 +2,7 @@
 //!
 //! What is on its way over one connection is in its [`Relays`]. The machine of each role says where a message may go and
 //! whether it is believed; this moves the bytes. Best effort: a message is lost with its path, and where nobody takes
-//! messages they are refused, so that they never take the place of anything else. Spec: KWIK §9.
+//! messages they are refused, so that they never take the place of anything else. Spec: PROTOCOL §9.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -174,7 +174,7 @@ impl Session {
     /// Sends a message to the server of a path, by way of the client: `path` is ignored on a secondary, which can only
     /// write to its primary. Delivered once or, should the path end or its application not read, not at all; messages
     /// do not keep their order. At most 64 KiB. A primary's are sealed, so that nobody else can have made them.
-    /// Spec: KWIK §9.
+    /// Spec: PROTOCOL §9.
     ///
     /// # Errors
     /// - [`RelayError::Blocked`] while the path is being attached ([`Event::PathChanged`] follows), or while as many

@@ -1,7 +1,7 @@
 //! The secondary: fills the ranges it is given, and has no way to do anything else.
 //!
 //! Owns the jobs and leases of one path. Trusts the seal of the primary, not the client that carries it. Called by
-//! `Session` with facts and with the application's commands; answers with actions. Spec: KWIK §5.
+//! `Session` with facts and with the application's commands; answers with actions. Spec: PROTOCOL §5.
 
 #[cfg(any(test, fuzzing, feature = "audit"))]
 mod audit;
@@ -254,7 +254,7 @@ impl Secondary {
         }
     }
 
-    /// A client brings a job. What the primary did not seal is refused. Spec: KWIK §5.1.
+    /// A client brings a job. What the primary did not seal is refused. Spec: PROTOCOL §5.1.
     fn open_job(&mut self, now: Instant, unix: u64, open: JobOpen) -> Result<(), ErrorCode> {
         if self.last_job.is_some_and(|last| open.job <= last) {
             return Err(ErrorCode::METADATA_PROTOCOL_VIOLATION);
@@ -327,7 +327,7 @@ impl Secondary {
         }
     }
 
-    /// The client asks for a range. What the job does not allow is refused. Spec: KWIK §5.1.
+    /// The client asks for a range. What the job does not allow is refused. Spec: PROTOCOL §5.1.
     fn on_notice(
         &mut self,
         unix: u64,
@@ -533,7 +533,7 @@ impl Secondary {
 
     pub(super) fn next_lease(&mut self, id: JobId) -> Result<Option<LeaseInfo>, ErrorCode> {
         let job = self.jobs.get(&id).ok_or(ErrorCode::NO_ERROR)?;
-        // What the reader waits for comes first, and nothing is begun that could not send a byte. Spec: KWIK §6.
+        // What the reader waits for comes first, and nothing is begun that could not send a byte. Spec: PROTOCOL §6.
         let ready = job.queue.iter().filter_map(|lease| Some((*lease, self.allowance(*lease).ok()?)));
         let next =
             ready.filter(|(_, allowance)| allowance.now > 0).min_by_key(|(_, allowance)| allowance.start);

@@ -1,4 +1,4 @@
-//! Commands that only servers have: those of a primary, and those of a secondary. Spec: KWIK §3, §5.
+//! Commands that only servers have: those of a primary, and those of a secondary. Spec: RATIONALE §3, PROTOCOL §5.
 
 use std::time::{Duration, Instant};
 
@@ -53,7 +53,7 @@ impl Session {
     }
 
     /// Asks the client to close a path once its leases are over, or after `patience` with what is left of them lost.
-    /// The path takes no more of them. Asked again, the shorter time counts. Spec: KWIK §8.
+    /// The path takes no more of them. Asked again, the shorter time counts. Spec: PROTOCOL §8.
     ///
     /// # Errors
     /// - [`PathDead`] if there is no such path, or it is gone already.
@@ -110,7 +110,7 @@ impl Session {
 
     /// Takes a lease back, or all of it but its first `keep` bytes. What has arrived meanwhile stays: a lease that is cut
     /// ends where its bytes have come to, if that is later; [`Self::take_cut`] tells what it gave back. A longer `keep` than the
-    /// lease changes nothing. Spec: KWIK §5.6.
+    /// lease changes nothing. Spec: PROTOCOL §5.6.
     ///
     /// # Errors
     /// - [`LeaseError::NotLive`] if it is over.
@@ -161,7 +161,7 @@ impl Session {
         primary.sync(stream)
     }
 
-    /// Takes what the client had of a stream when it answered; `None` until then. Spec: KWIK §6.
+    /// Takes what the client had of a stream when it answered; `None` until then. Spec: PROTOCOL §6.
     pub fn take_received(&mut self, stream: StreamId) -> Option<Vec<ByteRange>> {
         match &mut self.machine {
             Machine::Primary(primary) => primary.take_received(stream),
@@ -271,7 +271,7 @@ impl Session {
 
 /// The commands of a secondary. In any other role they fail, or find nothing.
 impl Session {
-    /// Returns by when the path ends, once the client has said that no more work comes. Spec: KWIK §8.
+    /// Returns by when the path ends, once the client has said that no more work comes. Spec: PROTOCOL §8.
     pub fn draining(&self) -> Option<Instant> {
         match &self.machine {
             Machine::Secondary(secondary) => secondary.draining(),

@@ -1,4 +1,5 @@
-//! Application streams: QUIC's own, with KWIK's part added only where a stream is split. Spec: KWIK §2 (I2, I4), §4.
+//! Application streams: QUIC's own, with KWIK's part added only where a stream is split.
+//! Spec: DESIGN §2 (I2, I4), PROTOCOL §4.
 
 use bytes::Bytes;
 
@@ -84,7 +85,7 @@ impl Session {
 
     /// Sets aside the slots that a primary needs for what it writes into split streams: were all of them others', readers
     /// could wait for a run that has none. And those of messages, which the peer permits on top of the application's
-    /// streams: its window is for as many of those as it permits. Returns whether all are there. Spec: KWIK §4.
+    /// streams: its window is for as many of those as it permits. Returns whether all are there. Spec: PROTOCOL §4.
     pub(super) fn keep_slots(&mut self) -> bool {
         if !self.serves_streams() {
             return true; // on a secondary's connection everything has slots of its own
@@ -216,7 +217,7 @@ impl Session {
         }
     }
 
-    /// Ends and forgets a stream that the peer has stopped: only a reset frees its slot at the peer. Spec: KWIK §13.
+    /// Ends and forgets a stream that the peer has stopped: only a reset frees its slot at the peer. Spec: RATIONALE §13.
     fn end_stopped(&mut self, stream: StreamId, code: ErrorCode) {
         if let Machine::Primary(primary) = &mut self.machine {
             primary.end_stream(stream, code);
@@ -447,7 +448,7 @@ impl Session {
     }
 
     /// Says what becomes of bytes of this stream that two servers bring for one place, from now on; on clients, and where
-    /// the stream is never split it changes nothing. Spec: KWIK §6, "Conflicts".
+    /// the stream is never split it changes nothing. Spec: PROTOCOL §6, "Conflicts".
     ///
     /// # Errors
     /// - [`ClosedStream`] if the stream was stopped, or read to its end.

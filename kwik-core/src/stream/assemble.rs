@@ -1,7 +1,7 @@
 //! The reassembly of one split stream: bytes from many sources, each offset delivered once.
 //!
 //! It holds what came early and hands it out in order, or lowest offset first. It never decides who may write where,
-//! how much may be held or when to give up: leases, credit and caps are its callers'. Spec: KWIK §6.
+//! how much may be held or when to give up: leases, credit and caps are its callers'. Spec: RATIONALE §6.
 
 #[cfg(any(test, fuzzing, feature = "audit"))]
 mod audit;
@@ -656,7 +656,7 @@ mod tests {
         heap.bytes_current as f64 / assembler.held() as f64
     }
 
-    /// Spec: KWIK §6, memory amplification.
+    /// Spec: RATIONALE §6.
     #[test]
     fn slivers_do_not_pin_the_buffers_they_came_in() {
         // One after the other they share buffers, whatever their length.

@@ -1,4 +1,4 @@
-//! Policies for bytes that two sources bring for one offset. Spec: KWIK §6, "Conflicts".
+//! Policies for bytes that two sources bring for one offset. Spec: PROTOCOL §6, "Conflicts".
 
 use crate::id::{ByteRange, PathId};
 
@@ -6,7 +6,7 @@ use crate::id::{ByteRange, PathId};
 ///
 /// Whatever the policy, delivered bytes are never changed, what a lease's digest has proved takes the place of what is
 /// held then, every overlap is counted per source, and so is each whose bytes differed
-/// ([`SourceStats::conflicts`](crate::SourceStats::conflicts)). Spec: KWIK §6.
+/// ([`SourceStats::conflicts`](crate::SourceStats::conflicts)). Spec: PROTOCOL §6.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConflictPolicy {

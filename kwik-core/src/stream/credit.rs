@@ -1,4 +1,4 @@
-//! Sharing of an unordered reader's window among the servers: pure arithmetic. Spec: KWIK §6, "Credit".
+//! Sharing of an unordered reader's window among the servers: pure arithmetic. Spec: PROTOCOL §6, "Credit".
 
 use smallvec::SmallVec;
 

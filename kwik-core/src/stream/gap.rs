@@ -1,5 +1,5 @@
 //! A hole that the reader waits for and nobody seems to fill: asked about, disowned, and at last told to the reader.
-//! Spec: KWIK §6, "Gaps".
+//! Spec: PROTOCOL §6, "Gaps".
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! The client's half of a split stream: what has come, what may come, where it ends. Spec: KWIK §4, §6.
+//! The client's half of a split stream: what has come, what may come, where it ends. Spec: PROTOCOL §4, §6.
 //!
 //! The native bytes `0..base` never pass through here; QUIC keeps them in order by itself.
 
@@ -170,7 +170,7 @@ impl SplitRecv {
         Ok(())
     }
 
-    /// Takes the size of the whole stream. Spec: KWIK §10.
+    /// Takes the size of the whole stream. Spec: PROTOCOL §10.
     pub(crate) fn set_final(&mut self, size: u64) -> Result<(), FinalSizeError> {
         if self.final_size.is_some_and(|known| known != size) || size < self.claimed_end {
             return Err(FinalSizeError);

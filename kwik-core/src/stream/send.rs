@@ -1,4 +1,4 @@
-//! The primary's half of a split stream: who owns which range, what may be sent, where it ends. Spec: KWIK §4, §5.
+//! The primary's half of a split stream: who owns which range, what may be sent, where it ends. Spec: PROTOCOL §4, §5.
 
 use super::ranges::RangeSet;
 use crate::{
@@ -33,7 +33,7 @@ pub(crate) struct SplitSend {
 }
 
 impl SplitSend {
-    /// A stream of which QUIC has taken `base` bytes. Until `SplitAck` a little may be sent unasked. Spec: KWIK §4.
+    /// A stream of which QUIC has taken `base` bytes. Until `SplitAck` a little may be sent unasked. Spec: PROTOCOL §4.
     pub(crate) fn new(base: u64) -> Self {
         Self {
             base,

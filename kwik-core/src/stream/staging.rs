@@ -1,4 +1,4 @@
-//! The bytes of a verified lease, kept apart until their digest is known to be right. Spec: KWIK §5.4.
+//! The bytes of a verified lease, kept apart until their digest is known to be right. Spec: PROTOCOL §5.4.
 
 use std::fmt;
 

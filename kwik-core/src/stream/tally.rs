@@ -1,4 +1,4 @@
-//! Counters of a split stream: bytes by source, and the cost of waiting. Decides nothing. Spec: KWIK §12.
+//! Counters of a split stream: bytes by source, and the cost of waiting. Decides nothing. Spec: RATIONALE §12.
 //!
 //! Bytes are counted as they are placed. Times are not looked at then but once per batch, when all facts that came
 //! together have been worked off: nothing is held up within a batch.

@@ -14,7 +14,7 @@ use crate::{error::FrameError, limits::CONTROL_FRAME_MAX};
 ///
 /// Call [`push`](Self::push) with what came, then [`next`](Self::next) until it returns `None`. Between pushes it
 /// holds less than one frame: never more than was received, never room for what a length only claims. Unknown even
-/// types are skipped without being held. Spec: KWIK §4.
+/// types are skipped without being held. Spec: PROTOCOL §4.
 #[derive(Debug, Default)]
 pub(crate) struct Decoder {
     /// Received; everything before `at` is used up.

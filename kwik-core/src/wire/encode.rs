@@ -249,7 +249,7 @@ mod tests {
     fn length_counts_the_body_alone() {
         let mut out = vec![0xaa];
         encode(&Frame::Drain { deadline_ms: 5 }, &mut out);
-        assert_eq!(out, [0xaa, 2, 13, 0x08, 5], "KWIK §4");
+        assert_eq!(out, [0xaa, 2, 13, 0x08, 5], "PROTOCOL §4");
     }
 
     #[test]

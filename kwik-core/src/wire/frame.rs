@@ -2,7 +2,7 @@
 //!
 //! A value of these types has passed every check that needs no session state: mandatory fields are there, ranges are
 //! non-empty and nameable, repeated fields are within their caps. Offsets and byte counts are at most 2^62 − 1, so that
-//! two of them can be added without overflow. Spec: KWIK §4.
+//! two of them can be added without overflow. Spec: PROTOCOL §4.
 
 use std::net::SocketAddr;
 
@@ -145,7 +145,7 @@ pub(crate) struct Attach {
     pub(crate) path: PathId,
     /// At most 512 bytes (`limits::TICKET_MAX`), not empty.
     pub(crate) ticket: Bytes,
-    /// Over the connection's exporter, by the client's session key. Spec: KWIK §9.
+    /// Over the connection's exporter, by the client's session key. Spec: PROTOCOL §9.
     pub(crate) proof: Signature,
 }
 
@@ -205,7 +205,7 @@ pub(crate) struct JobOpen {
     pub(crate) expiry: u64,
     /// The application's own; at most 2 KiB (`limits::JOB_PAYLOAD_MAX`).
     pub(crate) payload: Bytes,
-    /// By the primary, over every field above. Spec: KWIK §5.
+    /// By the primary, over every field above. Spec: PROTOCOL §5.
     pub(crate) seal: Signature,
 }
 
@@ -266,7 +266,7 @@ pub(crate) enum StreamHeader {
     Relay(RelayOpen),
 }
 
-/// A message between servers, by way of the client, whose bytes follow. Spec: KWIK §9.
+/// A message between servers, by way of the client, whose bytes follow. Spec: PROTOCOL §9.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RelayOpen {
     /// Path that it is for or, towards the primary, that it is from.

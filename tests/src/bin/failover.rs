@@ -1,5 +1,5 @@
 //! Cost of a silent death, and number of live servers that are taken for dead ones, over many worlds:
-//! `cargo run --release -p kwik-tests --bin failover`. Spec: KWIK §8.
+//! `cargo run --release -p kwik-tests --bin failover`. Spec: PROTOCOL §8.
 
 use std::{
     io::{self, Write as _},

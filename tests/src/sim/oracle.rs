@@ -79,7 +79,7 @@ struct Model {
 impl Model {
     /// Returns whether nothing more is to be expected.
     fn is_over(&self, flow: &Flow) -> bool {
-        // A unidirectional stream that was reset before its header came is nobody's to see. Spec: KWIK §4.
+        // A unidirectional stream that was reset before its header came is nobody's to see. Spec: PROTOCOL §4.
         let unseen = self.reset.is_some() && !self.accepted && flow.stream.dir() == Dir::Uni;
         let going = self.finished || self.reset.is_some();
         self.ended || self.unread || self.left || self.stopped.is_some() || unseen || !going
@@ -239,7 +239,7 @@ impl Oracle {
     }
 
     /// A stream was stopped because the reader's end had no credit left for it. If its first bytes were lost as well, there was
-    /// nothing to accept. Spec: KWIK §4.
+    /// nothing to accept. Spec: PROTOCOL §4.
     pub fn turned_away(&mut self, flow: Flow) {
         let model = self.model(flow);
         if !model.accepted {
@@ -248,7 +248,7 @@ impl Oracle {
         }
     }
 
-    /// The reader was told that nobody brings what it waits for, for now. Spec: KWIK §6, "Gaps".
+    /// The reader was told that nobody brings what it waits for, for now. Spec: PROTOCOL §6, "Gaps".
     pub fn waits(&mut self, flow: Flow, missing: ByteRange) {
         let model = self.model(flow);
         assert!(!model.ended, "4: {flow} waits for {missing} after its end");
@@ -261,7 +261,7 @@ impl Oracle {
         let model = self.model(flow);
         assert!(!model.ended, "4: {flow} failed after its end: {error}");
         match error {
-            // A stream more than the client can guarantee credit for is given up, alone. Spec: KWIK §4.
+            // A stream more than the client can guarantee credit for is given up, alone. Spec: PROTOCOL §4.
             ReadError::Reset(ErrorCode::NO_CREDIT) => {
                 assert_eq!(flow.sender, Side::Server, "10: {flow} cannot be short of credit");
             }
@@ -289,7 +289,7 @@ impl Oracle {
 
     // Sessions and paths.
 
-    /// The state of a path changed. Spec: KWIK §8.
+    /// The state of a path changed. Spec: PROTOCOL §8.
     pub fn path(&mut self, client: NodeId, session: u32, path: PathId, state: PathState, server: NodeId) {
         use PathState::{Active, Connecting, Dead, Degraded, Draining};
         let before = heap::uncounted(|| self.paths.insert((client, session, path), state));

@@ -10,7 +10,7 @@ use crate::{
 };
 
 impl Client {
-    /// Checks leases, paths, streams and windows against each other. Spec: KWIK §2 (I3, I5), §5, §6.
+    /// Checks leases, paths, streams and windows against each other. Spec: DESIGN §2 (I3, I5), PROTOCOL §5, §6.
     pub(in crate::session) fn audit(&self) -> Result<(), Contradiction> {
         for (id, lease) in self.leases.iter() {
             self.audit_lease(id, lease)?;

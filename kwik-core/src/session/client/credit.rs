@@ -1,4 +1,4 @@
-//! Credit of servers: windows, their growth, and how it is given. Spec: KWIK §6, "Credit".
+//! Credit of servers: windows, their growth, and how it is given. Spec: PROTOCOL §6, "Credit".
 
 use std::time::{Duration, Instant};
 
@@ -97,7 +97,7 @@ impl Client {
     }
 
     /// Tells the primary of credit by offset that it was not told of, if it can use it: it writes to the stream now, or
-    /// some byte that it may send is neither here nor to be brought by anybody. Spec: KWIK §6, "Credit".
+    /// some byte that it may send is neither here nor to be brought by anybody. Spec: PROTOCOL §6, "Credit".
     fn tell_primary_offset(&mut self, id: StreamId) {
         let Some(stream) = self.streams.get(&id).filter(|stream| stream.is_open()) else {
             return;
@@ -213,7 +213,7 @@ impl Client {
         self.credit(path, Credit::Lease { lease: id, bytes });
     }
 
-    /// Shares the window of an unordered reader among the servers. Spec: KWIK §6, "Credit".
+    /// Shares the window of an unordered reader among the servers. Spec: PROTOCOL §6, "Credit".
     fn share_credit(&mut self, id: StreamId) {
         self.share_promises(id);
         let Some(stream) = self.streams.get(&id) else {

@@ -1,5 +1,5 @@
 //! Attaches before a connection is taken: which addresses are dialled when, and what becomes of those attempts.
-//! Spec: KWIK §8, §9, RFC 8305.
+//! Spec: PROTOCOL §8, §9, RFC 8305.
 
 use std::{net::SocketAddr, time::Instant};
 

@@ -1,4 +1,4 @@
-//! Reactions to a secondary that breaks a rule, as far as the application has a say in them. Spec: KWIK §10.
+//! Reactions to a secondary that breaks a rule, as far as the application has a say in them. Spec: PROTOCOL §10.
 
 use super::Client;
 use crate::{

@@ -405,7 +405,7 @@ impl Driver {
     }
 
     /// The primary names the end and writes what nobody has been given; at last it takes back what is leased and writes
-    /// that as well. The stream completes. Spec: KWIK §2, I7.
+    /// that as well. The stream completes. Spec: DESIGN §2, I7.
     fn complete(&mut self, id: StreamId) {
         let Some(size) = self.known.size(id) else { return };
         self.primary(Frame::StreamFinal { stream: id, size });

@@ -1,4 +1,4 @@
-//! Holes that readers wait for: what the client has, as the primary asks, and whom it asks in turn. Spec: KWIK §6.
+//! Holes that readers wait for: what the client has, as the primary asks, and whom it asks in turn. Spec: PROTOCOL §6.
 
 use std::time::Instant;
 

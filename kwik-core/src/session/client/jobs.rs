@@ -1,4 +1,4 @@
-//! Jobs at the client: what the primary has for a path, and what the path's server says to it. Spec: KWIK §5.1.
+//! Jobs at the client: what the primary has for a path, and what the path's server says to it. Spec: PROTOCOL §5.1.
 
 use std::time::Instant;
 
@@ -33,7 +33,7 @@ impl Client {
         if self.jobs.values().filter(taken).count() >= limits::JOBS_PER_PATH {
             return self.refuse_job(&open, ErrorCode::LIMIT_EXCEEDED);
         }
-        // Nothing has come of those it was sent before. Spec: KWIK §9.
+        // Nothing has come of those it was sent before. Spec: PROTOCOL §11.4.
         if path.errands.take(now, 1).is_err() {
             return self.refuse_job(&open, ErrorCode::EXCESSIVE_LOAD);
         }

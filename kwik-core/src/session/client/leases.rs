@@ -1,4 +1,4 @@
-//! Leases at the client: every grant is checked, noticed to its path, and answered exactly once. Spec: KWIK §5.
+//! Leases at the client: every grant is checked, noticed to its path, and answered exactly once. Spec: PROTOCOL §5.
 
 use std::time::{Duration, Instant};
 
@@ -83,7 +83,7 @@ impl Client {
             return refused(ErrorCode::NO_CREDIT);
         }
         let (path, stream) = (job.path, job.stream);
-        // Nothing has come of those it was sent before. Spec: KWIK §9.
+        // Nothing has come of those it was sent before. Spec: PROTOCOL §11.4.
         let errands = self.paths.get_mut(&path).map(|path| path.errands.take(now, 1));
         if errands.is_some_and(|errands| errands.is_err()) {
             return refused(ErrorCode::EXCESSIVE_LOAD);
@@ -97,7 +97,7 @@ impl Client {
         self.extra_window_max() / 2
     }
 
-    /// Room that a grant takes of the session window for verified bytes. Spec: KWIK §5.4.
+    /// Room that a grant takes of the session window for verified bytes. Spec: PROTOCOL §5.4.
     ///
     /// Bytes that wait for their digest lie where the stream's window has room for them, which is why the window must be
     /// wide enough to let them wait and the reader go on. Bytes that come twice have no room there a second time.
@@ -157,7 +157,7 @@ impl Client {
     }
 
     /// Returns whether a grant overlaps nothing, or only the lease of another path that it is meant to. That lease may
-    /// have been cut, or have ended, while the grant was on its way: what lies behind it is nobody's. Spec: KWIK §5.2.
+    /// have been cut, or have ended, while the grant was on its way: what lies behind it is nobody's. Spec: PROTOCOL §5.2.
     fn may_overlap(&self, grant: &LeaseGrant, path: PathId, stream: StreamId) -> bool {
         let mut overlapped = self.leases.overlapping(stream, grant.range);
         overlapped.all(|(id, lease)| grant.hedge_of == Some(id) && lease.path() != path)
@@ -259,7 +259,7 @@ impl Client {
         noticed.is_some_and(|highest| id <= highest) && !self.leases.contains(id)
     }
 
-    /// The primary takes a lease back, or all of it but its first `keep` bytes. Spec: KWIK §5.6.
+    /// The primary takes a lease back, or all of it but its first `keep` bytes. Spec: PROTOCOL §5.6.
     pub(super) fn revoke(&mut self, id: LeaseId, keep: u64, code: ErrorCode) -> Result<(), ErrorCode> {
         let Some(lease) = self.leases.get(id) else {
             self.late_frames += 1;
@@ -339,7 +339,7 @@ impl Client {
         Some((lease.stream(), lease.range()))
     }
 
-    /// Ends the leases of which every byte has come from somebody else. Spec: KWIK §7.
+    /// Ends the leases of which every byte has come from somebody else. Spec: PROTOCOL §5.2.
     pub(super) fn supersede(&mut self, stream: StreamId, range: ByteRange) {
         let overlapped: smallvec::SmallVec<[LeaseId; 2]> =
             self.leases.overlapping(stream, range).map(|(id, _)| id).collect();

@@ -1,7 +1,7 @@
 //! The client: attaches the servers its primary names, and puts what they send where it belongs.
 //!
 //! Owns paths, jobs, leases and split streams. Never trusts a secondary outside its leases, never trusts the primary
-//! for where to dial. Called by `Session` with facts; answers with actions. Spec: KWIK §4 to §9.
+//! for where to dial. Called by `Session` with facts; answers with actions. Spec: PROTOCOL §4 to §9.
 
 #[cfg(any(test, fuzzing, feature = "audit"))]
 mod audit;
@@ -70,7 +70,7 @@ pub(super) struct Client {
     last_path: PathId,
     /// Paths waiting for one of the dials at once.
     undialled: VecDeque<PathId>,
-    /// Dials the primary may cause. Spec: KWIK §9, §11.
+    /// Dials the primary may cause. Spec: PROTOCOL §9, §11.
     dials: Bucket,
     failed_dials: FailedDials,
     /// Jobs of paths that are not gone.
@@ -165,7 +165,7 @@ impl Path {
     }
 }
 
-/// An internal stream of a secondary: the mapping of DESIGN.md §1.
+/// An internal stream of a secondary: the mapping of DESIGN §1.
 #[derive(Clone, Copy, Debug)]
 struct Filling {
     lease: LeaseId,
@@ -423,7 +423,7 @@ impl Client {
         }
     }
 
-    /// A peer broke a rule: a secondary loses its path, the primary the session. Spec: KWIK §9, "Blame".
+    /// A peer broke a rule: a secondary loses its path, the primary the session. Spec: PROTOCOL §1.6.
     pub(super) fn fault(&mut self, path: PathId, code: ErrorCode) {
         self.observed.on_fault(code);
         if path.is_primary() {
@@ -433,7 +433,7 @@ impl Client {
         }
     }
 
-    /// The primary path is gone: nobody hands out ranges any more. Spec: KWIK §8.
+    /// The primary path is gone: nobody hands out ranges any more. Spec: PROTOCOL §8.8.
     pub(super) fn on_primary_lost(&mut self, code: ErrorCode) {
         if self.lost.is_some() {
             return;
@@ -495,7 +495,7 @@ impl Client {
         self.observe(now);
     }
 
-    /// Returns whether leases live, and so the primary must be known to be there. Spec: KWIK §8.
+    /// Returns whether leases live, and so the primary must be known to be there. Spec: PROTOCOL §8.6.
     pub(super) fn needs_primary(&self) -> bool {
         !self.leases.is_empty()
     }

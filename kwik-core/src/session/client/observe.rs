@@ -1,4 +1,4 @@
-//! Counters that the client keeps beside its work, and the snapshots made of them. Decides nothing. Spec: KWIK §12.
+//! Counters that the client keeps beside its work, and the snapshots made of them. Decides nothing. Spec: RATIONALE §12.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

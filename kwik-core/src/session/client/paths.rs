@@ -1,4 +1,4 @@
-//! Paths of a client: dialling, attaching, going silent, ending. Spec: KWIK §8, §9.
+//! Paths of a client: dialling, attaching, going silent, ending. Spec: PROTOCOL §8, §9.
 
 use std::time::{Duration, Instant};
 
@@ -95,7 +95,7 @@ impl Client {
         Ok(())
     }
 
-    /// The primary wants a path gone, at once or when its leases are over. Spec: KWIK §8.
+    /// The primary wants a path gone, at once or when its leases are over. Spec: PROTOCOL §8.
     pub(super) fn remove_path(&mut self, now: Instant, id: PathId, code: ErrorCode, patience: Duration) {
         let busy = self.leases.count_of_path(id) > 0;
         let deadline = now.checked_add(patience).filter(|_| busy && !patience.is_zero());
@@ -225,7 +225,7 @@ impl Client {
         self.actions.push_back(Action::Ping { path: id });
     }
 
-    /// The path stayed silent though asked several times: its leases go to others, its connection is kept. Spec: KWIK §8.
+    /// The path stayed silent though asked several times: its leases go to others, its connection is kept. Spec: PROTOCOL §8.
     fn degrade(&mut self, id: PathId) {
         let Some(path) = self.paths.get_mut(&id) else {
             return;

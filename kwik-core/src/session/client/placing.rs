@@ -1,5 +1,5 @@
 //! Bytes of internal streams at the client: checked against lease and credit, put where they belong, and counted.
-//! Spec: KWIK §2 (I1, I3, I4), §5.4, §6.
+//! Spec: DESIGN §2 (I1, I3, I4), PROTOCOL §5.4, §6.
 
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -43,7 +43,7 @@ impl Client {
             return Ok(false);
         };
         let Some(filling) = state.internal.get_mut(&internal) else {
-            // Its lease ended while the bytes were on their way: late, not hostile. Spec: KWIK §5.7.
+            // Its lease ended while the bytes were on their way: late, not hostile. Spec: PROTOCOL §5.7.
             self.source(path).late_bytes += len;
             return Ok(false);
         };
@@ -54,7 +54,7 @@ impl Client {
         };
         let end = filling.next.checked_add(len).filter(|&end| end <= lease.state.noticed_end);
         let mut end = end.ok_or(ErrorCode::LEASE_VIOLATION)?;
-        // Its server knows the range as it was noticed: what lies behind a later cut is late. Spec: KWIK §5.7.
+        // Its server knows the range as it was noticed: what lies behind a later cut is late. Spec: PROTOCOL §5.7.
         let late = end.saturating_sub(lease.range().end());
         (end, len) = (end - late, len - late);
         bytes.truncate(usize::try_from(len).unwrap_or(usize::MAX));
@@ -100,7 +100,7 @@ impl Client {
         lease.zip(stream).is_some_and(|(lease, stream)| stream.first_missing_of(lease.range()).is_none())
     }
 
-    /// The last byte of a lease came. A verified one counts only if it is what the primary promised. Spec: KWIK §5.4.
+    /// The last byte of a lease came. A verified one counts only if it is what the primary promised. Spec: PROTOCOL §5.4.
     fn fill_lease(&mut self, id: LeaseId) -> Result<(), ErrorCode> {
         let staging = self.leases.get_mut(id).and_then(|lease| lease.state.staging.take());
         let (Some(staging), Some(lease)) = (staging, self.leases.get(id)) else {
@@ -196,7 +196,7 @@ impl Client {
         Ok(difference)
     }
 
-    /// Returns whether the bytes would leave more disjoint pieces than may be. Spec: KWIK §11, extents.
+    /// Returns whether the bytes would leave more disjoint pieces than may be. Spec: PROTOCOL §11.1.
     fn extents_full(&self, id: StreamId, offset: u64, len: u64) -> bool {
         let Some(stream) = self.streams.get(&id) else {
             return false;

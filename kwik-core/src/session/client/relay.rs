@@ -1,4 +1,4 @@
-//! Ways that a message between servers may go: the client carries it and nothing else. Spec: KWIK §9.
+//! Ways that a message between servers may go: the client carries it and nothing else. Spec: PROTOCOL §9.
 
 use super::Client;
 use crate::{

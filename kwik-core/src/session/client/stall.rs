@@ -1,5 +1,5 @@
 //! Bytes that a path owes now, and what follows when they do not come: the path is silent, or the lease stalls.
-//! Spec: KWIK §8.
+//! Spec: PROTOCOL §8.
 
 use std::time::{Duration, Instant};
 
@@ -152,7 +152,7 @@ impl Client {
         }
     }
 
-    /// A path is suspected: what the reader waits for on it may be brought by others. Spec: KWIK §8, path silence.
+    /// A path is suspected: what the reader waits for on it may be brought by others. Spec: PROTOCOL §8.4.
     pub(super) fn suspect(&mut self, id: PathId) {
         let Some(path) = self.paths.get_mut(&id) else {
             return;

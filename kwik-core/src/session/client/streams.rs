@@ -1,5 +1,5 @@
 //! Split streams at the client: internal streams are mapped, their bytes placed, read and paid for with credit.
-//! Spec: KWIK §4, §6.
+//! Spec: PROTOCOL §4, §6.
 
 use std::time::Instant;
 
@@ -105,7 +105,7 @@ impl Client {
     }
 
     /// Returns whether one more stream can be guaranteed credit. Both ends count streams that are not complete; what
-    /// is unread of complete ones takes its place in the window, but nobody's place in the count. Spec: KWIK §4.
+    /// is unread of complete ones takes its place in the window, but nobody's place in the count. Spec: PROTOCOL §4.
     fn has_room_for_split(&self) -> bool {
         let open = self.streams.values().filter(|stream| stream.is_open()).count() as u64;
         let taken = (open + 1) * limits::GUARANTEED_CREDIT + self.extra_window;
@@ -170,7 +170,7 @@ impl Client {
                 self.on_run(internal, stream, offset)
             }
             StreamHeader::Public if !path.is_primary() => {
-                // The application must never see it; the path may live, it has touched nothing. Spec: KWIK §2, I2.
+                // The application must never see it; the path may live, it has touched nothing. Spec: DESIGN §2, I2.
                 Opened::Stop(ErrorCode::SECONDARY_STREAM_ISOLATION)
             }
             StreamHeader::Public

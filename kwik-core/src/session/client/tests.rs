@@ -185,7 +185,7 @@ fn lost(lease: u64, code: ErrorCode, missing: &[ByteRange]) -> Action {
     told(Frame::LeaseLost { lease: LeaseId::new(lease), code, missing: missing.iter().copied().collect() })
 }
 
-/// Spec: KWIK §5.2 and §5.7: noticed with credit before a byte can come, answered once.
+/// Spec: PROTOCOL §5.2 and §5.7: noticed with credit before a byte can come, answered once.
 #[test]
 fn a_lease_is_noticed_filled_and_answered_once() {
     let mut machine = Machine::new();
@@ -218,7 +218,7 @@ fn a_short_lease_names_exactly_what_is_missing() {
     }
 }
 
-/// Spec: KWIK §2, I3. Each of these costs the secondary its path, and its lease goes back.
+/// Spec: DESIGN §2, I3. Each of these costs the secondary its path, and its lease goes back.
 #[test]
 fn a_byte_outside_every_lease_costs_the_path() {
     type Crime = fn(&mut Machine);
@@ -269,7 +269,7 @@ fn sending_past_credit_costs_the_path() {
     assert!(machine.actions().contains(&Action::ClosePath { path: PATH, code }));
 }
 
-/// Spec: KWIK §2, I2: such a stream is stopped, and nothing of it is seen.
+/// Spec: DESIGN §2, I2: such a stream is stopped, and nothing of it is seen.
 #[test]
 fn a_public_stream_of_a_secondary_is_stopped() {
     let mut machine = Machine::new();
@@ -278,7 +278,7 @@ fn a_public_stream_of_a_secondary_is_stopped() {
     assert!(machine.actions().is_empty());
 }
 
-/// Spec: KWIK §5.7: bytes that were on their way when the lease ended are late, not hostile.
+/// Spec: PROTOCOL §5.7: bytes that were on their way when the lease ended are late, not hostile.
 #[test]
 fn late_bytes_are_counted_and_nobody_is_punished() {
     let mut machine = Machine::new();
@@ -316,7 +316,7 @@ fn grants_that_cannot_be_are_refused_or_end_the_session() {
     assert_eq!(machine.grant(2, range(600, 700)), [Action::CloseSession { code }]);
 }
 
-/// Spec: KWIK §4: a run that overtakes its split waits, unread, and is resumed by it.
+/// Spec: PROTOCOL §4: a run that overtakes its split waits, unread, and is resumed by it.
 #[test]
 fn a_run_waits_for_its_split() {
     let mut machine = Machine::new();
@@ -328,7 +328,7 @@ fn a_run_waits_for_its_split() {
     assert!(machine.actions().contains(&resume));
 }
 
-/// Spec: KWIK §4, §10: complete exactly when every byte is placed; a size that contradicts what is granted is fatal.
+/// Spec: PROTOCOL §4, §10: complete exactly when every byte is placed; a size that contradicts what is granted is fatal.
 #[test]
 fn the_end_is_told_once_and_must_fit() {
     let mut machine = Machine::new();
@@ -349,7 +349,7 @@ fn the_end_is_told_once_and_must_fit() {
     assert_eq!(machine.actions(), [Action::CloseSession { code: ErrorCode::FINAL_SIZE }]);
 }
 
-/// Spec: KWIK §8: unanswered probes make a path degraded; its leases are lost, any frame makes it active again.
+/// Spec: PROTOCOL §8: unanswered probes make a path degraded; its leases are lost, any frame makes it active again.
 #[test]
 fn a_silent_path_loses_its_leases_and_may_come_back() {
     let mut machine = Machine::new();
@@ -428,7 +428,7 @@ fn a_run_leaves_half_the_window_to_leases() {
     assert!(granted.contains(&Action::Send { path: PATH, frame: Frame::Credit(credit) }), "{granted:?}");
 }
 
-/// Spec: KWIK §11: 256 jobs per path are 256 that may still be worked on, at both ends.
+/// Spec: PROTOCOL §11: 256 jobs per path are 256 that may still be worked on, at both ends.
 #[test]
 fn refused_jobs_do_not_count_and_are_not_kept_without_end() {
     let mut machine = Machine::new();
@@ -496,7 +496,7 @@ fn credits(actions: &[Action]) -> Vec<Credit> {
     actions.iter().filter_map(credit).collect()
 }
 
-/// Spec: KWIK §6, "Credit": shared out once per batch, however many pieces it brings.
+/// Spec: PROTOCOL §6, "Credit": shared out once per batch, however many pieces it brings.
 #[test]
 fn credit_is_given_once_per_batch_not_per_piece() {
     let (mut machine, _) = reading_unordered();
@@ -508,7 +508,7 @@ fn credit_is_given_once_per_batch_not_per_piece() {
     assert!(matches!(given[..], [Credit::Run { .. }]), "{given:?}");
 }
 
-/// Spec: KWIK §6, "Credit": the source with the least outstanding comes first, be it the primary or not.
+/// Spec: PROTOCOL §6, "Credit": the source with the least outstanding comes first, be it the primary or not.
 #[test]
 fn a_busy_primary_is_not_promised_before_an_idle_secondary() {
     let (mut machine, beyond) = reading_unordered();

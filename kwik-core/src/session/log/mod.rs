@@ -2,7 +2,7 @@
 //!
 //! One JSON text sequence (RFC 7464) per session and end, in the form of quinn's qlog traces: a header, then an event
 //! per control frame and per decision that no frame shows, named `kwik:…`. Written where the session takes frames and
-//! carries out actions, so that no machine knows of it, and nothing depends on it. Spec: KWIK §12.
+//! carries out actions, so that no machine knows of it, and nothing depends on it. Spec: RATIONALE §12.
 
 mod frame;
 mod record;

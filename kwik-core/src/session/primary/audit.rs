@@ -9,7 +9,7 @@ use crate::{
 };
 
 impl Primary {
-    /// Checks leases, jobs, paths and streams against each other. Spec: KWIK §5.
+    /// Checks leases, jobs, paths and streams against each other. Spec: PROTOCOL §5.
     pub(in crate::session) fn audit(&self) -> Result<(), Contradiction> {
         let mut owners: BTreeMap<(StreamId, u64), u64> = BTreeMap::new();
         for (id, lease) in self.leases.iter() {

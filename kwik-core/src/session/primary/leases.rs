@@ -1,4 +1,4 @@
-//! Leases at the primary: given, hedged, cut, taken back, and what is left over when they end. Spec: KWIK §5.
+//! Leases at the primary: given, hedged, cut, taken back, and what is left over when they end. Spec: PROTOCOL §5.
 
 use smallvec::SmallVec;
 
@@ -31,7 +31,7 @@ impl Primary {
             None => None,
         };
         let job = self.jobs.get_mut(&new.job).ok_or(LeaseError::JobClosed)?;
-        // The end of a path refuses its jobs as well: what it names is the path. Spec: KWIK §8.
+        // The end of a path refuses its jobs as well: what it names is the path. Spec: RATIONALE §8.
         let path = self.paths.get_mut(&job.path).ok_or(LeaseError::PathDead)?;
         if matches!(path.state, PathState::Dead(_)) {
             return Err(LeaseError::PathDead);

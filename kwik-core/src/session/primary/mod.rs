@@ -1,7 +1,7 @@
 //! The primary: owns the session, adds paths, hands out ranges, and learns what became of them.
 //!
 //! Owns paths, jobs, leases, split streams and its own runs, as far as a server can know them. Called by `Session`
-//! with facts and with the application's commands; answers with actions. Spec: KWIK §4, §5, §8.
+//! with facts and with the application's commands; answers with actions. Spec: PROTOCOL §4, §5, §8.
 
 #[cfg(any(test, fuzzing, feature = "audit"))]
 mod audit;
@@ -77,7 +77,7 @@ impl NewPath {
 
     /// Believes messages of the server only if they are signed with this key (its [`SecondaryConfig::signer`]) or another one
     /// that is named so, for roll-over, at most 4; without any they are what the client says that the server has said.
-    /// Spec: KWIK §9.
+    /// Spec: PROTOCOL §9.
     ///
     /// [`SecondaryConfig::signer`]: crate::SecondaryConfig::signer
     #[must_use]
@@ -87,7 +87,7 @@ impl NewPath {
     }
 
     /// Adds an address of the same server, at most four in all. Clients try those that their dial policy allows, in this
-    /// order but with IPv4 and IPv6 alternating, 250 ms apart, and take the first that answers. Spec: KWIK §8.
+    /// order but with IPv4 and IPv6 alternating, 250 ms apart, and take the first that answers. Spec: PROTOCOL §8.
     #[must_use]
     pub fn address(mut self, address: SocketAddr) -> Self {
         self.addresses.push(address);
@@ -172,7 +172,7 @@ impl NewLease {
     /// Has what is missing of it given to the same path again, if it is lost for a reason that may pass, at most `value`
     /// times, whether the path takes it or not: after 50 ms, then twice as long each time, up to 2 s. Its outcome is known only then; while it waits,
     /// `lease_status` calls it stalled, and its range, of which the rest is missing, is nobody's: who writes or leases
-    /// that ends it. Bytes that are given again count against the job's total again. Spec: KWIK §10.
+    /// that ends it. Bytes that are given again count against the job's total again. Spec: PROTOCOL §10.
     #[must_use]
     pub fn retries(mut self, value: u32) -> Self {
         self.retries = value;
@@ -236,7 +236,7 @@ struct Path {
     signed: Option<Instant>,
     done: u64,
     lost: u64,
-    /// Leases it takes at once of a stream: fewer after it was silent. Spec: KWIK §8.
+    /// Leases it takes at once of a stream: fewer after it was silent. Spec: RATIONALE §8.
     quota: usize,
     /// The client has said that it was attached.
     attached: bool,

@@ -1,4 +1,4 @@
-//! Messages to and from the servers of a session. Spec: KWIK §9.
+//! Messages to and from the servers of a session. Spec: PROTOCOL §9.
 
 use std::time::Instant;
 

@@ -1,5 +1,5 @@
 //! Leases that are given again by themselves: what is missing of one that was lost goes to the same path once more, after a
-//! pause that doubles. Spec: KWIK §10.
+//! pause that doubles. Spec: PROTOCOL §10.
 //!
 //! The application knows such a lease by the name it got first, whatever it is called on the wire by now.
 

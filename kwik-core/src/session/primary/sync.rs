@@ -1,4 +1,4 @@
-//! Ranges of a stream that the client has, and those that somebody is to bring. Spec: KWIK §6, "Gaps".
+//! Ranges of a stream that the client has, and those that somebody is to bring. Spec: PROTOCOL §6, "Gaps".
 
 use super::Primary;
 use crate::{

@@ -1,4 +1,4 @@
-//! Work on a split stream that a primary gives away, and that it does itself: jobs, leases, runs. Spec: KWIK §5.
+//! Work on a split stream that a primary gives away, and that it does itself: jobs, leases, runs. Spec: PROTOCOL §5.
 
 use smallvec::SmallVec;
 
@@ -77,7 +77,7 @@ impl Primary {
         if let Some(split) = self.streams.get(&stream) {
             return if split.is_open() { Ok(()) } else { Err(LeaseError::ClosedStream) };
         }
-        // As the client counts: what is complete, or wanted no more, needs no credit. Spec: KWIK §4.
+        // As the client counts: what is complete, or wanted no more, needs no credit. Spec: PROTOCOL §4.
         if self.streams.values().filter(|split| split.is_open()).count() >= self.split_max {
             return Err(LeaseError::NoCredit);
         }

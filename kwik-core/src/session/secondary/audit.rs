@@ -4,7 +4,7 @@ use super::Secondary;
 use crate::audit::{Contradiction, check};
 
 impl Secondary {
-    /// Checks jobs and leases against each other. Spec: KWIK §5.
+    /// Checks jobs and leases against each other. Spec: PROTOCOL §5.
     pub(in crate::session) fn audit(&self) -> Result<(), Contradiction> {
         for (id, lease) in &self.leases {
             let by_offset = self.offsets.get(&lease.stream).copied().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Messages to and from the primary. Spec: KWIK §9.
+//! Messages to and from the primary. Spec: PROTOCOL §9.
 
 use std::{sync::Arc, time::Instant};
 

@@ -108,7 +108,7 @@ fn credit_that_many_leases_gain_by_costs_more_than_a_frame() {
     assert_eq!(secondary.take_account(), Account::default(), "one lease, or none, gains");
 }
 
-/// The client can drop a message, and nothing else: not make one, change one, or say one twice. Spec: KWIK §9.
+/// The client can drop a message, and nothing else: not make one, change one, or say one twice. Spec: PROTOCOL §9.
 #[test]
 fn only_what_the_primary_has_said_is_heard_and_once() {
     let (mut secondary, now) = waiting();

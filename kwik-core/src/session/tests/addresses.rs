@@ -1,4 +1,4 @@
-//! Servers that have several addresses. Spec: KWIK §8, RFC 8305.
+//! Servers that have several addresses. Spec: PROTOCOL §8, RFC 8305.
 
 use super::*;
 use crate::{Families, path::race::ATTEMPT_DELAY};

@@ -1,4 +1,4 @@
-//! Wall clocks that are wrong, or set anew while everything runs. Spec: KWIK §9.
+//! Wall clocks that are wrong, or set anew while everything runs. Spec: PROTOCOL §9.
 
 use std::{fmt::Write as _, sync::mpsc};
 

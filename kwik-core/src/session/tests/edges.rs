@@ -48,7 +48,7 @@ fn a_fault_in_the_native_part_is_told_to_the_reader() {
     }
 }
 
-/// A client that has what nobody was ever given is not to be believed about anything. Spec: KWIK §6.
+/// A client that has what nobody was ever given is not to be believed about anything. Spec: PROTOCOL §6.
 #[test]
 fn a_client_cannot_have_more_than_was_given() {
     for (received, code) in [
@@ -69,7 +69,7 @@ fn a_client_cannot_have_more_than_was_given() {
     }
 }
 
-/// Half of what it had, and twice as much with each lease that is done. Spec: KWIK §8.
+/// Half of what it had, and twice as much with each lease that is done. Spec: RATIONALE §8.
 #[test]
 fn a_path_that_was_silent_is_given_less_until_it_has_shown_itself() {
     let (mut world, path, _stream, job) = World::at_work(Dir::Uni, range(0, 1 << 20));
@@ -114,7 +114,7 @@ fn a_priority_reads_back_as_it_was_set() {
     }
 }
 
-/// Spec: KWIK §8: a command that names a dead path says so, though the path's end has ended the job too.
+/// Spec: RATIONALE §8: a command that names a dead path says so, though the path's end has ended the job too.
 #[test]
 fn a_lease_on_a_dead_path_says_that_the_path_is_dead() {
     let (mut world, path, stream, job) = World::at_work(Dir::Bi, range(0, 100));
@@ -131,7 +131,7 @@ fn a_lease_on_a_dead_path_says_that_the_path_is_dead() {
     assert_eq!(primary.lease(now, &NewLease::new(job, range(0, 100))), Err(LeaseError::JobClosed));
 }
 
-/// Spec: KWIK §10: an application cannot speak in KWIK's name, and a call that is refused has done nothing.
+/// Spec: PROTOCOL §10: an application cannot speak in KWIK's name, and a call that is refused has done nothing.
 #[test]
 fn reserved_codes_are_refused_wherever_an_application_names_one() {
     let (mut world, _path, stream, job) = World::at_work(Dir::Bi, range(0, 100));
@@ -190,7 +190,7 @@ fn a_complete_stream_makes_room_for_the_next_at_once() {
     assert_eq!(read, 20);
 }
 
-/// Spec: KWIK §8: on a path as short as loopback 2 PTO are 52 ms, and any busy machine keeps a server waiting for longer.
+/// Spec: RATIONALE §8: on a path as short as loopback 2 PTO are 52 ms, and any busy machine keeps a server waiting for longer.
 #[test]
 fn a_server_that_waits_for_a_core_keeps_its_leases() {
     let mut world = World::new(1);

@@ -1,4 +1,4 @@
-//! Keys that roll over while everything runs. Spec: KWIK §9.
+//! Keys that roll over while everything runs. Spec: PROTOCOL §9.
 
 use super::*;
 use crate::{config::ServerConfig, error::AddPathError, lease::ticket::Signer as _};

@@ -17,7 +17,7 @@ fn open_all(world: &mut World, node: usize, dir: Dir) -> u64 {
     count
 }
 
-/// 85 of each kind were all that there could be, whatever was asked for; quinn has 100. Spec: KWIK §11.
+/// 85 of each kind were all that there could be, whatever was asked for; quinn has 100. Spec: PROTOCOL §11.
 #[test]
 fn as_many_streams_as_the_settings_say() {
     let asked = TransportConfig::default().streams_max(200).receive_window((200 * 6) << 20);

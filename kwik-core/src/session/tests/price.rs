@@ -1,4 +1,4 @@
-//! Control frames and what pays for them: honest peers are never held back, others are. Spec: KWIK §11.
+//! Control frames and what pays for them: honest peers are never held back, others are. Spec: PROTOCOL §11.
 
 use super::*;
 use crate::{
@@ -174,7 +174,7 @@ fn a_peer_that_repeats_itself_is_held_back() {
     assert_eq!(world.session(PRIMARY).lost, None);
 }
 
-/// A seal is looked at for as long as they are right. Spec: KWIK §9.
+/// A seal is looked at for as long as they are right. Spec: PROTOCOL §9.
 #[test]
 fn forged_jobs_are_soon_not_looked_at() {
     let (mut world, path, stream, job) = World::at_work(Dir::Uni, range(0, 1000));

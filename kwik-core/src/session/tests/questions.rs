@@ -1,4 +1,4 @@
-//! Questions to the application's own code, which answers when it likes. Spec: KWIK §3.
+//! Questions to the application's own code, which answers when it likes. Spec: RATIONALE §3.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! Messages between servers, over real QUIC. Spec: KWIK §9.
+//! Messages between servers, over real QUIC. Spec: PROTOCOL §9.
 
 use super::*;
 use crate::{
@@ -191,7 +191,7 @@ fn messages_leave_the_applications_slots_alone() {
 }
 
 /// Slots that come on top of the streams that a client permits are not the application's: left unread, they would take the
-/// connection window from control. Spec: KWIK §4.
+/// connection window from control. Spec: PROTOCOL §4.
 #[test]
 fn slots_that_are_permitted_on_top_starve_no_control() {
     for (relays, splits) in [(false, false), (true, false), (false, true), (true, true)] {

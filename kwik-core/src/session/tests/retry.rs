@@ -1,4 +1,4 @@
-//! Leases that are given again by themselves. Spec: KWIK §10.
+//! Leases that are given again by themselves. Spec: PROTOCOL §10.
 
 use super::*;
 use crate::action::{LeaseInfo, LeaseOutcome};

@@ -1,4 +1,4 @@
-//! Clients whose address changes, and machines that sleep. Spec: KWIK §8, "The primary's path".
+//! Clients whose address changes, and machines that sleep. Spec: PROTOCOL §8.6.
 
 use super::*;
 use crate::action::RunId;

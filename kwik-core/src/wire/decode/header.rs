@@ -18,7 +18,7 @@ use crate::{
 /// Reads the header at the start of one unidirectional stream and not a byte of what follows.
 ///
 /// Read at most [`wanted`](Self::wanted) bytes off the stream, [`push`](Self::push) them, and repeat until the header is
-/// there. Holds at most one header. Spec: KWIK §4.
+/// there. Holds at most one header. Spec: PROTOCOL §4.
 #[derive(Debug)]
 pub(crate) struct HeaderDecoder {
     held: SmallVec<[u8; 32]>,

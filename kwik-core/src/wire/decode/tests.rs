@@ -92,7 +92,7 @@ fn header(bytes: &[u8]) -> Result<Option<StreamHeader>, FrameError> {
 fn length_over_the_cap_is_refused_before_anything_follows() {
     let mut bytes = Vec::new();
     varint::put(CONTROL_FRAME_MAX as u64 + 1, &mut bytes);
-    assert_eq!(whole(&bytes), (vec![], Some(FrameError::TooLarge)), "KWIK §4");
+    assert_eq!(whole(&bytes), (vec![], Some(FrameError::TooLarge)), "PROTOCOL §4");
     assert_eq!(whole(&[0xff; 8]), (vec![], Some(FrameError::TooLarge)));
 
     bytes.clear();
@@ -117,7 +117,7 @@ fn unknown_even_types_are_skipped_and_odd_ones_refused() {
     bytes.extend(framed((1 << 62) - 2, b""));
     encode(&Frame::Drain { deadline_ms: 2 }, &mut bytes);
     let expected = vec![Frame::Drain { deadline_ms: 1 }, Frame::Drain { deadline_ms: 2 }];
-    assert_eq!(whole(&bytes), (expected.clone(), None), "KWIK §4");
+    assert_eq!(whole(&bytes), (expected.clone(), None), "PROTOCOL §4");
     assert_eq!(pieces(&bytes, NonZeroUsize::MIN), (expected, None));
 
     // Known before the body is there.
@@ -150,8 +150,8 @@ fn every_kind_is_odd_and_so_mandatory() {
 
 #[test]
 fn zero_is_refused_as_type_and_as_enum_value() {
-    assert_eq!(whole(&[0, 0]).1, Some(FrameError::Field), "KWIK §4");
-    assert_eq!(header(&[0, 0]), Err(FrameError::Field), "KWIK §4");
+    assert_eq!(whole(&[0, 0]).1, Some(FrameError::Field), "PROTOCOL §4");
+    assert_eq!(header(&[0, 0]), Err(FrameError::Field), "PROTOCOL §4");
 
     for state in [0, 4, -1, i32::MAX] {
         let report = pb::PathReport { path: Some(1), state: Some(state), code: None };
@@ -382,7 +382,7 @@ fn header_caps() {
     varint::put(STREAM_HEADER_MAX as u64 + 1, &mut long);
     let mut decoder = HeaderDecoder::new();
     assert_eq!(decoder.push(&long[..1]), Ok(None));
-    assert_eq!(decoder.push(&long[1..]), Err(FrameError::TooLarge), "KWIK §4");
+    assert_eq!(decoder.push(&long[1..]), Err(FrameError::TooLarge), "PROTOCOL §4");
     assert_eq!(decoder.wanted(), 0);
     assert_eq!(decoder.push(b""), Err(FrameError::TooLarge), "an error stays");
 

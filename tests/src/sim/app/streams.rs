@@ -100,7 +100,7 @@ impl Reader {
         if self.reading.never {
             cx.oracle.left(self.flow);
             if self.flow.sender == Side::Server && self.flow.stream.initiator() == Side::Server {
-                // The other half of a stream that was split at once ends with this one at the latest. Spec: KWIK §13.
+                // The other half of a stream that was split at once ends with this one at the latest. Spec: RATIONALE §13.
                 cx.oracle.left(Flow { sender: Side::Client, ..self.flow });
             }
             return;

@@ -40,7 +40,7 @@ impl Client {
         assert!(self.leases.iter().all(|(_, lease)| live(lease)), "a lease without its path or stream");
     }
 
-    /// Checks that what is held fits what was promised. Spec: KWIK §2, I5.
+    /// Checks that what is held fits what was promised. Spec: DESIGN §2, I5.
     fn check_windows(&self) {
         assert_eq!(self.held, self.streams.values().map(|stream| stream.held()).sum::<u64>());
         for (id, stream) in &self.streams {

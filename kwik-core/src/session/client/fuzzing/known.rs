@@ -327,7 +327,7 @@ impl Known {
         });
     }
 
-    /// As `take_actions`, after something that was no fault of the primary: the session lives. Spec: KWIK §2, I6.
+    /// As `take_actions`, after something that was no fault of the primary: the session lives. Spec: DESIGN §2, I6.
     pub(super) fn only_paths_end(&mut self, client: &mut Client, now: Instant) {
         let before = self.closed;
         self.take_actions(client, now);
@@ -579,7 +579,7 @@ impl Known {
         *known = offset;
     }
 
-    /// Once the application has read all there is, somebody may send what it waits for. Spec: KWIK §2, I7.
+    /// Once the application has read all there is, somebody may send what it waits for. Spec: DESIGN §2, I7.
     pub(super) fn is_live(&self, client: &Client) {
         for (&id, split) in &self.streams {
             if split.model.held_bytes() > 0 {

@@ -1,4 +1,4 @@
-//! Credit of an unordered reader's servers, and what verified and hedged leases take of its window. Spec: KWIK §5.4, §6.
+//! Credit of an unordered reader's servers, and what verified and hedged leases take of its window. Spec: PROTOCOL §5.4, §6.
 
 use super::*;
 use crate::wire::Credit;

@@ -1,4 +1,4 @@
-//! Reactions to faults, by each strategy. Spec: KWIK §6, §10.
+//! Reactions to faults, by each strategy. Spec: PROTOCOL §6, §10.
 
 use super::*;
 use crate::{
@@ -167,7 +167,7 @@ fn the_primarys_own_bytes_decide_who_was_wrong() {
 }
 
 /// Bytes that a digest has proved take the place of what is held, whatever the policy, and show whose bytes were wrong.
-/// Spec: KWIK §5.4, §6.
+/// Spec: PROTOCOL §5.4, §6.
 #[test]
 fn what_a_digest_has_proved_takes_the_place_of_a_lie() {
     let code = ErrorCode::DATA_CONFLICT;

@@ -1,4 +1,4 @@
-//! Life of a lease: cut, hedged, verified, timed, stalled. Spec: KWIK §5, §8.
+//! Life of a lease: cut, hedged, verified, timed, stalled. Spec: PROTOCOL §5, §8.
 
 use super::*;
 
@@ -69,7 +69,7 @@ impl Machine {
     }
 }
 
-/// Spec: KWIK §5.6.
+/// Spec: PROTOCOL §5.6.
 #[test]
 fn a_cut_lease_ends_where_it_was_cut() {
     let mut machine = machine();
@@ -130,7 +130,7 @@ fn a_cut_never_takes_back_what_is_placed() {
     assert_eq!(machine.actions(), [mapping(MappingOperation::Update, 1, range(300, 400))], "nothing to cut");
 }
 
-/// Spec: KWIK §5.2, §7: what comes first counts, and the loser is told to stop.
+/// Spec: PROTOCOL §5.2: what comes first counts, and the loser is told to stop.
 #[test]
 fn a_hedge_wins_or_loses_and_nothing_is_missing() {
     for hedge_wins in [true, false] {
@@ -211,7 +211,7 @@ fn what_a_longer_hedge_has_brought_ends_the_shorter_lease() {
     assert!(machine.actions().contains(&lost(0, ErrorCode::LEASE_REVOKED, &[])));
 }
 
-/// Spec: KWIK §5.4: no byte counts before all of them are right.
+/// Spec: PROTOCOL §5.4: no byte counts before all of them are right.
 #[test]
 fn a_verified_lease_counts_whole_or_not_at_all() {
     for right in [true, false] {
@@ -240,7 +240,7 @@ fn a_verified_lease_counts_whole_or_not_at_all() {
 }
 
 /// Bytes that wait for their digest lie in the stream's window, which is made wide enough for them and as much again: they
-/// wait for their turn as any other bytes do. Spec: KWIK §5.4.
+/// wait for their turn as any other bytes do. Spec: PROTOCOL §5.4.
 #[test]
 fn a_verified_lease_waits_in_the_streams_window() {
     let mut machine = machine();
@@ -407,7 +407,7 @@ fn revoke_late() -> Frame {
     Frame::LeaseRevoke { lease: LeaseId::new(0), keep: 0, code: ErrorCode::AGGREGATION_TIMEOUT }
 }
 
-/// Spec: KWIK §8, lease stall: the path answers, and nothing comes of the lease.
+/// Spec: PROTOCOL §8.5: the path answers, and nothing comes of the lease.
 #[test]
 fn a_lease_of_which_nothing_comes_stalls_and_goes_on() {
     let mut machine = machine();
@@ -540,7 +540,7 @@ fn suspicion_ends_when_the_path_is_heard() {
     assert_eq!(machine.actions(), [mapping(MappingOperation::Resume, 0, range(200, 300))]);
 }
 
-/// Spec: KWIK §8, `RemovePath`.
+/// Spec: PROTOCOL §7.6.
 #[test]
 fn a_removed_path_finishes_its_leases_within_its_time() {
     let removal = |deadline_ms| Frame::RemovePath { path: PATH, code: ErrorCode::NO_ERROR, deadline_ms };
@@ -585,7 +585,7 @@ fn a_removed_path_finishes_its_leases_within_its_time() {
     }
 }
 
-/// Spec: KWIK §6, "Gaps": a hole that nobody fills is asked about, and only then told to the reader.
+/// Spec: PROTOCOL §6, "Gaps": a hole that nobody fills is asked about, and only then told to the reader.
 #[test]
 fn a_reader_is_told_of_what_nobody_brings() {
     let mut machine = machine();

@@ -1,4 +1,4 @@
-//! The counters agree with what was done. Spec: KWIK §12.
+//! The counters agree with what was done. Spec: RATIONALE §12.
 
 use super::*;
 use crate::stats::{SessionStats, StreamStats};

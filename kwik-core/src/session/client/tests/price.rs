@@ -1,4 +1,5 @@
-//! Services that a client does its primary only as long as something comes of them, and what it says to whom. Spec: KWIK §6, §11.
+//! Services that a client does its primary only as long as something comes of them, and what it says to whom.
+//! Spec: PROTOCOL §6, §11.
 
 use super::*;
 use crate::{session::price as prices, wire::Credit};
@@ -8,7 +9,7 @@ fn notices(actions: &[Action]) -> usize {
     actions.iter().filter(notice).count()
 }
 
-/// A primary cannot use its clients to flood a server: what it gives and takes back comes to an end. Spec: KWIK §9.
+/// A primary cannot use its clients to flood a server: what it gives and takes back comes to an end. Spec: PROTOCOL §9.
 #[test]
 fn leases_that_are_taken_back_are_soon_passed_on_no_more() {
     let mut machine = Machine::new();

@@ -1,6 +1,6 @@
 //! A long random walk in honest company: whatever is leased, hedged, cut, written over, taken back or left lying, the books
-//! are right after every step, and in the end the reader gets everything, though some servers never go on. Spec: KWIK §2
-//! (I5, I7), §5, §6.
+//! are right after every step, and in the end the reader gets everything, though some servers never go on. Spec: DESIGN §2
+//! (I5, I7), PROTOCOL §5, §6.
 
 #![expect(
     clippy::wildcard_enum_match_arm,
