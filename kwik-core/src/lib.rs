@@ -16,6 +16,19 @@
 //! - [`driver`](https://docs.rs/kwik-core) (feature `driver`) is what all adapters share: wakers, handles, the order
 //!   of work.
 //!
+//! # Where it is decided
+//! - Which kind of stream an incoming one is: `session/arrivals.rs`, `on_opened` and `on_header_bytes`.
+//! - Which addresses may be dialled: `path/dial.rs`; which of them when: `session/client/dials.rs`, `path/race.rs`.
+//! - When a path is given up: `path/health.rs`, `verdict`; what follows: `session/client/paths.rs`, `handle_timeout`.
+//! - How credit is shared: `session/client/credit.rs`; the arithmetic is in `stream/credit.rs`.
+//! - What a hole does: `session/client/gaps.rs`; the primary's answer: `session/primary/sync.rs`.
+//! - Where a frame is parsed: `wire/decode/control.rs`; who may send it: `handle_frame` of each machine.
+//! - Where a ticket is checked: `session/hello.rs`, `check_attach`; the seals are in `lease/ticket.rs`.
+//! - What a fault costs: `session/settle.rs`, `fault`; what a client lets pass: `session/client/faults.rs`.
+//! - What is sent next: `session/link.rs`, `flush` (control), then `session/relays.rs`, `flush_relays`, then streams by
+//!   their priority.
+//! - Where time is read: nowhere here. Adapters read it for `driver/runtime.rs`, and it comes in as an argument.
+//!
 //! # What is absent, on purpose
 //! No clock, thread, lock, socket, operating-system randomness or hash order: time, seeds and bytes are arguments, and
 //! the same arguments give the same decisions. No `unsafe`. No panic on any input. No byte from a secondary reaches a
