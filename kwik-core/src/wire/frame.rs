@@ -240,7 +240,7 @@ pub(crate) enum Credit {
 /// Changes of a mapping at the client. That it ended is said by `LeaseDone`, `LeaseLost` and `LeaseRefused`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum MappingOperation {
-    /// The first bytes of the lease came.
+    /// The internal stream of the lease was opened.
     Create,
     /// The lease was cut.
     Update,

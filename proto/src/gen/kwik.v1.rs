@@ -208,9 +208,9 @@ pub enum FrameType {
     StreamStopped = 43,
     /// Credit: client to server.
     Credit = 45,
-    /// OffsetSyncRequest: primary to client.
+    /// OffsetSyncRequest: primary to client, or client to primary.
     OffsetSyncRequest = 47,
-    /// OffsetSyncResponse: client to primary.
+    /// OffsetSyncResponse: whoever was asked to whoever asked.
     OffsetSyncResponse = 49,
     /// StreamMappingUpdate: client to primary.
     StreamMappingUpdate = 51,
@@ -641,7 +641,7 @@ pub struct RunCredit {
     #[prost(uint64, optional, tag = "2")]
     pub bytes: ::core::option::Option<u64>,
 }
-/// The primary asks what the client has of a split stream.
+/// The primary asks what the client has of a split stream; the client, what somebody is to bring.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct OffsetSyncRequest {
     /// The stream.
@@ -686,7 +686,7 @@ pub struct StreamMappingUpdate {
 pub enum MappingOperation {
     /// Never sent; refused.
     Unspecified = 0,
-    /// The first bytes of the lease came.
+    /// The internal stream of the lease was opened.
     Create = 1,
     /// The lease was cut.
     Update = 2,
