@@ -53,7 +53,7 @@ impl Client {
     /// The application has said which addresses of a path may be dialled.
     pub(in crate::session) fn on_dial_answer(&mut self, now: Instant, id: PathId, allowed: &[SocketAddr]) {
         // The path may have been removed meanwhile, or have waited for too long.
-        let waits = |path: &&mut Path| path.state == State::Connecting && path.race.is_none();
+        let waits = |path: &&mut Box<Path>| path.state == State::Connecting && path.race.is_none();
         let Some(path) = self.paths.get_mut(&id).filter(waits) else {
             return;
         };
@@ -74,7 +74,7 @@ impl Client {
     }
 
     fn dials_free(&self) -> usize {
-        limits::DIALS_AT_ONCE.saturating_sub(self.paths.values().map(Path::dialling).sum())
+        limits::DIALS_AT_ONCE.saturating_sub(self.paths.values().map(|path| path.dialling()).sum())
     }
 
     /// Dials the next address of a path. Returns whether there was one.

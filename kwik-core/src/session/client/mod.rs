@@ -66,7 +66,8 @@ pub(super) struct Client {
     session: Option<SessionId>,
     /// Features that the primary knows.
     features: Features,
-    paths: BTreeMap<PathId, Path>,
+    /// Boxed: a map of few keeps room for eleven.
+    paths: BTreeMap<PathId, Box<Path>>,
     last_path: PathId,
     /// Paths waiting for one of the dials at once.
     undialled: VecDeque<PathId>,

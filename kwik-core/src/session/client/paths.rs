@@ -61,7 +61,7 @@ impl Client {
             begun: smallvec::SmallVec::new(),
             first_byte: None,
         };
-        self.paths.insert(add.path, path);
+        self.paths.insert(add.path, Box::new(path));
         self.actions.push_back(Action::AskDial { path: add.path, addresses });
         Ok(())
     }
@@ -116,7 +116,7 @@ impl Client {
 
     /// Closes the paths that were to be removed once their leases are over, where they are.
     pub(super) fn end_drained(&mut self) {
-        let over = |(&id, path): (&PathId, &Path)| {
+        let over = |(&id, path): (&PathId, &Box<Path>)| {
             let State::Draining(code) = path.state else {
                 return None;
             };

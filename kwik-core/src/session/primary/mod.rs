@@ -200,7 +200,8 @@ pub(super) struct Primary {
     paths_max: usize,
     /// Split streams the client guarantees credit for.
     split_max: usize,
-    paths: BTreeMap<PathId, Path>,
+    /// Boxed: a map of few keeps room for eleven.
+    paths: BTreeMap<PathId, Box<Path>>,
     last_path: PathId,
     jobs: BTreeMap<JobId, Job>,
     next_job: u64,
@@ -384,7 +385,7 @@ impl Primary {
         self.last_path = id;
         self.paths.insert(
             id,
-            Path {
+            Box::new(Path {
                 state: PathState::Connecting,
                 server_name: new.server_name.clone(),
                 identities,
@@ -398,7 +399,7 @@ impl Primary {
                 relays_heard: Once::default(),
                 stolen: 0,
                 bytes_done: 0,
-            },
+            }),
         );
         self.forget_dead();
         let nonce = self.rng.bytes::<16>();
@@ -416,7 +417,7 @@ impl Primary {
 
     /// Dead paths stay listed, but not without end.
     fn forget_dead(&mut self) {
-        let dead = |(id, path): &(&PathId, &Path)| {
+        let dead = |(id, path): &(&PathId, &Box<Path>)| {
             matches!(path.state, PathState::Dead(_)) && self.leases.count_of_path(**id) == 0
         };
         while self.paths.iter().filter(dead).count() > limits::DEAD_PATHS_LISTED {
@@ -448,7 +449,7 @@ impl Primary {
 
     /// All paths that are known, dead ones included.
     pub(super) fn paths(&self) -> Vec<PathInfo> {
-        let info = |(&id, path): (&PathId, &Path)| PathInfo {
+        let info = |(&id, path): (&PathId, &Box<Path>)| PathInfo {
             id,
             state: path.state,
             server_name: path.server_name.clone(),

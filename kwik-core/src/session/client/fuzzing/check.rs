@@ -60,7 +60,7 @@ impl Client {
         let live = self.paths.values().filter(|path| path.state.is_live()).count();
         assert!(live <= self.config.secondary_paths_max);
         assert!(self.paths.len() - live <= limits::DEAD_PATHS_LISTED);
-        let dialling = self.paths.values().map(Path::dialling).sum::<usize>();
+        let dialling = self.paths.values().map(|path| path.dialling()).sum::<usize>();
         assert!(self.paths.values().all(|path| path.race.is_none() || path.state.is_attaching()));
         assert!(dialling <= limits::DIALS_AT_ONCE);
         let waiting =
