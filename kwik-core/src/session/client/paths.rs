@@ -116,13 +116,14 @@ impl Client {
 
     /// Closes the paths that were to be removed once their leases are over, where they are.
     pub(super) fn end_drained(&mut self) {
-        let over = |(&id, path): (&PathId, &Box<Path>)| {
-            let State::Draining(code) = path.state else {
-                return None;
-            };
-            (self.leases.count_of_path(id) == 0).then_some((id, code))
-        };
-        let over: smallvec::SmallVec<[(PathId, ErrorCode); 1]> = self.paths.iter().filter_map(over).collect();
+        let draining = self.paths.iter().filter_map(|(&id, path)| match path.state {
+            State::Draining(code) => Some((id, code)),
+            State::Connecting | State::Authenticating | State::Active | State::Degraded | State::Dead(_) => {
+                None
+            }
+        });
+        let over: smallvec::SmallVec<[(PathId, ErrorCode); 1]> =
+            draining.filter(|&(id, _)| self.leases.count_of_path(id) == 0).collect();
         for (id, code) in over {
             self.close_path(id, code);
         }

@@ -417,14 +417,13 @@ impl Primary {
 
     /// Dead paths stay listed, but not without end.
     fn forget_dead(&mut self) {
-        let dead = |(id, path): &(&PathId, &Box<Path>)| {
-            matches!(path.state, PathState::Dead(_)) && self.leases.count_of_path(**id) == 0
-        };
-        while self.paths.iter().filter(dead).count() > limits::DEAD_PATHS_LISTED {
-            let oldest = self.paths.iter().find(dead).map(|(&id, _)| id);
-            if let Some(oldest) = oldest {
-                self.paths.remove(&oldest);
-            }
+        let dead = self.paths.iter().filter(|(_, path)| matches!(path.state, PathState::Dead(_)));
+        let mut dead: Vec<PathId> =
+            dead.map(|(&id, _)| id).filter(|&id| self.leases.count_of_path(id) == 0).collect();
+        // Numbers rise, so the oldest come first.
+        dead.truncate(dead.len().saturating_sub(limits::DEAD_PATHS_LISTED));
+        for id in dead {
+            self.paths.remove(&id);
         }
     }
 
@@ -449,7 +448,7 @@ impl Primary {
 
     /// All paths that are known, dead ones included.
     pub(super) fn paths(&self) -> Vec<PathInfo> {
-        let info = |(&id, path): (&PathId, &Box<Path>)| PathInfo {
+        let info = |id, path: &Path| PathInfo {
             id,
             state: path.state,
             server_name: path.server_name.clone(),
@@ -461,7 +460,7 @@ impl Primary {
             leases_stolen: path.stolen,
             bytes_done: path.bytes_done,
         };
-        self.paths.iter().map(info).collect()
+        self.paths.iter().map(|(&id, path)| info(id, path)).collect()
     }
 
     // Control frames.

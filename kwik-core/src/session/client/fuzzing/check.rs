@@ -4,7 +4,7 @@ use crate::{
     lease::table::Live,
     limits,
     path::state::State,
-    session::client::{Client, ENDED_REMEMBERED, Lease, Path},
+    session::client::{Client, ENDED_REMEMBERED, Lease},
 };
 
 impl Client {
