@@ -103,6 +103,8 @@ struct Sum {
     slowest: Slowest,
     marks: BTreeMap<String, u64>,
     failed: Vec<u64>,
+    /// Over the seed and the hash of each world: the same before and after a change that changes no behaviour.
+    digest: blake3::Hasher,
 }
 
 /// The world that took longest to come to an end once all was well in it.
@@ -222,6 +224,7 @@ fn for_each(
 impl Sum {
     fn add(&mut self, outcome: Outcome) {
         self.seeds += 1;
+        self.digest.update(format!("{} {}\n", outcome.seed, outcome.hash).as_bytes());
         self.datagrams += outcome.datagrams;
         self.delivered += outcome.delivered;
         self.time += outcome.time;
@@ -266,9 +269,10 @@ fn report(args: &Args, sum: &Sum, wall: Duration, cpu: Duration, out: &mut impl 
     let per_minute = sum.seeds as f64 / minutes;
     let hours = sum.time.as_secs_f64() / 3600.0 / minutes;
     let datagrams = sum.datagrams as f64 / cpu.as_secs_f64().max(1e-9);
+    let digest: String = sum.digest.finalize().to_hex().chars().take(16).collect();
     if args.json {
         let value = serde_json::json!({
-            "profile": args.profile, "from": args.from, "seeds": sum.seeds, "failed": sum.failed,
+            "profile": args.profile, "from": args.from, "seeds": sum.seeds, "failed": sum.failed, "digest": digest,
             "cpu_seconds": cpu.as_secs_f64(), "wall_seconds": wall.as_secs_f64(),
             "virtual_seconds": sum.time.as_secs_f64(), "datagrams": sum.datagrams, "delivered": sum.delivered,
             "seeds_per_cpu_minute": per_minute, "virtual_hours_per_cpu_minute": hours,
@@ -283,7 +287,7 @@ fn report(args: &Args, sum: &Sum, wall: Duration, cpu: Duration, out: &mut impl 
     }
     writeln!(
         out,
-        "{} seeds from {}, {} failed: {:.1} CPU-seconds, {:.1} s\n\
+        "{} seeds from {}, {} failed, digest {digest}: {:.1} CPU-seconds, {:.1} s\n\
          {:.0} seeds, {:.1} simulated hours per CPU-minute; {:.0} datagrams per CPU-second; {:.1} MB delivered\n\
          {} kinds of things seen; the slowest recovery took {:.1} s of its world's time, of {:.1} s in all:\n  {}",
         sum.seeds,
