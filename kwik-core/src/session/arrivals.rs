@@ -22,7 +22,7 @@ impl Session {
             if before_hello && (dir == Dir::Uni || self.seen_bi > 0) {
                 return; // held unaccepted until the hello is accepted
             }
-            let Some(link) = self.links.get_mut(&path) else {
+            let Some(link) = self.links.get_mut(path) else {
                 return;
             };
             let Some(stream) = link.quic.accept(dir) else {
@@ -56,9 +56,7 @@ impl Session {
     /// QUIC has opened a stream that a `Split` had opened before: does what had to wait for it. Its first frame comes
     /// with no other notice than this.
     fn on_early_opened(&mut self, stream: StreamId, deferred: &Deferred) {
-        let Some(home) = self.links.get_mut(&HOME) else {
-            return;
-        };
+        let home = &mut self.links.home;
         if let Some(code) = deferred.stop {
             home.quic.stop(stream, code);
         }
@@ -91,9 +89,7 @@ impl Session {
 
     /// Permits more streams once most are in use: quinn-proto pays for every permitted one. Spec: RATIONALE §11.
     fn grow_streams(&mut self) {
-        let Some(home) = self.links.get_mut(&HOME) else {
-            return;
-        };
+        let home = &mut self.links.home;
         // Those that the primary writes into split streams are permitted apart; it may have set some aside for that.
         let runs = if let Machine::Client(client) = &self.machine { client.runs_open() } else { 0 };
         let relays = home.relays.as_ref().map_or(0, |relays| relays.incoming());
@@ -110,7 +106,7 @@ impl Session {
 
     /// Bytes of a unidirectional stream arrived whose header is incomplete.
     fn on_header_bytes(&mut self, path: PathId, stream: StreamId) {
-        let Some(link) = self.links.get_mut(&path) else {
+        let Some(link) = self.links.get_mut(path) else {
             return;
         };
         match link.read_header(stream) {
@@ -144,14 +140,14 @@ impl Session {
                 return self.fault(path, code);
             }
         }
-        if let Some(link) = self.links.get_mut(&path) {
+        if let Some(link) = self.links.get_mut(path) {
             link.quic.stop(stream, code);
         }
         self.unsettled = true;
     }
 
     pub(super) fn on_readable(&mut self, path: PathId, stream: StreamId) {
-        let Some(link) = self.links.get_mut(&path) else {
+        let Some(link) = self.links.get_mut(path) else {
             return;
         };
         if stream == StreamId::CONTROL {
@@ -189,9 +185,7 @@ impl Session {
             }
             return;
         }
-        let Some(home) = self.links.get_mut(&HOME) else {
-            return;
-        };
+        let home = &mut self.links.home;
         let unseen = match (stream.initiator(), stream.dir()) {
             (Side::Server, Dir::Bi) => stream.index() >= self.seen_bi,
             (Side::Server, Dir::Uni) => stream.index() >= self.seen_uni || home.expects_header(stream),
@@ -216,7 +210,7 @@ impl Session {
             self.notify(event);
             return;
         }
-        let (Some(half), Some(home)) = (self.send.get_mut(&stream), self.links.get_mut(&HOME)) else {
+        let (Some(half), home) = (self.send.get_mut(&stream), &mut self.links.home) else {
             return;
         };
         let flushed = flush_header(&mut home.quic, stream, &mut half.header).is_ok();
@@ -251,8 +245,7 @@ impl Session {
             self.fault(path, ErrorCode::METADATA_PROTOCOL_VIOLATION);
             return;
         }
-        let Some(code) = self.links.get_mut(&path).and_then(|link| link.quic.stopped(stream)).flatten()
-        else {
+        let Some(code) = self.links.get_mut(path).and_then(|link| link.quic.stopped(stream)).flatten() else {
             return;
         };
         if self.on_relay_end(path, stream, true) || path != HOME || self.on_outgoing_end(stream, Some(code)) {
@@ -263,9 +256,7 @@ impl Session {
 
     /// The client has every byte of a split stream: lets the native FIN follow.
     pub(super) fn finish_native(&mut self, stream: StreamId) {
-        if let Some(home) = self.links.get_mut(&HOME) {
-            home.quic.finish(stream);
-        }
+        self.links.home.quic.finish(stream);
         self.unsettled = true;
         if self.send.remove(&stream).is_some() {
             self.notify(Event::Finished(stream));

@@ -19,9 +19,8 @@ use crate::{
 impl Session {
     /// Returns a connection, taken or not.
     pub(super) fn link_mut(&mut self, id: LinkId) -> Option<&mut Link> {
-        let taken = self.links.get(&id.path).is_some_and(|link| link.attempt() == id.attempt);
-        let link = if taken { self.links.get_mut(&id.path) } else { self.dialled.get_mut(&id) };
-        link.map(Box::as_mut)
+        let taken = self.links.get(id.path).is_some_and(|link| link.attempt() == id.attempt);
+        if taken { self.links.get_mut(id.path) } else { self.dialled.get_mut(&id).map(Box::as_mut) }
     }
 
     /// Starts a connection.

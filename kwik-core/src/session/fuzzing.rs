@@ -299,7 +299,7 @@ impl World {
     fn raw(&mut self, op: &mut Source<'_>, node: usize, kind: u64) {
         let now = self.now;
         let path = if node == CLIENT && op.rarely(2) { PathId::new(1) } else { HOME };
-        let Some(link) = self.session(node).and_then(|session| session.links.get_mut(&path)) else { return };
+        let Some(link) = self.session(node).and_then(|session| session.links.get_mut(path)) else { return };
         let quic = &mut link.quic;
         match kind {
             3..=5 => {

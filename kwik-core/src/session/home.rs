@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use super::{HOME, Machine, Session};
+use super::{Machine, Session};
 use crate::quic;
 
 impl Session {
@@ -18,7 +18,7 @@ impl Session {
         };
         client.on_network_change();
         self.watch.on_change(now);
-        for link in self.links.values_mut() {
+        for (_, link) in self.links.iter_mut() {
             link.quic.local_address_changed();
         }
     }
@@ -46,8 +46,6 @@ impl Session {
             return;
         }
         self.watch.on_asked(now, quic::keep_alive(self.transport.idle_timeout));
-        if let Some(home) = self.links.get_mut(&HOME) {
-            home.quic.ping();
-        }
+        self.links.home.quic.ping();
     }
 }

@@ -66,13 +66,11 @@ impl Session {
     /// Opens an internal stream. `None` if there is no slot now; the owner is told when there is.
     fn open_internal(&mut self, owner: Owner, header: StreamHeader, priority: i32) -> Option<StreamId> {
         let spare = self.spare.pop_front();
-        let Some(internal) = spare.or_else(|| self.links.get_mut(&HOME)?.quic.open(Dir::Uni)) else {
+        let Some(internal) = spare.or_else(|| self.links.home.quic.open(Dir::Uni)) else {
             self.slot_waiters.insert(owner);
             return None;
         };
-        if let Some(home) = self.links.get_mut(&HOME) {
-            home.quic.set_priority(internal, below_control(priority));
-        }
+        self.links.home.quic.set_priority(internal, below_control(priority));
         let header = Bytes::copy_from_slice(&encode_header(&header));
         self.outgoing.insert(internal, Outgoing { owner, header });
         Some(internal)
@@ -85,7 +83,7 @@ impl Session {
         chunks: &mut [Bytes],
         limit: u64,
     ) -> Result<Written, WriteEnd> {
-        let (Some(home), Some(out)) = (self.links.get_mut(&HOME), self.outgoing.get_mut(&internal)) else {
+        let (home, Some(out)) = (&mut self.links.home, self.outgoing.get_mut(&internal)) else {
             return Err(WriteEnd::Closed);
         };
         home.flush();
@@ -144,9 +142,7 @@ impl Session {
         let open: Vec<StreamId> =
             self.outgoing.iter().filter(|(_, out)| ours(out.owner)).map(|(&internal, _)| internal).collect();
         for internal in open {
-            if let Some(home) = self.links.get_mut(&HOME) {
-                home.quic.finish(internal);
-            }
+            self.links.home.quic.finish(internal);
         }
     }
 
@@ -180,8 +176,8 @@ impl Session {
             return Ok(written.1);
         };
         let whole = primary.on_run_sent(run, written.1.bytes as u64);
-        if let Some(home) = self.links.get_mut(&HOME).filter(|_| whole) {
-            home.quic.finish(written.0);
+        if whole {
+            self.links.home.quic.finish(written.0);
         }
         Ok(written.1)
     }
@@ -213,8 +209,8 @@ impl Session {
         };
         secondary.on_opened(lease, internal);
         let whole = secondary.on_sent(lease, written.bytes as u64);
-        if let Some(home) = self.links.get_mut(&HOME).filter(|_| whole) {
-            home.quic.finish(internal);
+        if whole {
+            self.links.home.quic.finish(internal);
         }
         Ok(written)
     }
@@ -261,8 +257,8 @@ impl Session {
         let Some(out) = self.outgoing.remove(&internal) else {
             return false;
         };
-        if let (Some(code), Some(home)) = (stopped, self.links.get_mut(&HOME)) {
-            home.quic.reset(internal, code);
+        if let Some(code) = stopped {
+            self.links.home.quic.reset(internal, code);
         }
         match (&mut self.machine, out.owner) {
             (Machine::Secondary(secondary), Owner::Lease(lease)) => secondary.on_internal_end(lease, stopped),
@@ -275,16 +271,16 @@ impl Session {
 
     pub(super) fn finish_internal(&mut self, internal: StreamId) {
         let ours = self.outgoing.contains_key(&internal);
-        if let Some(home) = self.links.get_mut(&HOME).filter(|_| ours) {
-            home.quic.finish(internal);
+        if ours {
+            self.links.home.quic.finish(internal);
         }
         self.unsettled = true;
     }
 
     pub(super) fn reset_internal(&mut self, internal: StreamId, code: ErrorCode) {
         let ours = self.outgoing.remove(&internal).is_some();
-        if let Some(home) = self.links.get_mut(&HOME).filter(|_| ours) {
-            home.quic.reset(internal, code);
+        if ours {
+            self.links.home.quic.reset(internal, code);
         }
         self.unsettled = true;
     }
@@ -321,12 +317,12 @@ impl Session {
         match client.on_internal(path, internal, header) {
             Opened::Wait => {}
             Opened::Read => {
-                if let Some(link) = self.links.get_mut(&path) {
+                if let Some(link) = self.links.get_mut(path) {
                     link.note_readable(internal);
                 }
             }
             Opened::Stop(code) => {
-                if let Some(link) = self.links.get_mut(&path) {
+                if let Some(link) = self.links.get_mut(path) {
                     link.quic.stop(internal, code);
                 }
             }
@@ -335,7 +331,7 @@ impl Session {
     }
 
     pub(super) fn resume_internal(&mut self, path: PathId, internal: StreamId) {
-        if let Some(link) = self.links.get_mut(&path) {
+        if let Some(link) = self.links.get_mut(path) {
             link.note_readable(internal);
         }
         self.unsettled = true;
@@ -343,7 +339,7 @@ impl Session {
 
     /// Hands what has arrived on internal streams to the machine: all of it, so that QUIC's windows never fill.
     pub(super) fn drain_internal(&mut self, path: PathId) {
-        let Some(link) = self.links.get_mut(&path) else {
+        let Some(link) = self.links.get_mut(path) else {
             return;
         };
         for internal in std::mem::take(&mut link.readable) {
@@ -351,7 +347,7 @@ impl Session {
                 continue;
             }
             let _internal = internal_span(&self.machine, path, internal);
-            let (Some(link), Machine::Client(client)) = (self.links.get_mut(&path), &mut self.machine) else {
+            let (Some(link), Machine::Client(client)) = (self.links.get_mut(path), &mut self.machine) else {
                 return;
             };
             if client.is_waiting(internal) && path == HOME {

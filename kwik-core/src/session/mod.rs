@@ -16,6 +16,7 @@ mod hello;
 mod home;
 mod internal;
 mod link;
+mod links;
 #[cfg(feature = "qlog")]
 mod log;
 mod native;
@@ -34,7 +35,6 @@ use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     fmt,
     net::{IpAddr, SocketAddr},
-    ops::Bound,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -48,6 +48,7 @@ use self::{
     hello::Greeting,
     internal::Outgoing,
     link::Link,
+    links::Links,
     native::RecvHalf,
     primary::Primary,
     secondary::Secondary,
@@ -106,8 +107,7 @@ const EXPORTER_LABEL: &[u8] = b"EXPORTER-kwik/1 attach";
 /// Facts (`handle_*`) never fail. After any fact or command, poll in this order until each has nothing more:
 /// `poll_endpoint_event`, `poll_question`, `poll_transmit`, `poll_event`; then sleep until `poll_timeout`.
 pub struct Session {
-    /// Boxed: a map of few keeps room for eleven, and a connection is many kilobytes.
-    links: BTreeMap<PathId, Box<Link>>,
+    links: Links,
     /// Connections to further servers that are being made, or were not taken.
     dialled: BTreeMap<LinkId, Box<Link>>,
     machine: Machine,
@@ -213,7 +213,7 @@ impl Session {
         let remote = connection.remote_address();
         Self {
             remote,
-            links: BTreeMap::from([(HOME, Box::new(Link::new(now, connection, Attempt::FIRST)))]),
+            links: Links::new(Link::new(now, connection, Attempt::FIRST)),
             dialled: BTreeMap::new(),
             machine,
             client,
@@ -289,13 +289,13 @@ impl Session {
         self.touch(now);
         if self.resume_at.is_some_and(|at| at <= now) {
             self.resume_at = None;
-            for link in self.links.values_mut() {
+            for (_, link) in self.links.iter_mut() {
                 link.control_ready |= std::mem::take(&mut link.control_paused);
             }
         }
         // What arrived goes first: a path heard in this very batch is not silent.
         self.settle();
-        for (&path, link) in &mut self.links {
+        for (path, link) in self.links.iter_mut() {
             if link.is_due(now) && !std::mem::take(&mut link.reprieved) {
                 let _path = path_span(&self.machine, path);
                 link.quic.handle_timeout(now);
@@ -329,7 +329,7 @@ impl Session {
             Machine::Greeting(greeting) => Some(greeting.deadline()).filter(|_| self.lost.is_none()),
             Machine::Primary(_) | Machine::Secondary(_) => None,
         };
-        machine.is_some_and(|at| at <= now) || self.links.values_mut().any(|link| link.is_verdict_due(now))
+        machine.is_some_and(|at| at <= now) || self.links.iter_mut().any(|(_, link)| link.is_verdict_due(now))
     }
 
     // Wants.
@@ -356,39 +356,22 @@ impl Session {
                 return Some(transmit);
             }
         }
-        let last = self.sent_last;
-        if self.links.len() > 1 {
-            let after = (Bound::Excluded(last), Bound::Unbounded);
-            if let Some(transmit) = self.transmit_from(after, now, max_datagrams, buf) {
-                return Some(transmit);
+        let first = self.links.after(self.sent_last).unwrap_or(HOME);
+        let mut path = first;
+        loop {
+            let _path = path_span(&self.machine, path);
+            let transmit =
+                self.links.get_mut(path).and_then(|link| link.quic.poll_transmit(now, max_datagrams, buf));
+            if transmit.is_some() {
+                self.sent_last = path;
+                self.unsettled = true; // sending may make room that somebody waits for
+                return transmit;
+            }
+            path = self.links.after(path).unwrap_or(HOME);
+            if path == first {
+                return None;
             }
         }
-        self.transmit_from((Bound::Unbounded, Bound::Included(last)), now, max_datagrams, buf)
-    }
-
-    /// The path after `path`, in the order of their numbers.
-    fn path_after(&self, path: PathId) -> Option<PathId> {
-        if self.links.len() == 1 {
-            return None; // as in most sessions
-        }
-        self.links.range((Bound::Excluded(path), Bound::Unbounded)).next().map(|(&path, _)| path)
-    }
-
-    /// Lets the first of these paths send that has anything to send.
-    fn transmit_from(
-        &mut self,
-        paths: (Bound<PathId>, Bound<PathId>),
-        now: Instant,
-        max_datagrams: usize,
-        buf: &mut Vec<u8>,
-    ) -> Option<Transmit> {
-        let (path, transmit) = self.links.range_mut(paths).find_map(|(&path, link)| {
-            let _path = path_span(&self.machine, path);
-            Some((path, link.quic.poll_transmit(now, max_datagrams, buf)?))
-        })?;
-        self.sent_last = path;
-        self.unsettled = true; // sending may make room that somebody waits for
-        Some(transmit)
     }
 
     /// Returns the next news for the application.
@@ -406,7 +389,8 @@ impl Session {
         {
             return Some(self.now);
         }
-        let live = self.links.values_mut().chain(self.dialled.values_mut()).filter(|link| !link.drained);
+        let taken = self.links.iter_mut().map(|(_, link)| link);
+        let live = taken.chain(self.dialled.values_mut().map(Box::as_mut)).filter(|link| !link.drained);
         let links = live.fold(None, |at, link| earliest(at, link.quic.poll_timeout()));
         let machine = match &self.machine {
             Machine::Client(client) => client.deadline(),
@@ -419,7 +403,7 @@ impl Session {
 
     /// Returns whether nothing will ever be wanted again: the session can be dropped.
     pub fn is_drained(&self) -> bool {
-        self.links.values().all(|link| link.drained)
+        self.links.iter().all(|(_, link)| link.drained)
             && self.dialled.is_empty()
             && self.endpoint_events.is_empty()
     }
@@ -454,8 +438,7 @@ impl Session {
     /// Returns whether something waits to be sent, or to be polled for, that a command or a read has made, as far as that is
     /// known without asking QUIC.
     pub fn wants_transmit(&self) -> bool {
-        let waits = |link: &Link| link.is_backlogged() || link.quic.wants_transmit();
-        self.links.values().any(|link| waits(link))
+        self.links.iter().any(|(_, link)| link.is_backlogged() || link.quic.wants_transmit())
             || matches!(&self.machine, Machine::Client(client) if client.wants_settling())
             || !self.endpoint_events.is_empty()
             || !self.questions.is_empty()
@@ -470,28 +453,28 @@ impl Session {
 
     /// Returns the address of the peer: on a client, of the primary.
     pub fn remote_address(&self) -> SocketAddr {
-        self.links.get(&HOME).map_or(self.remote, |home| home.quic.remote_address())
+        self.links.home.quic.remote_address()
     }
 
     /// Returns the local address the peer sends to, where the platform tells.
     pub fn local_ip(&self) -> Option<IpAddr> {
-        self.links.get(&HOME).and_then(|home| home.quic.local_ip())
+        self.links.home.quic.local_ip()
     }
 
     /// Returns the round-trip time to the peer: on a client, to the primary.
     pub fn rtt(&self) -> Duration {
-        self.links.get(&HOME).map(|home| home.quic.rtt()).unwrap_or_default()
+        self.links.home.quic.rtt()
     }
 
     /// Returns what the handshake agreed on, once it has.
     pub fn handshake_data(&self) -> Option<HandshakeData> {
-        let (_, server_name) = self.links.get(&HOME)?.quic.handshake_data()?;
+        let (_, server_name) = self.links.home.quic.handshake_data()?;
         Some(HandshakeData { protocol: self.app_protocol.clone(), server_name })
     }
 
     /// Returns the peer's certificates, its own first.
     pub fn peer_identity(&self) -> Option<Vec<CertificateDer<'static>>> {
-        self.links.get(&HOME)?.quic.peer_certificates()
+        self.links.home.quic.peer_certificates()
     }
 
     /// Checks the session's own books, as simulators and soak tests do after every step (feature `audit`).
@@ -532,7 +515,7 @@ impl Session {
         if self.lost.is_some() {
             return;
         }
-        for (&path, link) in &mut self.links {
+        for (path, link) in self.links.iter_mut() {
             // Who broke a rule is told so; a secondary has not, it has only lost its session's primary. Spec: PROTOCOL §8.8.
             let blameless = path != HOME && code.is_reserved();
             let (code, reason) = if blameless { (ErrorCode::PRIMARY_LOST, &[][..]) } else { (code, reason) };

@@ -124,9 +124,7 @@ impl Session {
         ordered: bool,
     ) -> Result<Option<Chunk>, ReadError> {
         let half = self.recv.get_mut(&stream).ok_or(ReadError::ClosedStream)?;
-        let Some(home) = self.links.get_mut(&HOME) else {
-            return Err(self.lost.clone().map_or(ReadError::ClosedStream, ReadError::ConnectionLost));
-        };
+        let home = &mut self.links.home;
         match half.take(&mut home.quic, stream, max_len, ordered) {
             Ok(chunk) => Ok(Some(chunk)),
             Err(ReadEnd::Finished) => {
@@ -148,7 +146,7 @@ impl Session {
 
     /// Nothing but FIN or a reset may follow the native part of a split stream. Spec: PROTOCOL §4.
     pub(super) fn check_native_end(&mut self, stream: StreamId) -> Result<(), ReadError> {
-        let (Some(home), Some(half)) = (self.links.get_mut(&HOME), self.recv.get_mut(&stream)) else {
+        let (home, Some(half)) = (&mut self.links.home, self.recv.get_mut(&stream)) else {
             return Ok(());
         };
         match half.next(&mut home.quic, stream) {
@@ -178,7 +176,7 @@ impl Session {
         if !client.is_split(stream) {
             return;
         }
-        let (Some(home), Some(half)) = (self.links.get_mut(&HOME), self.recv.get_mut(&stream)) else {
+        let (home, Some(half)) = (&mut self.links.home, self.recv.get_mut(&stream)) else {
             return;
         };
         if let Some(code) = home.quic.received_reset(stream) {
@@ -189,7 +187,7 @@ impl Session {
 
     /// Reads on to the native FIN of a split stream, so that QUIC frees its slot.
     pub(super) fn drain_native(&mut self, stream: StreamId) {
-        let (Some(home), Some(half)) = (self.links.get_mut(&HOME), self.draining.get_mut(&stream)) else {
+        let (home, Some(half)) = (&mut self.links.home, self.draining.get_mut(&stream)) else {
             return;
         };
         match half.next(&mut home.quic, stream) {

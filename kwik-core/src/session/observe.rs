@@ -42,7 +42,7 @@ impl Session {
     /// Returns the snapshot of [`Self::stats`], with times that still run counted up to `now`.
     pub fn stats_at(&self, now: Instant) -> SessionStats {
         let mut stats = SessionStats {
-            paths: self.links.iter().map(|(&path, link)| (path, link.quic.stats())).collect(),
+            paths: self.links.iter().map(|(path, link)| (path, link.quic.stats())).collect(),
             relays_refused: self.relays_refused,
             credit_frames: self.observed.credit_frames,
             control_pauses: self.observed.control_pauses,

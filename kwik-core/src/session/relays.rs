@@ -193,7 +193,7 @@ impl Session {
         if !matches!(self.machine, Machine::Primary(_) | Machine::Secondary(_)) {
             return Err(RelayError::Misuse(ApiMisuse::WrongRole));
         }
-        let link = self.links.get_mut(&HOME).ok_or(RelayError::SessionClosed)?;
+        let link = &mut self.links.home;
         if let Some(relays) = link.relays.as_mut().filter(|relays| !relays.has_room()) {
             relays.wanted = true;
             return Err(RelayError::Blocked);
@@ -251,7 +251,7 @@ impl Session {
             return self.refuse_relay(path, stream, ErrorCode::RELAY_REFUSED);
         }
         let now = self.now;
-        let Some(link) = self.links.get_mut(&path) else {
+        let Some(link) = self.links.get_mut(path) else {
             return;
         };
         let relays = link.relays.get_or_insert_with(|| Box::new(Relays::new(now)));
@@ -269,7 +269,7 @@ impl Session {
     fn is_full_of_relays(&self, onward: PathId, head: &RelayOpen) -> bool {
         let (waiting, most) = match &self.machine {
             Machine::Client(_) => {
-                let link = self.links.get(&onward);
+                let link = self.links.get(onward);
                 let relays = link.and_then(|link| link.relays.as_ref());
                 // What one sends at once, while what others have sent goes on at its rate.
                 let most = if onward == HOME { limits::RELAY_BURST / 2 } else { limits::RELAY_BURST };
@@ -284,7 +284,7 @@ impl Session {
 
     fn refuse_relay(&mut self, path: PathId, stream: StreamId, code: ErrorCode) {
         self.relays_refused += 1;
-        if let Some(link) = self.links.get_mut(&path) {
+        if let Some(link) = self.links.get_mut(path) {
             link.quic.stop(stream, code);
         }
         self.unsettled = true;
@@ -292,7 +292,7 @@ impl Session {
 
     /// Reads on in a message. Returns whether the stream brings one.
     pub(super) fn read_relay(&mut self, path: PathId, stream: StreamId) -> bool {
-        let Some(link) = self.links.get_mut(&path) else {
+        let Some(link) = self.links.get_mut(path) else {
             return false;
         };
         let Some(relays) = link.relays.as_mut().filter(|relays| relays.reads(stream)) else {
@@ -357,7 +357,7 @@ impl Session {
 
     pub(super) fn queue_relay(&mut self, path: PathId, relay: Outgoing) {
         let now = self.now;
-        let Some(link) = self.links.get_mut(&path) else {
+        let Some(link) = self.links.get_mut(path) else {
             self.relays_refused += 1;
             return;
         };
@@ -369,7 +369,7 @@ impl Session {
 
     /// A message of ours is signed; without a seal it is not to be, and is not sent.
     pub(super) fn seal_relay(&mut self, path: PathId, id: u64, seal: Option<Signature>) {
-        let Some(relays) = self.links.get_mut(&HOME).and_then(|home| home.relays.as_mut()) else {
+        let Some(relays) = self.links.home.relays.as_mut() else {
             return;
         };
         let is = |message: &Outgoing| message.unsigned && message.head.path == path && message.head.id == id;
@@ -392,13 +392,13 @@ impl Session {
 
     /// Sends what messages there are, behind control and ahead of the bytes of streams.
     pub(super) fn flush_relays(&mut self) {
-        if self.links.values().all(|link| link.relays.as_ref().is_none_or(|relays| !relays.is_sending())) {
+        if self.links.iter().all(|(_, link)| link.relays.as_ref().is_none_or(|relays| !relays.is_sending())) {
             return;
         }
         self.keep_slots();
         let runs = self.run_slots_wanted();
         let client = matches!(self.machine, Machine::Client(_));
-        for (&path, link) in &mut self.links {
+        for (path, link) in self.links.iter_mut() {
             if link.is_backlogged() || !link.control_open {
                 continue;
             }
@@ -444,7 +444,7 @@ impl Session {
 
     /// Tells an application that waited for room.
     fn tell_of_room(&mut self) {
-        let relays = self.links.get_mut(&HOME).and_then(|home| home.relays.as_mut());
+        let relays = self.links.home.relays.as_mut();
         if relays.is_some_and(|relays| relays.has_room() && std::mem::take(&mut relays.wanted)) {
             self.notify(Event::RelaysUnblocked);
         }
@@ -453,7 +453,7 @@ impl Session {
     /// A stream of ours has arrived whole, or with `stopped` the peer wants no more of it. Returns whether it was a
     /// message's.
     pub(super) fn on_relay_end(&mut self, path: PathId, stream: StreamId, stopped: bool) -> bool {
-        let Some(link) = self.links.get_mut(&path) else {
+        let Some(link) = self.links.get_mut(path) else {
             return false;
         };
         let Some(relays) = &mut link.relays else {

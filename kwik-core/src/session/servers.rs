@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::{HOME, Machine, NewJob, NewLease, NewPath, Session, primary::Primary};
+use super::{Machine, NewJob, NewLease, NewPath, Session, primary::Primary};
 use crate::{
     action::{JobInfo, LeaseInfo, LeaseOutcome, LeaseStatus, PathInfo, PathState, RunId},
     error::{AddPathError, ApiMisuse, ErrorCode, LeaseError, LeaseWriteError, PathDead},
@@ -253,9 +253,7 @@ impl Session {
         }
         let native = self.send.get(&stream).map(|half| half.written).ok_or(LeaseError::ClosedStream)?;
         let split = self.primary().is_some_and(|primary| primary.split_stream(stream).is_some());
-        let Some(home) = self.links.get_mut(&HOME) else {
-            return Err(LeaseError::SessionClosed);
-        };
+        let home = &mut self.links.home;
         let finished = self.send.get(&stream).is_some_and(|half| half.is_finished());
         let stopped = !matches!(home.quic.stopped(stream), Some(None));
         if !split && (finished || stopped) {

@@ -42,10 +42,10 @@ impl Session {
             if !self.dialled.is_empty() {
                 self.drain_dialled();
             }
-            let mut next = self.links.keys().next().copied();
+            let mut next = Some(HOME);
             while let Some(path) = next {
                 self.drain_link(path);
-                next = self.path_after(path);
+                next = self.links.after(path);
             }
             if let Machine::Client(client) = &mut self.machine {
                 client.settle(self.now);
@@ -62,7 +62,7 @@ impl Session {
     pub(super) fn drain_link(&mut self, path: PathId) {
         let _path = path_span(&self.machine, path);
         loop {
-            let Some(link) = self.links.get_mut(&path) else {
+            let Some(link) = self.links.get_mut(path) else {
                 return;
             };
             let Some(event) = link.quic.poll() else {
@@ -73,20 +73,20 @@ impl Session {
         self.drain_heard(path);
         self.drain_control(path);
         self.drain_internal(path);
-        let Some(link) = self.links.get_mut(&path) else {
+        let Some(link) = self.links.get_mut(path) else {
             return;
         };
         if link.drain_endpoint_events(path, &mut self.endpoint_events) {
             link.drained = true;
             if path != HOME {
-                self.links.remove(&path); // of the path to the primary, what has arrived stays readable
+                self.links.remove(path); // of the path to the primary, what has arrived stays readable
             }
         }
     }
 
     /// Counts decrypted frames as life, and takes round-trip samples.
     pub(super) fn drain_heard(&mut self, path: PathId) {
-        let Some(link) = self.links.get_mut(&path) else {
+        let Some(link) = self.links.get_mut(path) else {
             return;
         };
         let (frames, acks) = (link.quic.frames_heard(), link.quic.acks_heard());
@@ -134,7 +134,7 @@ impl Session {
     }
 
     pub(super) fn on_connected(&mut self, path: PathId) {
-        let Some(link) = self.links.get_mut(&path) else {
+        let Some(link) = self.links.get_mut(path) else {
             return;
         };
         if link.quic.is_closed() {
@@ -161,7 +161,7 @@ impl Session {
             // What the peer said before it left still counts.
             self.drain_control(path);
             self.drain_internal(path);
-            for (_, link) in self.links.iter_mut().filter(|(path, _)| **path != HOME) {
+            for link in self.links.others_mut() {
                 link.quic.close(self.now, ErrorCode::PRIMARY_LOST, Bytes::new());
             }
             self.close_dialled(|_| true, ErrorCode::PRIMARY_LOST);
@@ -176,7 +176,7 @@ impl Session {
     pub(super) fn drain_control(&mut self, path: PathId) {
         // What comes behind the frame that ended the session is not acted on: it could open paths that nobody closes.
         while self.lost.is_none() {
-            let Some(link) = self.links.get_mut(&path).filter(|link| link.control_ready) else {
+            let Some(link) = self.links.get_mut(path).filter(|link| link.control_ready) else {
                 return;
             };
             match link.next_frame(self.now) {
@@ -231,14 +231,14 @@ impl Session {
     }
 
     pub(super) fn on_hello(&mut self, frame: Frame) -> Result<(), ErrorCode> {
-        let (Machine::Greeting(greeting), Some(home)) = (&mut self.machine, self.links.get_mut(&HOME)) else {
+        let Machine::Greeting(greeting) = &mut self.machine else {
             return Ok(());
         };
         let Frame::ClientHello(hello) = frame else {
             return Err(ErrorCode::FRAME_UNEXPECTED);
         };
         let unix = self.wall.secs(self.now);
-        match greeting.on_hello(self.now, unix, hello, home.quic.exporter(EXPORTER_LABEL)) {
+        match greeting.on_hello(self.now, unix, hello, self.links.home.quic.exporter(EXPORTER_LABEL)) {
             Welcome::Refuse(code) => Err(code),
             Welcome::AskNonce { nonce, expires, now } => {
                 let ask = EndpointEventInner::Nonce { nonce, expires, now };
@@ -261,11 +261,9 @@ impl Session {
         };
         let welcomed = greeting.on_nonce(self.now, fresh).and_then(|(secondary, answer)| {
             self.machine = Machine::Secondary(secondary);
-            if let Some(home) = self.links.get_mut(&HOME) {
-                // The client sends nothing here but control and messages of the primary.
-                home.quic.set_max_concurrent_streams(Dir::Uni, limits::RELAY_STREAMS as u64);
-                home.quic.set_receive_window(limits::CONTROL_WINDOW + limits::RELAY_WINDOW);
-            }
+            // The client sends nothing here but control and messages of the primary.
+            self.links.home.quic.set_max_concurrent_streams(Dir::Uni, limits::RELAY_STREAMS as u64);
+            self.links.home.quic.set_receive_window(limits::CONTROL_WINDOW + limits::RELAY_WINDOW);
             self.greet(Frame::ServerHello(answer))
         });
         if let Err(code) = welcomed {
@@ -275,7 +273,7 @@ impl Session {
 
     /// Accepts the hello: says so, and lets the client's streams in.
     pub(super) fn greet(&mut self, answer: Frame) -> Result<(), ErrorCode> {
-        let home = self.links.get_mut(&HOME).ok_or(ErrorCode::PATH_DEAD)?;
+        let home = &mut self.links.home;
         home.quic.set_priority(StreamId::CONTROL, i32::MAX);
         home.control_open = true;
         home.send(&answer)?;
@@ -290,10 +288,10 @@ impl Session {
 
     /// Writes control ahead of everything else, and lets writers go on that waited for it.
     pub(super) fn flush_control(&mut self) {
-        for link in self.links.values_mut() {
+        for (_, link) in self.links.iter_mut() {
             link.flush();
         }
-        if self.links.get(&HOME).is_none_or(|home| !home.is_backlogged()) {
+        if !self.links.home.is_backlogged() {
             for writer in std::mem::take(&mut self.control_waiters) {
                 self.notify(writer.event());
             }
@@ -342,9 +340,7 @@ impl Session {
         if account == Account::default() {
             return;
         }
-        if let Some(home) = self.links.get_mut(&HOME) {
-            home.settle(account);
-        }
+        self.links.home.settle(account);
     }
 
     pub(super) fn carry_out(&mut self, action: Action) {
@@ -361,7 +357,7 @@ impl Session {
             Action::Notify(event) => self.notify(event),
             Action::Sign(draft) => self.ask_to_sign(*draft),
             Action::Send { path, frame } => {
-                if let Some(link) = self.links.get_mut(&path).filter(|link| !link.quic.is_closed()) {
+                if let Some(link) = self.links.get_mut(path).filter(|link| !link.quic.is_closed()) {
                     self.observed.on_send(&frame);
                     link.allow_frames(price::answers_to(&frame));
                     if let Err(code) = link.send(&frame) {
@@ -374,7 +370,7 @@ impl Session {
                 self.close_dialled(|id| id == LinkId { path, attempt }, code);
             }
             Action::ClosePath { path, code } => {
-                if let Some(link) = self.links.get_mut(&path) {
+                if let Some(link) = self.links.get_mut(path) {
                     link.quic.close(self.now, code, Bytes::new());
                 }
                 self.close_dialled(|id| id.path == path, code);
@@ -385,12 +381,12 @@ impl Session {
                 self.dial(LinkId { path, attempt }, remote, server_name);
             }
             Action::Ping { path } => {
-                if let Some(link) = self.links.get_mut(&path) {
+                if let Some(link) = self.links.get_mut(path) {
                     link.quic.ping();
                 }
             }
             Action::PermitUni { path, count } => {
-                if let Some(link) = self.links.get_mut(&path) {
+                if let Some(link) = self.links.get_mut(path) {
                     link.quic.set_max_concurrent_streams(Dir::Uni, count);
                 }
             }
@@ -401,7 +397,7 @@ impl Session {
             Action::ResetInternal { stream, code } => self.reset_internal(stream, code),
             Action::ResumeInternal { path, stream } => self.resume_internal(path, stream),
             Action::StopInternal { path, stream, code } => {
-                if let Some(link) = self.links.get_mut(&path) {
+                if let Some(link) = self.links.get_mut(path) {
                     link.quic.stop(stream, code);
                 }
             }
@@ -423,9 +419,7 @@ impl Session {
         self.permitted = streams;
         // A client opens one bidirectional stream more than its application may use: control.
         let control = u64::from(self.client.is_none());
-        if let Some(home) = self.links.get_mut(&HOME) {
-            home.quic.set_max_concurrent_streams(Dir::Bi, streams + control);
-        }
+        self.links.home.quic.set_max_concurrent_streams(Dir::Bi, streams + control);
         self.permit_uni();
     }
 
@@ -438,10 +432,8 @@ impl Session {
         // Those that come early may be left unread as well; those for runs and messages are not.
         let early = untold.saturating_mul(self.transport.stream_receive_window.into());
         let relays = self.relay_slots as u64 * u64::from(limits::RELAY_MAX);
-        if let Some(home) = self.links.get_mut(&HOME) {
-            home.quic.set_max_concurrent_streams(Dir::Uni, count + untold);
-            home.quic.set_receive_window(window.saturating_add(early + relays));
-        }
+        self.links.home.quic.set_max_concurrent_streams(Dir::Uni, count + untold);
+        self.links.home.quic.set_receive_window(window.saturating_add(early + relays));
     }
 
     /// Permits the primary what it writes into split streams, on top of what its application may send.

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 
-use super::{HOME, Machine, Session, internal::Owner, native::RecvHalf, subject::stream_span};
+use super::{Machine, Session, internal::Owner, native::RecvHalf, subject::stream_span};
 use crate::{
     action::{Chunk, Event},
     error::{
@@ -63,12 +63,11 @@ impl Session {
         if !self.serves_streams() || self.lost.is_some() {
             return None;
         }
-        if !self.links.get(&HOME)?.control_open {
+        if !self.links.home.control_open {
             return None; // control is the first stream of every connection
         }
         let slots = dir == Dir::Bi || self.keep_slots();
-        let Some(stream) = self.links.get_mut(&HOME).filter(|_| slots).and_then(|home| home.quic.open(dir))
-        else {
+        let Some(stream) = slots.then(|| self.links.home.quic.open(dir)).flatten() else {
             self.observed.opens_refused += 1;
             return None;
         };
@@ -91,9 +90,7 @@ impl Session {
             return true; // on a secondary's connection everything has slots of its own
         }
         let runs = self.run_slots_wanted();
-        let Some(home) = self.links.get_mut(&HOME) else {
-            return true;
-        };
+        let home = &mut self.links.home;
         let relays = home.relays.as_ref().map_or(0, |relays| relays.slots_wanted());
         while self.spare.len() < runs + relays {
             let Some(stream) = home.quic.open(Dir::Uni) else {
@@ -144,7 +141,7 @@ impl Session {
         if let Some(code) = half.stopped {
             return Err(WriteError::Stopped(code));
         }
-        let home = self.links.get_mut(&HOME).ok_or(WriteError::ClosedStream)?;
+        let home = &mut self.links.home;
         home.flush();
         if home.is_backlogged() {
             self.control_waiters.insert(Owner::Sequential { stream, next: 0 });
@@ -180,7 +177,7 @@ impl Session {
         if std::mem::replace(&mut half.finished, true) {
             return Err(ClosedStream);
         }
-        let home = self.links.get_mut(&HOME).ok_or(ClosedStream)?;
+        let home = &mut self.links.home;
         match flush_header(&mut home.quic, stream, &mut half.header) {
             Ok(()) => {}
             Err(WriteEnd::Blocked) => {
@@ -205,7 +202,7 @@ impl Session {
 
     /// QUIC does not take the end of a stream: the peer has stopped it, and that has not been told yet.
     pub(super) fn finish_unheard(&mut self, stream: StreamId) -> Result<(), ClosedStream> {
-        match self.links.get_mut(&HOME).and_then(|home| home.quic.stopped(stream)).flatten() {
+        match self.links.home.quic.stopped(stream).flatten() {
             Some(code) => {
                 self.end_stopped(stream, code);
                 Ok(())
@@ -224,9 +221,7 @@ impl Session {
             primary.forget_stream(stream);
             self.reset_internals_of(stream);
         }
-        if let Some(home) = self.links.get_mut(&HOME) {
-            home.quic.reset(stream, code);
-        }
+        self.links.home.quic.reset(stream, code);
         if self.send.remove(&stream).is_some_and(|half| half.stopped.is_none()) {
             self.notify(Event::Stopped(stream, code));
         }
@@ -247,9 +242,7 @@ impl Session {
                 primary.forget_stream(stream);
             }
             self.reset_internals_of(stream);
-            if let Some(home) = self.links.get_mut(&HOME) {
-                home.quic.reset(stream, code);
-            }
+            self.links.home.quic.reset(stream, code);
         }
         if over {
             self.end_stopped(stream, code);
@@ -277,7 +270,7 @@ impl Session {
             deferred.reset = Some(code);
             return Ok(());
         }
-        let home = self.links.get_mut(&HOME).ok_or(ClosedStream)?;
+        let home = &mut self.links.home;
         // One that the peer has stopped may have been reset for that already.
         if home.quic.reset(stream, code) || half.stopped.is_some() {
             Ok(())
@@ -292,7 +285,7 @@ impl Session {
     /// - [`ClosedStream`] if the stream is closed.
     pub fn set_priority(&mut self, stream: StreamId, priority: i32) -> Result<(), ClosedStream> {
         let half = self.send.get_mut(&stream).ok_or(ClosedStream)?;
-        let home = self.links.get_mut(&HOME).ok_or(ClosedStream)?;
+        let home = &mut self.links.home;
         if !home.quic.set_priority(stream, below_control(priority)) {
             return Err(ClosedStream);
         }
@@ -318,7 +311,7 @@ impl Session {
         if half.stopped.is_some() || is_split(&self.machine, stream) {
             return Ok(half.stopped);
         }
-        self.links.get_mut(&HOME).and_then(|home| home.quic.stopped(stream)).ok_or(ClosedStream)
+        self.links.home.quic.stopped(stream).ok_or(ClosedStream)
     }
 
     /// Reads at most `max_len` bytes: the next ones if `ordered`, else any that are here. `Ok(None)` is the end. A `max_len`
@@ -441,8 +434,8 @@ impl Session {
         };
         if let Some(deferred) = self.early.get_mut(&stream) {
             deferred.stop = Some(code);
-        } else if let Some(home) = self.links.get_mut(&HOME) {
-            home.quic.stop(stream, code);
+        } else {
+            self.links.home.quic.stop(stream, code);
         }
         error
     }
@@ -478,8 +471,8 @@ impl Session {
         }
         if let Some(deferred) = self.early.get_mut(&stream) {
             deferred.stop = Some(code);
-        } else if let Some(home) = self.links.get_mut(&HOME) {
-            home.quic.stop(stream, code);
+        } else {
+            self.links.home.quic.stop(stream, code);
         }
         Ok(())
     }
@@ -496,8 +489,7 @@ impl Session {
     ) -> Result<Option<ErrorCode>, ClosedStream> {
         self.touch(now);
         let half = self.recv.get_mut(&stream).ok_or(ClosedStream)?;
-        let quic = self.links.get_mut(&HOME).map(|home| &mut home.quic);
-        let code = half.known_reset().or_else(|| quic.and_then(|quic| quic.received_reset(stream)));
+        let code = half.known_reset().or_else(|| self.links.home.quic.received_reset(stream));
         if code.is_some() {
             self.recv.remove(&stream);
             if let Machine::Client(client) = &mut self.machine {
@@ -516,10 +508,10 @@ impl Session {
         if let Some(cause) = &self.lost {
             return Err(SendDatagramError::ConnectionLost(cause.clone()));
         }
-        let serves = self.serves_streams();
-        let home =
-            self.links.get_mut(&HOME).filter(|_| serves).ok_or(SendDatagramError::UnsupportedByPeer)?;
-        home.quic.datagram_send(data, drop).map_err(|end| match end {
+        if !self.serves_streams() {
+            return Err(SendDatagramError::UnsupportedByPeer);
+        }
+        self.links.home.quic.datagram_send(data, drop).map_err(|end| match end {
             DatagramEnd::Blocked(data) => SendDatagramError::Blocked(data),
             DatagramEnd::Disabled => SendDatagramError::Disabled,
             DatagramEnd::TooLarge => SendDatagramError::TooLarge,
@@ -529,18 +521,20 @@ impl Session {
 
     /// Takes a received application datagram.
     pub fn datagram_recv(&mut self) -> Option<Bytes> {
-        let serves = self.serves_streams();
-        self.links.get_mut(&HOME).filter(|_| serves)?.quic.datagram_recv()
+        if !self.serves_streams() {
+            return None;
+        }
+        self.links.home.quic.datagram_recv()
     }
 
     /// Returns the largest datagram that can be sent now; `None` if the peer takes none.
     pub fn datagram_max_size(&mut self) -> Option<usize> {
-        self.links.get_mut(&HOME)?.quic.datagram_max_size()
+        self.links.home.quic.datagram_max_size()
     }
 
     /// Returns how many bytes of datagrams can be queued without older ones giving way.
     pub fn datagram_send_buffer_space(&mut self) -> usize {
-        self.links.get_mut(&HOME).map_or(0, |home| home.quic.datagram_send_buffer_space())
+        self.links.home.quic.datagram_send_buffer_space()
     }
 }
 

@@ -27,7 +27,7 @@ fn a_fault_in_the_native_part_is_told_to_the_reader() {
         }
         primary.open_job(now, stream, NewJob::new(path, range(1000, 2000), "")).unwrap();
         world.run_for(ONE_WAY * 3);
-        let home = world.session(PRIMARY).links.get_mut(&HOME).unwrap();
+        let home = &mut world.session(PRIMARY).links.home;
         if after > 0 {
             home.quic.write(stream, &mut [object(range(before, before + after))]).unwrap();
         }

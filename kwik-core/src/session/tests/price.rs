@@ -20,10 +20,10 @@ fn small_objects_are_paid_for_by_small_objects() {
     world.connect();
     let path = world.attach(2);
     for node in [CLIENT, PRIMARY, 2] {
-        let home = world.session(node).links.get_mut(&HOME).unwrap();
+        let home = &mut world.session(node).links.home;
         home.settle(Account { earned: 0, charged: limits::CONTROL_BURST - 6 * AT_ONCE as u64 });
     }
-    let path_on_client = world.session(CLIENT).links.get_mut(&path).unwrap();
+    let path_on_client = world.session(CLIENT).links.get_mut(path).unwrap();
     path_on_client.settle(Account { earned: 0, charged: limits::CONTROL_BURST - 6 * AT_ONCE as u64 });
     let mut filler = Filler::default();
     for round in 0..15 {
@@ -155,7 +155,7 @@ fn a_peer_that_repeats_itself_is_held_back() {
     let mut said = 0_u64;
     let started = world.now;
     while world.now < started + Duration::from_secs(5) {
-        let home = world.session(CLIENT).links.get_mut(&HOME).unwrap();
+        let home = &mut world.session(CLIENT).links.home;
         while !home.is_backlogged() && said < 60_000 {
             for frame in &frames {
                 home.send(frame).unwrap();
