@@ -38,6 +38,10 @@ struct Args {
     /// About how many streams; a quarter of them has a lease.
     #[arg(long, default_value_t = 100_000)]
     streams: u64,
+    /// Streams before those that are judged. quinn-proto keeps the receiving halves of ended streams for new ones, each with
+    /// the room it once needed for pieces out of order: that grows until as many as are ever open at once have needed it.
+    #[arg(long, default_value_t = 25_000)]
+    warm_up: u64,
     /// Largest distance of a stretch's heap from that of the first ones, in parts per hundred.
     #[arg(long, default_value_t = 5)]
     heap: u32,
@@ -88,33 +92,40 @@ async fn soak(args: Args, out: &mut impl io::Write) -> io::Result<Vec<String>> {
     tokio::spawn(accept(ends.clone(), Connection::clone(&ends.primary)));
     // Whole turns of all kinds in each half of each stretch, so that all stretches have the same work.
     let half = (args.streams / STRETCHES as u64 / 2).div_ceil(KINDS) * KINDS;
+    let warm = stretch(&ends, (args.warm_up / 2).div_ceil(KINDS) * KINDS).await?;
+    writeln!(out, "{warm}: the warm-up")?;
     let mut stretches = Vec::new();
     for _ in 0..STRETCHES {
-        let begun = Instant::now();
-        for index in 0..half {
-            stuck("a stream", run(ends.clone(), index)).await?;
-        }
-        let gate = Arc::new(Semaphore::new(usize::try_from(AT_ONCE).unwrap_or(1)));
-        let mut tasks = JoinSet::new();
-        for index in 0..half {
-            let room = stuck("room for one more stream", gate.clone().acquire_owned()).await?;
-            let ends = ends.clone();
-            tasks.spawn(async move {
-                run(ends, index).await;
-                drop(room);
-            });
-            while tasks.try_join_next().is_some() {}
-        }
-        while stuck("the last streams", tasks.join_next()).await?.is_some() {}
-        let time = begun.elapsed();
-        drop((tasks, gate));
-        sleep(REST).await;
-        let stretch = Stretch { streams: half * 2, time, heap: vec![("all ends".to_owned(), heap::held())] };
+        let stretch = stretch(&ends, half).await?;
         writeln!(out, "{stretch}")?;
         stretches.push(stretch);
     }
     writeln!(out, "{} streams were read to an end of their own", ends.read.load(Ordering::Relaxed))?;
     Ok(judge(&stretches, Tolerance { slower: args.rate, faster: u32::MAX, heap: args.heap }))
+}
+
+/// Runs so many streams one after another, and as many again several at once.
+async fn stretch(ends: &Arc<Ends>, half: u64) -> io::Result<Stretch> {
+    let begun = Instant::now();
+    for index in 0..half {
+        stuck("a stream", run(ends.clone(), index)).await?;
+    }
+    let gate = Arc::new(Semaphore::new(usize::try_from(AT_ONCE).unwrap_or(1)));
+    let mut tasks = JoinSet::new();
+    for index in 0..half {
+        let room = stuck("room for one more stream", gate.clone().acquire_owned()).await?;
+        let ends = ends.clone();
+        tasks.spawn(async move {
+            run(ends, index).await;
+            drop(room);
+        });
+        while tasks.try_join_next().is_some() {}
+    }
+    while stuck("the last streams", tasks.join_next()).await?.is_some() {}
+    let time = begun.elapsed();
+    drop((tasks, gate));
+    sleep(REST).await;
+    Ok(Stretch { streams: half * 2, time, heap: vec![("all ends".to_owned(), heap::held())] })
 }
 
 /// Waits for what must happen.
