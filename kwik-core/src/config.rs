@@ -72,6 +72,10 @@ pub struct ServerConfig {
     pub(crate) primary: Option<Arc<dyn Signer>>,
     pub(crate) secondary: Option<SecondaryConfig>,
     pub(crate) accepts_max: usize,
+    pub(crate) retry_above: Option<usize>,
+    pub(crate) half_open_max: usize,
+    pub(crate) half_open_per_prefix: usize,
+    pub(crate) backlog_max: u64,
     pub(crate) reset_key: Option<[u8; 32]>,
 }
 
@@ -92,6 +96,10 @@ impl ServerConfig {
             primary: None,
             secondary: None,
             accepts_max: limits::ACCEPTS_MAX,
+            retry_above: Some(limits::RETRY_ABOVE),
+            half_open_max: limits::HALF_OPEN_MAX,
+            half_open_per_prefix: limits::HALF_OPEN_PER_PREFIX,
+            backlog_max: limits::BACKLOG_MAX,
             reset_key: None,
         })
     }
@@ -125,6 +133,48 @@ impl ServerConfig {
         self
     }
 
+    /// Clients that may be half-open without a proof of address, before every further one is sent for the proof: 512 by
+    /// default, 0 (always) to less than [`Self::half_open_max`]; `None` never sends any.
+    ///
+    /// Half-open is a client from its first flight to its accepted hello. The proof (a Retry packet, RFC 9000 §8.1.2) costs
+    /// it a round trip and the server no memory, and happens before the application hears of the client. It is asked for
+    /// as well once a quarter of [`Self::half_open_per_prefix`] is taken by clients of one network without it, or half of
+    /// [`Self::accepts_max`] by any. Without automatic Retry whoever forges addresses can fill both bounds, unless the
+    /// application sends Retry packets itself. Spec: RATIONALE §11.
+    #[must_use]
+    pub fn retry_above(mut self, value: Option<usize>) -> Self {
+        self.retry_above = value;
+        self
+    }
+
+    /// Clients that may be half-open at once, in all: 8,192 by default, 1 to 1,048,576. Each takes some 29 KiB. Further
+    /// ones get no answer, are counted, and ask again by themselves.
+    #[must_use]
+    pub fn half_open_max(mut self, value: usize) -> Self {
+        self.half_open_max = value;
+        self
+    }
+
+    /// Clients of one network that may be half-open at once, a /24 of IPv4 or a /64 of IPv6: 1,024 by default, 1 to
+    /// 1,048,576. Further ones get no answer, are counted, and ask again by themselves.
+    #[must_use]
+    pub fn half_open_per_prefix(mut self, value: usize) -> Self {
+        self.half_open_per_prefix = value;
+        self
+    }
+
+    /// Bytes of received datagrams that may wait for the tasks of all sessions that this server has accepted, together:
+    /// 256 MiB by default, 1 MiB to 2^48. For adapters; the core keeps no datagrams.
+    ///
+    /// Each session may have as much as is left, and never more than its windows are for; before its hello is accepted no
+    /// more than 128 KiB, and all such sessions together an eighth. What finds no room is dropped and counted, and sent
+    /// again by its sender. Spec: RATIONALE §11.
+    #[must_use]
+    pub fn backlog_max(mut self, value: u64) -> Self {
+        self.backlog_max = value;
+        self
+    }
+
     /// Returns whether these settings can be used.
     ///
     /// # Errors
@@ -133,6 +183,18 @@ impl ServerConfig {
     pub fn check(&self) -> Result<(), ConfigError> {
         if !(1..=limits::ACCEPTS_CEILING).contains(&self.accepts_max) {
             return Err(ConfigError::OutOfRange("accepts_max"));
+        }
+        if !(1..=limits::HALF_OPEN_CEILING).contains(&self.half_open_max) {
+            return Err(ConfigError::OutOfRange("half_open_max"));
+        }
+        if !(1..=limits::HALF_OPEN_CEILING).contains(&self.half_open_per_prefix) {
+            return Err(ConfigError::OutOfRange("half_open_per_prefix"));
+        }
+        if !(limits::BACKLOG_MIN..=limits::WINDOW_CEILING).contains(&self.backlog_max) {
+            return Err(ConfigError::OutOfRange("backlog_max"));
+        }
+        if self.retry_above.is_some_and(|above| above >= self.half_open_max) {
+            return Err(ConfigError::OutOfRange("retry_above"));
         }
         self.transport.check()
     }

@@ -1,7 +1,7 @@
 //! Routes datagrams to sessions, accepts, dials. No protocol rule lives here.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Instant,
@@ -11,6 +11,7 @@ use bytes::BytesMut;
 
 use crate::{
     action::{Ecn, Transmit},
+    admission::{Admission, AdmissionStats, Guest, Verdict},
     config::{ClientConfig, ServerConfig},
     error::{ConfigError, ConnectError, ConnectionError},
     id::LinkId,
@@ -81,33 +82,47 @@ pub struct EndpointEvent(pub(crate) EndpointEventInner);
 #[derive(Debug)]
 pub(crate) enum EndpointEventInner {
     Dial(quic::Dial),
-    Nonce { nonce: [u8; 16], expires: u64, now: u64 },
-    Quic { link: LinkId, key: usize, event: quic::EndpointEvent },
+    Nonce {
+        nonce: [u8; 16],
+        expires: u64,
+        now: u64,
+    },
+    Quic {
+        link: LinkId,
+        key: usize,
+        event: quic::EndpointEvent,
+    },
+    /// The client's hello is accepted: the session is half-open no longer.
+    Welcomed,
 }
 
 /// A client at the door. Must be handed to [`Endpoint::accept`], `refuse`, `retry` or `ignore`.
 #[derive(Debug)]
-pub struct Incoming(quic::Incoming);
+pub struct Incoming {
+    quic: quic::Incoming,
+    /// As it is counted until it is let in or turned away.
+    guest: Guest,
+}
 
 impl Incoming {
     /// Returns where the client says it is.
     pub fn remote_address(&self) -> SocketAddr {
-        self.0.remote_address()
+        self.quic.remote_address()
     }
 
     /// Returns the local address the client sent to, where the platform tells.
     pub fn local_ip(&self) -> Option<IpAddr> {
-        self.0.local_ip()
+        self.quic.local_ip()
     }
 
     /// Returns whether the client has proved that it receives at its address.
     pub fn remote_address_validated(&self) -> bool {
-        self.0.remote_address_validated()
+        self.quic.remote_address_validated()
     }
 
     /// Returns whether [`Endpoint::retry`] may be used.
     pub fn may_retry(&self) -> bool {
-        self.0.may_retry()
+        self.quic.may_retry()
     }
 }
 
@@ -133,6 +148,11 @@ pub struct Endpoint {
     families: Families,
     /// Where each QUIC connection belongs.
     routes: BTreeMap<usize, (SessionHandle, LinkId)>,
+    /// The connections of each session.
+    owned: BTreeSet<(SessionHandle, usize)>,
+    /// The clients whose hello is not accepted yet.
+    guests: BTreeMap<SessionHandle, Guest>,
+    admission: Admission,
     next_session: u64,
 }
 
@@ -161,6 +181,9 @@ impl Endpoint {
             nonces: Nonces::default(),
             families: Families::default(),
             routes: BTreeMap::new(),
+            owned: BTreeSet::new(),
+            guests: BTreeMap::new(),
+            admission: Admission::new(),
             next_session: 0,
         };
         endpoint.set_server_config(server)?;
@@ -185,6 +208,9 @@ impl Endpoint {
             return Err(ConfigError::OutOfRange("trusted primaries"));
         }
         self.quic.set_server(server.as_ref())?;
+        if let Some(server) = &server {
+            self.admission.configure(server);
+        }
         Ok(std::mem::replace(&mut self.server, server.map(Arc::new)))
     }
 
@@ -219,8 +245,28 @@ impl Endpoint {
                 let (session, link) = *self.routes.get(&key)?;
                 Some(DatagramEvent::Session(session, SessionEvent(SessionEventInner::Quic(link, event))))
             }
-            quic::Datagram::Incoming(incoming) => Some(DatagramEvent::Incoming(Incoming(incoming))),
+            quic::Datagram::Incoming(incoming) => self.admit(incoming, buf),
             quic::Datagram::Response(transmit) => Some(DatagramEvent::Response(transmit)),
+        }
+    }
+
+    /// Decides about a client before the application is asked. Spec: RATIONALE §11.
+    fn admit(&mut self, incoming: quic::Incoming, buf: &mut Vec<u8>) -> Option<DatagramEvent> {
+        let guest = Guest::new(incoming.remote_address(), incoming.remote_address_validated());
+        match self.admission.arrive(guest) {
+            Verdict::Admit => Some(DatagramEvent::Incoming(Incoming { quic: incoming, guest })),
+            Verdict::Ignore => {
+                self.quic.ignore(incoming);
+                None
+            }
+            Verdict::Retry => match self.quic.retry(incoming, buf) {
+                Ok(transmit) => Some(DatagramEvent::Response(transmit)),
+                Err(proved) => {
+                    debug_assert!(false, "only who has proved its address may not be asked to");
+                    self.quic.ignore(proved);
+                    None
+                }
+            },
         }
     }
 
@@ -244,7 +290,7 @@ impl Endpoint {
             transport: config.transport.clone(),
         };
         let connection = self.dial(now, dial)?;
-        let handle = self.register(connection.key());
+        let handle = self.register(connection.key(), None);
         let rng = self.rng.fork("session");
         Ok((handle, Session::client(now, rng, config, connection)))
     }
@@ -259,35 +305,52 @@ impl Endpoint {
         incoming: Incoming,
         buf: &mut Vec<u8>,
     ) -> Result<(SessionHandle, Session), AcceptError> {
+        let Incoming { quic: incoming, guest } = incoming;
         let Some(server) = self.server.clone() else {
-            let response = Some(self.quic.refuse(incoming.0, buf));
+            self.admission.turn_away(guest);
+            let response = Some(self.quic.refuse(incoming, buf));
             return Err(AcceptError { cause: ConnectionError::LocallyClosed, response });
         };
-        let connection = self
-            .quic
-            .accept(now, incoming.0, buf)
-            .map_err(|error| AcceptError { cause: error.cause, response: error.response })?;
-        let handle = self.register(connection.key());
+        let connection = match self.quic.accept(now, incoming, buf) {
+            Ok(connection) => connection,
+            Err(error) => {
+                self.admission.turn_away(guest);
+                return Err(AcceptError { cause: error.cause, response: error.response });
+            }
+        };
+        self.admission.enter(guest);
+        let handle = self.register(connection.key(), Some(guest));
         let rng = self.rng.fork("session");
         Ok((handle, Session::server(now, rng, server, connection)))
     }
 
     /// Turns a client away; `buf` is appended to.
     pub fn refuse(&mut self, incoming: Incoming, buf: &mut Vec<u8>) -> Transmit {
-        self.quic.refuse(incoming.0, buf)
+        self.admission.turn_away(incoming.guest);
+        self.quic.refuse(incoming.quic, buf)
     }
 
     /// Asks a client to prove its address first; `buf` is appended to.
     ///
+    /// The endpoint does so by itself once many clients are half-open: see [`ServerConfig::retry_above`].
+    ///
     /// # Errors
     /// Gives the client back if it has proved its address already.
     pub fn retry(&mut self, incoming: Incoming, buf: &mut Vec<u8>) -> Result<Transmit, Incoming> {
-        self.quic.retry(incoming.0, buf).map_err(Incoming)
+        let guest = incoming.guest;
+        match self.quic.retry(incoming.quic, buf) {
+            Ok(transmit) => {
+                self.admission.turn_away(guest);
+                Ok(transmit)
+            }
+            Err(quic) => Err(Incoming { quic, guest }),
+        }
     }
 
     /// Forgets a client without an answer.
     pub fn ignore(&mut self, incoming: Incoming) {
-        self.quic.ignore(incoming.0);
+        self.admission.turn_away(incoming.guest);
+        self.quic.ignore(incoming.quic);
     }
 
     /// Takes what `session` asked for; an answer, if any, goes back to the same session before other facts.
@@ -303,6 +366,7 @@ impl Endpoint {
                 let dialled = self.dial(now, dial);
                 if let Ok(connection) = &dialled {
                     self.routes.insert(connection.key(), (session, link));
+                    self.owned.insert((session, connection.key()));
                 }
                 SessionEventInner::Dialled(link, dialled.map(Box::new))
             }
@@ -310,24 +374,52 @@ impl Endpoint {
                 SessionEventInner::Nonce(self.nonces.insert(nonce, expires, now).is_ok())
             }
             EndpointEventInner::Quic { link, key, event } => {
-                if event.is_drained() && self.routes.remove(&key).is_none() {
-                    return None; // forgotten before it drained
+                if event.is_drained() {
+                    self.routes.remove(&key)?; // `None`: forgotten before it drained
+                    self.unlist(session, key);
                 }
                 SessionEventInner::Quic(link, self.quic.handle_event(key, event)?)
+            }
+            EndpointEventInner::Welcomed => {
+                self.welcome(session);
+                return None;
             }
         };
         Some(SessionEvent(answer))
     }
 
-    /// Forgets a session that will not be driven any further, drained or not.
+    /// Forgets a session that will not be driven any further, drained or not. Costs what its own connections cost.
     pub fn forget(&mut self, session: SessionHandle) {
-        let keys: Vec<usize> =
-            self.routes.iter().filter(|(_, (owner, _))| *owner == session).map(|(key, _)| *key).collect();
-        for key in keys {
+        self.welcome(session);
+        while let Some(key) = self.connection_of(session) {
+            self.owned.remove(&(session, key));
             self.routes.remove(&key);
             let answer = self.quic.handle_event(key, quic::EndpointEvent::drained());
             debug_assert!(answer.is_none(), "a drained connection wants nothing");
         }
+    }
+
+    /// Counts a client among the half-open ones no longer.
+    fn welcome(&mut self, session: SessionHandle) {
+        if let Some(guest) = self.guests.remove(&session) {
+            self.admission.leave(guest);
+        }
+        if self.guests.is_empty() {
+            self.guests = BTreeMap::new(); // an empty one keeps its memory
+        }
+    }
+
+    /// Takes a connection from its session, and forgets that one with its last.
+    fn unlist(&mut self, session: SessionHandle, key: usize) {
+        self.owned.remove(&(session, key));
+        if self.connection_of(session).is_none() {
+            self.welcome(session);
+        }
+    }
+
+    /// Returns the key of one of a session's connections.
+    fn connection_of(&self, session: SessionHandle) -> Option<usize> {
+        self.owned.range((session, 0)..=(session, usize::MAX)).next().map(|(_, key)| *key)
     }
 
     /// Returns how many clients' first packets got no answer because [`ServerConfig::accepts_max`] of them waited to be
@@ -336,15 +428,23 @@ impl Endpoint {
         self.quic.initials_ignored()
     }
 
-    /// Returns how many sessions have a connection that has not drained.
-    pub fn sessions(&self) -> usize {
-        self.routes.values().map(|(session, _)| session).collect::<std::collections::BTreeSet<_>>().len()
+    /// Returns counters of half-open sessions, and of clients that found no room among them. Spec: RATIONALE §11.
+    pub fn admission(&self) -> AdmissionStats {
+        self.admission.stats()
     }
 
-    fn register(&mut self, key: usize) -> SessionHandle {
+    /// Returns how many sessions have a connection that has not drained.
+    pub fn sessions(&self) -> usize {
+        let mut last = None;
+        self.owned.iter().filter(|(session, _)| last.replace(*session) != Some(*session)).count()
+    }
+
+    fn register(&mut self, key: usize, guest: Option<Guest>) -> SessionHandle {
         let handle = SessionHandle(self.next_session);
         self.next_session += 1;
         self.routes.insert(key, (handle, LinkId::HOME));
+        self.owned.insert((handle, key));
+        self.guests.extend(guest.map(|guest| (handle, guest)));
         handle
     }
 }

@@ -37,6 +37,7 @@
 #![forbid(unsafe_code)]
 
 mod action;
+mod admission;
 #[cfg(any(test, fuzzing, feature = "audit"))]
 mod audit;
 #[cfg(any(test, feature = "__bench"))]
@@ -67,6 +68,7 @@ pub use action::{
     Chunk, Ecn, Event, JobInfo, LeaseInfo, LeaseOutcome, LeaseStatus, PathInfo, PathState, Relay, RunId,
     Transmit,
 };
+pub use admission::AdmissionStats;
 #[cfg(any(test, fuzzing, feature = "audit"))]
 pub use audit::Contradiction;
 pub use config::{ClientConfig, SecondaryConfig, ServerConfig, TransportConfig};

@@ -179,6 +179,19 @@ pub const IDLE_CEILING: Duration = Duration::from_secs(60 * 60);
 pub const WAIT_CEILING: Duration = Duration::from_secs(24 * 60 * 60);
 /// The shortest time that may be set; no clock or scheduler is finer.
 pub const WAIT_MIN: Duration = Duration::from_millis(10);
+/// Half-open sessions without a proof of address above which clients are sent for one. A forged first flight costs a
+/// server some 0.2 ms and 29 KiB for as long as the hello may take; a Retry costs next to nothing.
+pub const RETRY_ABOVE: usize = 512;
+/// Half-open sessions of a server in all: 240 MiB, and far more than handshakes that a machine can do in a round trip.
+pub const HALF_OPEN_MAX: usize = 8 * 1024;
+/// Half-open sessions of a server from one /24 or /64: many households may be behind one address.
+pub const HALF_OPEN_PER_PREFIX: usize = 1024;
+/// The most of either that may be set.
+pub const HALF_OPEN_CEILING: usize = 1024 * 1024;
+/// Datagrams that wait for the tasks of all sessions of a server, in bytes: what some twenty may have at most.
+pub const BACKLOG_MAX: u64 = 256 * 1024 * 1024;
+/// The least that may be set.
+pub const BACKLOG_MIN: u64 = 1024 * 1024;
 /// QUIC connection window before the hello is accepted, in bytes.
 pub const HELLO_WINDOW: u32 = 64 * 1024;
 /// QUIC stream window in bytes: at 2 MiB loss alone cannot reach quinn-proto's 1,024 gaps in one stream.

@@ -29,13 +29,13 @@ use tokio::runtime::Handle;
 /// quinn's name for what error codes are on the wire.
 pub use kwik_core::ErrorCode as VarInt;
 pub use kwik_core::{
-    AddPathError, AggregationFaults, ApiMisuse, ApplicationClose, ByteRange, Chunk, ClientConfig,
-    ClosedStream, ConfigError, ConflictPolicy, ConnectError, ConnectionError, DialPolicy, Dir, ErrorCode,
-    HandshakeData, JobId, LeaseError, LeaseId, LeaseOutcome, LeaseStats, LeaseStatus, MappingFaults,
-    MetadataFaults, NewJob, NewLease, NewPath, NotMorePrivate, PathId, PathInfo, PathState, PublicKey,
-    ReadError, ReassemblyStats, Relay, RelayError, Role, SecondaryConfig, SendDatagramError, ServerConfig,
-    SessionId, SessionStats, Side, Signature, Signer, SigningKey, SourceStats, SpkiHash, StreamId,
-    StreamStats, TransportConfig, WriteError, Written,
+    AddPathError, AdmissionStats, AggregationFaults, ApiMisuse, ApplicationClose, ByteRange, Chunk,
+    ClientConfig, ClosedStream, ConfigError, ConflictPolicy, ConnectError, ConnectionError, DialPolicy, Dir,
+    ErrorCode, HandshakeData, JobId, LeaseError, LeaseId, LeaseOutcome, LeaseStats, LeaseStatus,
+    MappingFaults, MetadataFaults, NewJob, NewLease, NewPath, NotMorePrivate, PathId, PathInfo, PathState,
+    PublicKey, ReadError, ReassemblyStats, Relay, RelayError, Role, SecondaryConfig, SendDatagramError,
+    ServerConfig, SessionId, SessionStats, Side, Signature, Signer, SigningKey, SourceStats, SpkiHash,
+    StreamId, StreamStats, TransportConfig, WriteError, Written,
     driver::{
         Accepted, Connecting, Connection, EndpointStats, Incoming, IncomingFuture, Job, JobError, Lease,
         PathError, PrimarySession, RangeWriteError, RangeWriter, Ranges, ReadExactError, ReadToEndError,

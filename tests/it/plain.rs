@@ -705,6 +705,33 @@ fn an_incoming_client_may_be_refused_or_retried() {
     });
 }
 
+/// An endpoint asks for proofs of address by itself, before its application hears of a client. Spec: RATIONALE §11.
+#[test]
+fn an_endpoint_asks_for_proofs_by_itself() {
+    run(async {
+        let world = World::new(0);
+        let endpoint = &world.primary.endpoint;
+        let config = || {
+            let tls = world.primary.identity.tls.clone();
+            ServerConfig::new(tls).unwrap().primary(world.signer.clone())
+        };
+        for (above, retries) in [(Some(512), 0), (Some(0), 1), (None, 1)] {
+            endpoint.set_server_config(Some(config().retry_above(above))).unwrap();
+            let accepts = async {
+                let incoming = endpoint.accept().await.unwrap();
+                assert_eq!(incoming.remote_address_validated(), above == Some(0));
+                assert_eq!(endpoint.stats().admission.half_open, 1);
+                incoming.await.unwrap()
+            };
+            let connect = world.client.connect(world.primary.address(), "primary.test").unwrap();
+            let (client, server) = soon("the session", async { tokio::join!(connect, accepts) }).await;
+            let admission = endpoint.stats().admission;
+            assert_eq!((admission.retries, admission.half_open, admission.half_open_peak), (retries, 0, 1));
+            drop((client.unwrap(), server));
+        }
+    });
+}
+
 /// A dropped attempt ends at the server as well.
 #[test]
 fn a_dropped_attempt_is_closed() {

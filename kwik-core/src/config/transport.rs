@@ -465,10 +465,20 @@ mod tests {
         let endpoint = |server| Endpoint::new([1; 32], now, server, true);
         let server = || ServerConfig::new(authority.server("a.test").0).unwrap();
         assert_eq!(endpoint(Some(server().transport(impossible.clone()))).err(), Some(why.clone()));
-        assert_eq!(
-            endpoint(Some(server().accepts_max(0))).err(),
-            Some(ConfigError::OutOfRange("accepts_max"))
-        );
+        let servers = [
+            ("accepts_max", server().accepts_max(0)),
+            ("half_open_max", server().half_open_max(0)),
+            ("half_open_max", server().half_open_max(limits::HALF_OPEN_CEILING + 1)),
+            ("half_open_per_prefix", server().half_open_per_prefix(0)),
+            ("half_open_per_prefix", server().half_open_per_prefix(limits::HALF_OPEN_CEILING + 1)),
+            ("backlog_max", server().backlog_max(limits::BACKLOG_MIN - 1)),
+            ("backlog_max", server().backlog_max(u64::MAX)),
+            ("retry_above", server().half_open_max(512)),
+            ("retry_above", server().retry_above(Some(usize::MAX))),
+        ];
+        for (name, server) in servers {
+            assert_eq!(endpoint(Some(server)).err(), Some(ConfigError::OutOfRange(name)));
+        }
         let client = ClientConfig::new(authority.client()).unwrap().transport(impossible);
         let connected = endpoint(None).unwrap().connect(now, client, ([127, 0, 0, 1], 1).into(), "a.test");
         assert_eq!(connected.err(), Some(ConnectError::Config(why)));

@@ -15,6 +15,7 @@ use super::{
     task::off_socket,
 };
 use crate::{
+    admission::AdmissionStats,
     config::{ClientConfig, ServerConfig},
     endpoint as core,
     error::{ConfigError, ConnectError, ConnectionError, ErrorCode},
@@ -57,10 +58,12 @@ impl<R: Runtime> Endpoint<R> {
     /// - Any, if the system yields no entropy or the socket has no address.
     pub fn new_from_socket(server: Option<ServerConfig>, socket: R::Socket, runtime: R) -> io::Result<Self> {
         let seed = runtime.seed()?;
+        let backlog_max = server.as_ref().map(|server| server.backlog_max);
         let mut core = core::Endpoint::new(seed, runtime.now(), server, !socket.may_fragment())
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let bound = Bound::new(socket, 0, &mut core)?;
         let inner = EndpointRef::new(core, bound.clone(), Arc::new(runtime));
+        backlog_max.into_iter().for_each(|max| inner.configure(max));
         inner.runtime.spawn(EndpointDriver::new((*inner).clone(), bound));
         Ok(Self { inner, default_client_config: None })
     }
@@ -78,6 +81,9 @@ impl<R: Runtime> Endpoint<R> {
         // What is in either is the application's, and so is the code that is run when it is dropped: not under the lock.
         let new = server.clone();
         let old = self.inner.with(|e| e.core.replace_server_config(server));
+        if let (Ok(_), Some(server)) = (&old, &new) {
+            self.inner.configure(server.backlog_max);
+        }
         drop(new);
         old.map(drop)
     }
@@ -114,7 +120,7 @@ impl<R: Runtime> Endpoint<R> {
             let now = self.inner.runtime.now();
             let (handle, core) = e.core.connect(now, config, off_socket(addr), server_name)?;
             e.stats.outgoing_handshakes += 1;
-            let session = SessionRef::new(core, self.inner.runtime.clone());
+            let session = SessionRef::dialled(core, self.inner.runtime.clone());
             e.sessions.insert(handle, session.shared());
             Ok((handle, session, bound))
         });
@@ -190,8 +196,12 @@ impl<R: Runtime> Endpoint<R> {
     /// Returns counters of this endpoint since it was opened.
     #[must_use]
     pub fn stats(&self) -> EndpointStats {
-        let mut stats =
-            self.inner.with(|e| EndpointStats { ignored_initials: e.core.initials_ignored(), ..e.stats });
+        let mut stats = self.inner.with(|e| EndpointStats {
+            ignored_initials: e.core.initials_ignored(),
+            admission: e.core.admission(),
+            ..e.stats
+        });
+        stats.backlog_bytes = self.inner.backlog();
         stats.dropped_datagrams = self.inner.dropped.load(Ordering::Relaxed);
         stats
     }
@@ -252,6 +262,11 @@ pub struct EndpointStats {
     /// First packets of clients that got no answer because as many handshakes as
     /// [`ServerConfig::accepts_max`](crate::ServerConfig::accepts_max) waited for [`Endpoint::accept`]. A client sends several.
     pub ignored_initials: u64,
+    /// Counters of half-open sessions, and of clients that found no room among them. Spec: RATIONALE §11.
+    pub admission: AdmissionStats,
+    /// Bytes of datagrams that wait now for the tasks of sessions that were accepted; see
+    /// [`ServerConfig::backlog_max`](crate::ServerConfig::backlog_max).
+    pub backlog_bytes: usize,
     /// Datagrams dropped because a session's task did not keep up and its inbox was full. Spec: RATIONALE §11.
     pub dropped_datagrams: u64,
 }

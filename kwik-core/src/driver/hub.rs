@@ -19,6 +19,7 @@ use std::{
 use super::{
     BUFFERS_KEPT, SEND_MAX,
     endpoint::EndpointStats,
+    inbox::{Inbox, Pool},
     incoming::Host,
     lock::{Lock, Owed, Owes, Wakers},
     runtime::{Runtime, Socket as _},
@@ -125,6 +126,30 @@ struct Buffers(Vec<Vec<u8>>);
 
 impl Owes for Buffers {}
 
+/// Bounds on what waits for the tasks of all sessions that were accepted. Spec: RATIONALE §11.
+struct Backlog {
+    /// Those whose hello is not accepted yet.
+    strangers: Arc<Pool>,
+    guests: Arc<Pool>,
+}
+
+impl Backlog {
+    fn new(max: usize) -> Self {
+        let backlog = Self { strangers: Pool::new(0), guests: Pool::new(0) };
+        backlog.resize(max);
+        backlog
+    }
+
+    fn resize(&self, max: usize) {
+        let strangers = max / STRANGERS_PART;
+        self.strangers.resize(strangers);
+        self.guests.resize(max - strangers);
+    }
+}
+
+/// Strangers have one in so many bytes of the backlog.
+const STRANGERS_PART: usize = 8;
+
 /// An endpoint, without a say in how long it lives: what tasks hold.
 pub(super) struct Shared<R: Runtime> {
     pub(super) runtime: Arc<R>,
@@ -132,6 +157,7 @@ pub(super) struct Shared<R: Runtime> {
     rebound: AtomicUsize,
     pub(super) handles: AtomicUsize,
     pub(super) dropped: AtomicU64,
+    backlog: Backlog,
     state: Lock<State<R>>,
     buffers: Lock<Buffers>,
 }
@@ -140,6 +166,21 @@ impl<R: Runtime> Shared<R> {
     /// Runs `f` on the endpoint, then wakes whom it noted.
     pub(super) fn with<T>(&self, f: impl FnOnce(&mut State<R>) -> T) -> T {
         self.state.with(f)
+    }
+
+    /// Bytes that wait for the tasks of sessions that were accepted.
+    pub(super) fn backlog(&self) -> usize {
+        self.backlog.strangers.used() + self.backlog.guests.used()
+    }
+
+    /// Takes over the settings of a server.
+    pub(super) fn configure(&self, backlog_max: u64) {
+        self.backlog.resize(usize::try_from(backlog_max).unwrap_or(usize::MAX));
+    }
+
+    /// Gives a session that is there now the room that its windows are for.
+    pub(super) fn welcome(&self, inbox: &Inbox, max: usize) {
+        inbox.widen(max, &self.backlog.guests);
     }
 
     /// Hands over what a session asks its endpoint for. Called under the session's lock.
@@ -308,6 +349,7 @@ impl<R: Runtime> EndpointRef<R> {
             rebound: AtomicUsize::new(bound.number),
             handles: AtomicUsize::new(1),
             dropped: AtomicU64::new(0),
+            backlog: Backlog::new(0),
             state: Lock::new(State {
                 core,
                 sessions: BTreeMap::new(),
@@ -358,7 +400,7 @@ impl<R: Runtime> Host for EndpointRef<R> {
                 Err(error) => return Err(Box::new((error, e.bound.clone()))),
             };
             e.stats.accepted_handshakes += 1;
-            let session = SessionRef::new(core, self.runtime.clone());
+            let session = SessionRef::accepted(core, self.runtime.clone(), self.backlog.strangers.clone());
             if let Some(bound) = e.bound.clone() {
                 e.sessions.insert(handle, session.shared());
                 return Ok((session, Some((handle, bound)), e.close.clone()));

@@ -12,7 +12,8 @@
 //! Each session has one, bounded in bytes by what its windows let honest peers have under way, so that a burst waits
 //! instead of being lost, however late the session's task is. A full one first keeps the endpoint from reading, so that
 //! the kernel's buffer takes the rest and no work is done in vain; but the socket belongs to other sessions as well, so
-//! that may last for a tenth of the time at most, and what finds no room in the rest is dropped and counted.
+//! that may last for a tenth of the time at most, and what finds no room in the rest is dropped and counted. Those of
+//! sessions that were accepted share a pool besides, each as much as is left of it, and before the hello a small one.
 //!
 //! # Verdicts
 //! After a stall timers, sockets and tasks are woken in any order. A deadline that may find a peer silent or gone runs

@@ -19,7 +19,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    inbox::Inbox,
+    inbox::{HELLO_INBOX, Inbox, Pool},
     lock::{Lock, Owed, Owes, Wakers},
     runtime::Clock,
 };
@@ -327,9 +327,18 @@ impl Drop for Unanswered<'_> {
 pub(super) struct SessionRef(Arc<Shared>);
 
 impl SessionRef {
-    /// Wraps a new session, for its first handle.
-    pub(super) fn new(core: Session, clock: Arc<dyn Clock>) -> Self {
-        let inbox = Inbox::new(core.receive_max());
+    /// Wraps a session that was dialled, for its first handle.
+    pub(super) fn dialled(core: Session, clock: Arc<dyn Clock>) -> Self {
+        let inbox = Inbox::new(core.receive_max(), None);
+        Self::new(core, clock, inbox)
+    }
+
+    /// Wraps a session that a stranger asked for; what waits for it counts in `strangers` until the hello.
+    pub(super) fn accepted(core: Session, clock: Arc<dyn Clock>, strangers: Arc<Pool>) -> Self {
+        Self::new(core, clock, Inbox::new(HELLO_INBOX, Some(strangers)))
+    }
+
+    fn new(core: Session, clock: Arc<dyn Clock>, inbox: Inbox) -> Self {
         Self(Arc::new(Shared {
             clock: clock.clone(),
             state: Lock::new(State {

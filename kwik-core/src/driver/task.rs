@@ -48,6 +48,8 @@ pub(super) struct SessionDriver<R: Runtime> {
     /// There was more in the inbox when it was last looked at.
     more: bool,
     fence: Fence,
+    /// The session is there, and has the room that it has then.
+    welcomed: bool,
     buf: Vec<u8>,
     train: Option<Train>,
 }
@@ -139,6 +141,7 @@ impl<R: Runtime> SessionDriver<R> {
             facts: VecDeque::new(),
             more: false,
             fence: Fence::default(),
+            welcomed: false,
             buf: Vec::new(),
             train: None,
         }
@@ -181,7 +184,8 @@ impl<R: Runtime> SessionDriver<R> {
             self.more = self.shared.inbox.take(&mut self.facts, cx.waker());
         }
         let shared = self.shared.clone();
-        shared.with(|s| {
+        let mut room = None;
+        let turn = shared.with(|s| {
             if s.aborted {
                 return Turn::Ended;
             }
@@ -209,6 +213,10 @@ impl<R: Runtime> SessionDriver<R> {
             }
             self.load(now, s);
             drain_news(s);
+            if s.connected && !self.welcomed {
+                self.welcomed = true;
+                room = Some(s.core.receive_max());
+            }
             if self.train.is_some() {
                 return Turn::Send;
             }
@@ -225,7 +233,11 @@ impl<R: Runtime> SessionDriver<R> {
                 return Turn::Wait;
             }
             Turn::Rest(now)
-        })
+        });
+        if let Some(max) = room {
+            self.endpoint.welcome(&self.shared.inbox, max);
+        }
+        turn
     }
 
     /// Asks the session for a train, unless one is still waiting to be sent.

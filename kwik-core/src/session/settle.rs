@@ -280,6 +280,7 @@ impl Session {
         self.on_named();
         #[cfg(feature = "qlog")]
         self.begin_log();
+        self.endpoint_events.push_back(EndpointEvent(EndpointEventInner::Welcomed));
         self.events.push(Event::Connected);
         self.on_opened(HOME, Dir::Bi);
         self.on_opened(HOME, Dir::Uni);

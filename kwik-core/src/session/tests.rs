@@ -4,6 +4,7 @@ mod addresses;
 mod clocks;
 mod edges;
 mod ends;
+mod half_open;
 mod keys;
 mod permits;
 mod price;

@@ -62,7 +62,7 @@ fn streams_that_are_permitted_are_not_counted() {
 fn clients_that_find_the_door_crowded_are_counted() {
     let now = Instant::now();
     let authority = Authority::new();
-    let config = ServerConfig::new(authority.server("a.test").0).unwrap().accepts_max(2);
+    let config = ServerConfig::new(authority.server("a.test").0).unwrap().accepts_max(2).retry_above(None);
     let mut server = Endpoint::new([1; 32], now, Some(config), true).unwrap();
     let mut client = Endpoint::new([2; 32], now, None, true).unwrap();
     let here = SocketAddr::from(([127, 0, 0, 1], 9));

@@ -9,7 +9,7 @@
 //! heartbeats. Row 29: no 0-RTT. Row 30: one store per path is a type, tested in the core. Row 34: seals are tried in the core. Row 41: no
 //! hash maps in the core. Row 42: every world of every seed. Rows 45 to 52: QUIC's own; quinn-proto cannot be made to
 //! break them, and the swarm spoofs, replays and damages datagrams. Row 3's second header: the grammar has none. Row 37's
-//! counts per network prefix: an application's policy. Row 39b's ids beyond the limit: QUIC closes before KWIK sees
+//! counts per network prefix: tried in the core, `session/tests/half_open.rs`. Row 39b's ids beyond the limit: QUIC closes before KWIK sees
 //! them. Row 28 by a primary or a client: rustls refuses whoever names no protocol, before a byte is said above TLS. Row
 //! 44 is the application's own side, which `tests/it` and the swarm try.
 
