@@ -14,8 +14,8 @@ use crate::{
     admission::{Admission, AdmissionStats, Guest, Verdict},
     config::{ClientConfig, ServerConfig},
     error::{ConfigError, ConnectError, ConnectionError},
-    id::LinkId,
-    lease::ticket::Nonces,
+    id::{LinkId, PublicKey},
+    lease::nonces::{NonceError, Nonces},
     limits, quic,
     rng::Rng,
     session::Session,
@@ -70,8 +70,8 @@ pub struct SessionEvent(pub(crate) SessionEventInner);
 pub(crate) enum SessionEventInner {
     /// Boxed: a connection is many kilobytes, and every datagram travels in one of these.
     Dialled(LinkId, Result<Box<quic::Connection>, ConnectError>),
-    /// Whether the ticket's nonce was seen for the first time.
-    Nonce(bool),
+    /// The answer about a ticket's nonce: taken if it was seen for the first time.
+    Nonce(Result<(), NonceError>),
     Quic(LinkId, quic::ConnectionEvent),
 }
 
@@ -83,6 +83,7 @@ pub struct EndpointEvent(pub(crate) EndpointEventInner);
 pub(crate) enum EndpointEventInner {
     Dial(quic::Dial),
     Nonce {
+        signer: PublicKey,
         nonce: [u8; 16],
         expires: u64,
         now: u64,
@@ -370,8 +371,8 @@ impl Endpoint {
                 }
                 SessionEventInner::Dialled(link, dialled.map(Box::new))
             }
-            EndpointEventInner::Nonce { nonce, expires, now } => {
-                SessionEventInner::Nonce(self.nonces.insert(nonce, expires, now).is_ok())
+            EndpointEventInner::Nonce { signer, nonce, expires, now } => {
+                SessionEventInner::Nonce(self.nonces.insert(signer, nonce, expires, now))
             }
             EndpointEventInner::Quic { link, key, event } => {
                 if event.is_drained() {

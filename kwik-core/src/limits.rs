@@ -51,7 +51,7 @@ pub const PATH_ADDRESSES_MAX: usize = 4;
 pub const PATH_PINS_MAX: usize = 4;
 /// Keys of which a secondary may sign what it has relayed: each costs a verification per message that is not.
 pub const RELAY_KEYS_MAX: usize = 4;
-/// Primaries' keys that a secondary trusts: each costs a verification per forged ticket.
+/// Primaries' keys that a secondary trusts: each has a share of its own of what must be remembered.
 pub const PRIMARY_KEYS_MAX: usize = 16;
 /// Dials under way at once in a session.
 pub const DIALS_AT_ONCE: usize = 4;
@@ -65,7 +65,7 @@ pub const TICKET_MAX: usize = 512;
 pub const TICKET_LIFETIME: Duration = Duration::from_secs(60);
 /// Clock difference between primary and secondary that a ticket survives.
 pub const CLOCK_SKEW: Duration = Duration::from_secs(5);
-/// Ticket nonces a secondary remembers; full means refuse.
+/// Ticket nonces a secondary remembers of each primary's key; full means refuse.
 pub const NONCES_MAX: usize = 64 * 1024;
 
 /// A split stream's receive window at its start, in bytes.

@@ -354,7 +354,7 @@ fn a_wrong_ticket_is_refused() {
         assert_eq!(by_hand.show(right).await, None);
 
         // Each with a client of its own: one leaves an address alone for a while that it could not attach.
-        for bit in [0, 8, 200, 500, 936, 1100, 1447] {
+        for bit in [0, 8, 72, 264, 564, 1000, 1164, 1511] {
             by_hand = ByHand::new().await;
             let ticket = by_hand.ticket();
             let mut flipped = ticket.seal(&*by_hand.world.signer);

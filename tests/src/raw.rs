@@ -233,7 +233,8 @@ impl Ticket {
     /// Returns its wire form, signed by `signer`. Spec: PROTOCOL §9.
     #[must_use]
     pub fn seal(&self, signer: &dyn Signer) -> Vec<u8> {
-        let mut body = vec![2];
+        let mut body = vec![3];
+        body.extend(&signer.public_key().as_bytes()[..8]);
         body.extend(self.session);
         body.extend(self.path.to_be_bytes());
         body.extend(self.client_key.as_bytes());

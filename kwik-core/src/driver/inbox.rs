@@ -271,7 +271,7 @@ mod tests {
     fn parcel(count: usize, len: usize) -> Parcel {
         let mut parcel = Parcel::default();
         for _ in 0..count {
-            parcel.push(SessionEvent(SessionEventInner::Nonce(true)), len);
+            parcel.push(SessionEvent(SessionEventInner::Nonce(Ok(()))), len);
         }
         parcel
     }

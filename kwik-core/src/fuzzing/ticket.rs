@@ -4,7 +4,7 @@ use super::source::{OP, Source};
 use crate::{
     error::ErrorCode,
     id::{PathId, PublicKey, SessionId, SpkiHash},
-    lease::ticket::{Audience, Signer as _, SigningKey, Ticket, TicketError},
+    lease::ticket::{Audience, Shown, Signer as _, SigningKey, Ticket, TicketError},
     limits::{CLOCK_SKEW, TICKET_LIFETIME},
 };
 
@@ -37,7 +37,7 @@ pub fn ticket_open(data: &[u8]) {
     let sealed = ticket.seal(&signer);
     assert_eq!(Ticket::open(&sealed, &keys), Ok((ticket, signer.public_key())));
     assert_eq!(Ticket::open(&sealed, &[]), Err(TicketError::Untrusted));
-    shown(&ticket, &mut source);
+    show(&ticket, &signer, &mut source);
     damaged(&sealed, damage, &keys);
 }
 
@@ -58,7 +58,7 @@ fn moment(source: &mut Source<'_>) -> u64 {
 }
 
 /// Shows the ticket somewhere, and asks for the verdict a careful reader of PROTOCOL.md §9 would give.
-fn shown(ticket: &Ticket, source: &mut Source<'_>) {
+fn show(ticket: &Ticket, signer: &SigningKey, source: &mut Source<'_>) {
     let now = moment(source);
     let session = SessionId::new([source.any::<u8>() % 2; 16]);
     let path = PathId::new(source.any::<u8>().into());
@@ -78,7 +78,8 @@ fn shown(ticket: &Ticket, source: &mut Source<'_>) {
     let last = (expires + skew).min(u64::MAX.into());
     let begun = issued <= (now_wide + skew).min(u64::MAX.into());
 
-    let verdict = ticket.check(now, session, path, &own, &client_key);
+    let shown = Shown { session, path, own: &own, client_key: &client_key };
+    let verdict = Ticket::admit(&ticket.seal(signer), &[signer.public_key()], now, &shown);
     assert_eq!(verdict.is_ok(), ours && lives && begun && now_wide <= last, "{verdict:?}");
     if let Err(error) = verdict {
         let fresh_one_helps = ours && lives && begun;

@@ -15,7 +15,10 @@ use crate::{
     config::ServerConfig,
     error::ErrorCode,
     id::{PathId, PublicKey, SessionId},
-    lease::ticket::{self, Ticket},
+    lease::{
+        nonces::NonceError,
+        ticket::{self, Shown, Ticket},
+    },
     limits,
     rng::Rng,
     wire::{Attach, ClientHello, Features, ServerHello},
@@ -47,6 +50,7 @@ pub(super) enum Welcome {
     Primary(Primary, ServerHello),
     /// Ask the endpoint whether the ticket is shown for the first time.
     AskNonce {
+        signer: PublicKey,
         nonce: [u8; 16],
         expires: u64,
         now: u64,
@@ -126,29 +130,29 @@ impl Greeting {
         exporter: Option<[u8; 32]>,
     ) -> Result<Welcome, ErrorCode> {
         let config = self.config.secondary.as_ref().ok_or(ErrorCode::INVALID_STREAM_ROLE)?;
+        let shown = Shown { session: attach.session, path: attach.path, own: &config.identities, client_key };
         let (ticket, primary) =
-            Ticket::open(&attach.ticket, &config.primaries).map_err(|error| error.code())?;
-        ticket.check(now_unix, attach.session, attach.path, &config.identities, client_key).map_err(
-            |error| {
+            Ticket::admit(&attach.ticket, &config.primaries, now_unix, &shown).map_err(|error| {
                 error.tell(attach.session, attach.path);
                 error.code()
-            },
-        )?;
+            })?;
         let exporter = exporter.ok_or(ErrorCode::AUTH_FAILED)?;
         if !ticket::verify(client_key, &ticket::attach_message(&exporter), &attach.proof) {
             return Err(ErrorCode::AUTH_FAILED);
         }
         self.pending = Some(Pending { session: attach.session, path: attach.path, primary, features });
-        Ok(Welcome::AskNonce { nonce: ticket.nonce, expires: ticket.expires, now: now_unix })
+        let (nonce, expires) = (ticket.nonce, ticket.expires);
+        Ok(Welcome::AskNonce { signer: primary, nonce, expires, now: now_unix })
     }
 
     /// The endpoint has looked the nonce up.
     pub(super) fn on_nonce(
         &mut self,
         now: Instant,
-        fresh: bool,
+        taken: Result<(), NonceError>,
     ) -> Result<(Secondary, ServerHello), ErrorCode> {
-        let pending = self.pending.take().filter(|_| fresh).ok_or(ErrorCode::AUTH_FAILED)?;
+        let pending = self.pending.take().ok_or(ErrorCode::AUTH_FAILED)?;
+        taken.map_err(NonceError::code)?;
         let signer = self.config.secondary.as_ref().and_then(|config| config.signer.clone());
         let secondary =
             Secondary::new(now, pending.session, pending.path, pending.primary, pending.features, signer);

@@ -276,7 +276,7 @@ impl Session {
                 }
             }
             SessionEventInner::Dialled(id, dialled) => self.on_dialled(id, dialled),
-            SessionEventInner::Nonce(fresh) => self.on_nonce(fresh),
+            SessionEventInner::Nonce(taken) => self.on_nonce(taken),
         }
     }
 

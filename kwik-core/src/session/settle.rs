@@ -20,6 +20,7 @@ use crate::{
     endpoint::{EndpointEvent, EndpointEventInner},
     error::{ConnectionError, ErrorCode},
     id::{Dir, LinkId, PathId, StreamId},
+    lease::nonces::NonceError,
     limits,
     quic::{self, native_streams},
     timer::earliest,
@@ -240,8 +241,8 @@ impl Session {
         let unix = self.wall.secs(self.now);
         match greeting.on_hello(self.now, unix, hello, self.links.home.quic.exporter(EXPORTER_LABEL)) {
             Welcome::Refuse(code) => Err(code),
-            Welcome::AskNonce { nonce, expires, now } => {
-                let ask = EndpointEventInner::Nonce { nonce, expires, now };
+            Welcome::AskNonce { signer, nonce, expires, now } => {
+                let ask = EndpointEventInner::Nonce { signer, nonce, expires, now };
                 self.endpoint_events.push_back(EndpointEvent(ask));
                 Ok(())
             }
@@ -255,11 +256,11 @@ impl Session {
         }
     }
 
-    pub(super) fn on_nonce(&mut self, fresh: bool) {
+    pub(super) fn on_nonce(&mut self, taken: Result<(), NonceError>) {
         let Machine::Greeting(greeting) = &mut self.machine else {
             return;
         };
-        let welcomed = greeting.on_nonce(self.now, fresh).and_then(|(secondary, answer)| {
+        let welcomed = greeting.on_nonce(self.now, taken).and_then(|(secondary, answer)| {
             self.machine = Machine::Secondary(secondary);
             // The client sends nothing here but control and messages of the primary.
             self.links.home.quic.set_max_concurrent_streams(Dir::Uni, limits::RELAY_STREAMS as u64);

@@ -16,7 +16,10 @@ use crate::{
         tls,
     },
     id::{PathId, SessionId},
-    lease::ticket::{self, Signer as _, SigningKey, Ticket},
+    lease::{
+        nonces::NonceError,
+        ticket::{self, Signer as _, SigningKey, Ticket},
+    },
     limits::{CLOCK_SKEW, TICKET_LIFETIME},
     rng::Rng,
     timer::Wall,
@@ -146,19 +149,24 @@ impl Case {
         let agreed = ours.is_empty() || hello.app_protocols.is_empty() || shared.is_some();
         let plain = hello.version == 1 && self.config.primary.is_some() && hello.attach.is_none() && agreed;
         match greeting.on_hello(now, unix, hello.clone(), exporter) {
-            Welcome::AskNonce { nonce, expires, now: asked } => {
+            Welcome::AskNonce { signer, nonce, expires, now: asked } => {
+                assert_eq!(signer, self.primary.public_key());
                 assert!(sound, "{hello:?} attaches");
                 assert_eq!((nonce, expires, asked), ([7; 16], self.issued + TICKET_LIFETIME.as_secs(), unix));
                 let again = greeting.on_hello(now, unix, hello, exporter);
                 assert!(matches!(again, Welcome::Refuse(ErrorCode::FRAME_UNEXPECTED)), "one hello");
-                let fresh = genuine.split_streams_max % 2 == 0;
-                let welcomed = greeting.on_nonce(now, fresh);
-                assert_eq!(welcomed.is_ok(), fresh, "a ticket is good for once");
+                let (taken, code) = match genuine.split_streams_max % 4 {
+                    0 => (Err(NonceError::Full), Some(ErrorCode::EXCESSIVE_LOAD)),
+                    1 => (Err(NonceError::Replayed), Some(ErrorCode::AUTH_FAILED)),
+                    _ => (Ok(()), None),
+                };
+                let welcomed = greeting.on_nonce(now, taken);
+                assert_eq!(welcomed.as_ref().err().copied(), code, "a ticket is good for once");
                 if let Ok((secondary, answer)) = welcomed {
                     assert_eq!(secondary.session(), answer.session);
                     assert_eq!(Some(answer.session), genuine.attach.as_ref().map(|attach| attach.session));
                 }
-                assert!(greeting.on_nonce(now, true).is_err(), "let in twice");
+                assert!(greeting.on_nonce(now, Ok(())).is_err(), "let in twice");
             }
             Welcome::Primary(primary, answer) => {
                 assert!(plain, "{hello:?} gets a session");

@@ -1,7 +1,12 @@
 //! Keys that roll over while everything runs. Spec: PROTOCOL §9.
 
 use super::*;
-use crate::{config::ServerConfig, error::AddPathError, lease::ticket::Signer as _};
+use crate::{
+    config::ServerConfig,
+    endpoint::{EndpointEvent, EndpointEventInner},
+    error::AddPathError,
+    lease::ticket::Signer as _,
+};
 
 /// A secondary's certificates and the keys of its primary, old and new.
 struct Rolling {
@@ -189,5 +194,34 @@ fn messages_of_a_server_are_believed_under_either_of_its_keys() {
             heard.is_some()
         });
         assert!(heard.unwrap().sealed);
+    }
+}
+
+/// One of the primaries that a secondary trusts has as many tickets used as it can: that takes nothing from the others,
+/// and its own are told that there are too many, not that they may not come. Spec: PROTOCOL §9.
+#[test]
+fn a_primary_uses_up_its_own_share_of_nonces() {
+    for (busy, refused) in [(8, None), (7, Some(ErrorCode::EXCESSIVE_LOAD))] {
+        let mut world = World::new(1);
+        let rolling = Rolling::new(&world);
+        rolling.secondary(&mut world, 0, &[0], &[0, 1]);
+        world.connect();
+        let signer = SigningKey::from_seed([busy; 32]).public_key();
+        let (now, unix) = (world.now, UNIX.as_secs());
+        let config = ClientConfig::new(world.tls.clone()).unwrap();
+        let somewhere = world.nodes[PRIMARY].address;
+        let endpoint = &mut world.nodes[2].endpoint;
+        let (session, _) = endpoint.connect(now, config, somewhere, "a.test").unwrap();
+        for n in 0..limits::NONCES_MAX as u128 {
+            let nonce = n.to_be_bytes();
+            let used = EndpointEventInner::Nonce { signer, nonce, expires: unix + 60, now: unix };
+            drop(endpoint.handle_session_event(now, session, EndpointEvent(used)));
+        }
+        endpoint.forget(session);
+        let new = rolling.path(&world, &[0]);
+        let path = world.session(PRIMARY).add_path(now, new).unwrap();
+        world.run(|w| w.session(PRIMARY).path_state(path) != Some(PathState::Connecting));
+        let state = refused.map_or(PathState::Active, PathState::Dead);
+        assert_eq!(world.session(PRIMARY).path_state(path), Some(state), "{busy}");
     }
 }
