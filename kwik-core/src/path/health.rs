@@ -8,6 +8,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::limits;
+
 /// What a peer may hold an acknowledgement back (RFC 9000 §18.2, `max_ack_delay` default).
 const MAX_ACK_DELAY: Duration = Duration::from_millis(25);
 /// What an operating system may keep a server with work to do from running: four time slices of 3 ms, and no more,
@@ -27,6 +29,15 @@ const SILENCE_MIN: Duration = SUSPECT_MIN.saturating_mul(2);
 /// Least room for variance (RFC 9002 §6.1.2, kGranularity).
 const GRANULARITY: Duration = Duration::from_millis(1);
 
+/// The longest probe timeout that a path gets by what it shows while it is used: whoever holds acknowledgements back can
+/// make its round trips look as long as it likes, and a queue may really make them long. On paths that were long from the
+/// start it is [`PTO_PER_RTT`] of the shortest round trips, which nobody makes longer afterwards.
+const PTO_MAX: Duration = limits::STALL_MAX;
+/// Shortest round trips of a path that it may have as its probe timeout in any case.
+const PTO_PER_RTT: u32 = 2;
+/// Probe timeouts in which something must have come of a lease.
+const STALL_PTOS: u32 = 3;
+
 /// What to do about a path now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -45,6 +56,8 @@ pub(crate) enum Verdict {
 struct Rtt {
     smoothed: Duration,
     variance: Duration,
+    /// The shortest sample.
+    shortest: Duration,
 }
 
 /// The health of one path.
@@ -94,12 +107,13 @@ impl Health {
     /// Takes a round-trip sample.
     pub(crate) fn on_rtt(&mut self, sample: Duration) {
         let Some(rtt) = &mut self.rtt else {
-            self.rtt = Some(Rtt { smoothed: sample, variance: sample / 2 });
+            self.rtt = Some(Rtt { smoothed: sample, variance: sample / 2, shortest: sample });
             return;
         };
         let apart = rtt.smoothed.abs_diff(sample);
         rtt.variance = (rtt.variance * 3 + apart) / 4;
         rtt.smoothed = (rtt.smoothed * 7 + sample) / 8;
+        rtt.shortest = rtt.shortest.min(sample);
     }
 
     /// Says whether the path owes bytes that it has credit for.
@@ -125,11 +139,22 @@ impl Health {
         self.rtt.map_or(Duration::ZERO, |rtt| rtt.smoothed)
     }
 
-    /// Probe timeout: how long an answer may take (RFC 9002 §6.2.1, by KWIK's own estimate).
+    /// Probe timeout: how long an answer may take (RFC 9002 §6.2.1, by KWIK's own estimate), within bounds.
     pub(crate) fn pto(&self) -> Duration {
         let (smoothed, variance) =
             self.rtt.map_or((Duration::ZERO, Duration::ZERO), |rtt| (rtt.smoothed, rtt.variance));
-        smoothed + (variance * 4).max(GRANULARITY) + MAX_ACK_DELAY
+        let estimate = smoothed + (variance * 4).max(GRANULARITY) + MAX_ACK_DELAY;
+        estimate.min(PTO_MAX.max(self.own_pto_max()))
+    }
+
+    /// Time in which something must come of a lease, by the path's round trips.
+    pub(crate) fn stall(&self) -> Duration {
+        (self.pto() * STALL_PTOS).min(limits::STALL_MAX.max(self.own_pto_max() * STALL_PTOS))
+    }
+
+    /// The longest probe timeout that the path can claim by its length.
+    fn own_pto_max(&self) -> Duration {
+        self.rtt.map_or(Duration::ZERO, |rtt| rtt.shortest * PTO_PER_RTT)
     }
 
     /// When to ask for a verdict next.
@@ -306,6 +331,26 @@ mod tests {
         assert!(!health.on_frames(start + pto * 4, 1));
         assert_eq!(health.verdict(start + pto * 4 + pto / 4), Verdict::Wait);
         assert_eq!(health.deadline(), Some(start + pto * 4 + pto / 2));
+    }
+
+    /// Spec: PROTOCOL §8.
+    #[test]
+    fn round_trips_that_grow_buy_little_time() {
+        let (long, very_long) = (Duration::from_secs(3), Duration::from_secs(30));
+        let mut health = health(epoch());
+        let before = (health.pto(), health.stall());
+        assert_eq!(before.1, before.0 * 3, "as long as it is short, it is what it is");
+        for sample in [long, very_long] {
+            (0..64).for_each(|_| health.on_rtt(sample));
+            assert_eq!((health.pto(), health.stall()), (PTO_MAX, limits::STALL_MAX));
+        }
+        // A path that is long from the start may be.
+        let mut health = Health::new(epoch());
+        (0..64).for_each(|_| health.on_rtt(long));
+        assert!(health.pto() > long && health.pto() < long * 2);
+        assert_eq!(health.stall(), health.pto() * 3);
+        (0..64).for_each(|_| health.on_rtt(very_long));
+        assert_eq!((health.pto(), health.stall()), (long * 2, long * 6));
     }
 
     /// A client that slept through every deadline still asks twice before it judges.

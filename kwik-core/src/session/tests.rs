@@ -6,6 +6,7 @@ mod edges;
 mod ends;
 mod half_open;
 mod keys;
+mod late;
 mod permits;
 mod price;
 mod questions;
@@ -71,6 +72,9 @@ impl Node {
     }
 }
 
+/// A datagram: when it arrives, where it is from and for, and its bytes.
+type Leg = (Instant, SocketAddr, SocketAddr, Vec<u8>);
+
 /// The network: every datagram takes `one_way`.
 struct World {
     started: Instant,
@@ -79,7 +83,10 @@ struct World {
     alarm: Option<Instant>,
     one_way: Duration,
     nodes: Vec<Node>,
-    in_flight: VecDeque<(Instant, SocketAddr, SocketAddr, Vec<u8>)>,
+    in_flight: VecDeque<Leg>,
+    /// Datagrams for this node are held back for so long.
+    late: Option<(SocketAddr, Duration)>,
+    held: VecDeque<Leg>,
     identities: Vec<SpkiHash>,
     authority: Authority,
     primary_tls: rustls::ServerConfig,
@@ -185,6 +192,8 @@ impl World {
             one_way: ONE_WAY,
             nodes,
             in_flight: VecDeque::new(),
+            late: None,
+            held: VecDeque::new(),
             identities,
             tls: authority.client(),
             authority,
@@ -272,6 +281,7 @@ impl World {
     /// Jumps to whatever happens next.
     fn step(&mut self) {
         let mut next = earliest(self.alarm, self.in_flight.front().map(|(at, ..)| *at));
+        next = earliest(next, self.held.front().map(|(at, ..)| *at));
         for node in self.nodes.iter_mut().filter(|node| node.runs()) {
             for session in node.sessions.values_mut() {
                 next = earliest(next, session.poll_timeout());
@@ -283,9 +293,17 @@ impl World {
         let now = self.now;
         while self.in_flight.front().is_some_and(|(at, ..)| *at <= now) {
             let (_, from, to, bytes) = self.in_flight.pop_front().unwrap();
-            if self.dice.below(1000) >= self.loss {
-                self.deliver(from, to, &bytes);
+            if self.dice.below(1000) < self.loss {
+                continue;
             }
+            match self.late {
+                Some((whose, by)) if whose == to => self.held.push_back((now + by, from, to, bytes)),
+                _ => self.deliver(from, to, &bytes),
+            }
+        }
+        while self.held.front().is_some_and(|(at, ..)| *at <= now) {
+            let (_, from, to, bytes) = self.held.pop_front().unwrap();
+            self.deliver(from, to, &bytes);
         }
         for node in self.nodes.iter_mut().filter(|node| node.runs()) {
             for session in node.sessions.values_mut() {

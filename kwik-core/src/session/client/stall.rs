@@ -44,7 +44,7 @@ impl Path {
     fn grace(&self) -> Duration {
         // What it has shown counts, but not without end: one that comes later each time is not to be waited for.
         let shown = (self.first_byte.unwrap_or_default() * 2).min(limits::STALL_MAX);
-        (self.health.pto() * 3).max(limits::STALL_MIN).max(shown)
+        self.health.stall().max(limits::STALL_MIN).max(shown)
     }
 
     /// A lease is over, of which `placed` bytes came.
