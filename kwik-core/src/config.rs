@@ -202,8 +202,11 @@ impl ServerConfig {
     /// Sets the secret key of stateless resets (RFC 9000 §10.3); random for each endpoint by default.
     ///
     /// A server that has lost its state, and has the key that it had before, tells whoever still sends to it so at once:
-    /// clients lose a path, or their primary, a round trip after the restart and not a timeout later. Servers behind one
-    /// address share it. It counts when an endpoint is created; replacing a running endpoint's configuration does not
+    /// clients lose a path, or their primary, a round trip after the restart and not a timeout later.
+    ///
+    /// One for each machine, never shared: a server that has another's key tells whoever sends it a packet of the other's
+    /// connections how to end them (RFC 9000 §21.11). Behind one address servers may share it only if whatever distributes
+    /// datagrams never takes those of one connection to two of them. It counts when an endpoint is created; replacing a running endpoint's configuration does not
     /// change it.
     #[must_use]
     pub fn reset_key(mut self, key: [u8; 32]) -> Self {
@@ -232,6 +235,11 @@ pub struct SecondaryConfig {
 
 impl SecondaryConfig {
     /// Trusts tickets and jobs signed by `primary`, issued to the holder of `certificate`'s key.
+    ///
+    /// A ticket is good once at each endpoint that has the key, for as long as the endpoint lives: it is the endpoint that
+    /// remembers. So give every server a key of its own. Where several share one, or one is started anew within 65 s, the
+    /// client that holds a ticket can attach again with it, and have its jobs filled up to their totals once more. Nobody else
+    /// can: the ticket names the client's key.
     ///
     /// # Errors
     /// - [`ConfigError::Certificate`] if the certificate does not parse.

@@ -523,6 +523,28 @@ fn stolen_and_replayed_tickets_are_refused() {
     });
 }
 
+/// It is the endpoint that remembers a ticket: servers that share a key each take it once, which SECURITY.md says, and those
+/// that have keys of their own do not.
+#[test]
+fn a_ticket_is_good_once_per_endpoint_with_its_key() {
+    run(async {
+        let world = World::new(0);
+        let refused = Some(ErrorCode::AUTH_FAILED.into_inner());
+        let thief = Thief::new();
+        let shared = world.authority.issue("mirror.test");
+        let own = world.authority.issue("mirror.test");
+        let servers = [shared.clone(), shared.clone(), own].map(|identity| world.secondary(identity));
+        servers.iter().for_each(|server| drop(server.serve()));
+        let key = thief.key.public_key();
+        let sealed = thief.ticket(&shared, key).seal(&*world.signer);
+        for (at, answer) in [(0, None), (1, None), (0, refused), (1, refused), (2, refused)] {
+            let mut connection = thief.dial(&world, &servers[at]).await;
+            let proof = raw::attach_proof(&connection.0, &thief.key);
+            assert_eq!(thief.show(&mut connection, key, sealed.clone(), proof).await, answer, "{at}");
+        }
+    });
+}
+
 /// What a client may say to a server before anything else is a hello, and it has ten seconds for it.
 #[test]
 fn servers_want_a_hello_first() {

@@ -112,13 +112,18 @@ impl NewJob {
     }
 
     /// The most bytes that leases of the job may add up to, retries included; four times its range by default.
+    ///
+    /// A client carries the job to its server, and can have leases of it filled until total or [`Self::lifetime`] is used up,
+    /// whether the primary has granted them or not: [`Session::close_job`](crate::Session::close_job) asks a client that keeps
+    /// to the rules, and no other way leads to the server. What a client may not draw must not be in a total.
     #[must_use]
     pub fn total(mut self, bytes: u64) -> Self {
         self.total = Some(bytes);
         self
     }
 
-    /// Sets the time for which the path accepts leases of the job; a day by default.
+    /// Sets the time for which the path accepts leases of the job; a day by default, and less where a client is not trusted
+    /// to close it: see [`Self::total`].
     #[must_use]
     pub fn lifetime(mut self, value: Duration) -> Self {
         self.lifetime = value;
