@@ -1,7 +1,8 @@
 //! Admission of clients: how many may be between their first flight and their accepted hello. Spec: RATIONALE §11.
 //!
-//! It counts these half-open sessions, in all and by network, and decides about one more. It never looks at a packet and keeps nothing of a client that it does not let in. Who calls
-//! it: the endpoint, for each first flight and for each session that is half-open no longer.
+//! It counts these half-open sessions, in all and by network, and decides about one more. It never looks at a packet and
+//! keeps nothing of a client that it does not let in. The endpoint calls it for each first flight, and for each session
+//! that is half-open no longer.
 
 use std::{
     collections::BTreeMap,
