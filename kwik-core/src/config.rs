@@ -26,13 +26,15 @@ pub struct ClientConfig {
 }
 
 impl ClientConfig {
-    /// Takes over a TLS configuration. Its ALPN list becomes the application's own, carried in the hello.
+    /// Takes over a TLS configuration. Its ALPN list becomes the application's own, carried in the hello. Early data is
+    /// turned off, whatever the configuration says (RATIONALE §9).
     ///
     /// # Errors
     /// - [`ConfigError::Tls`] if it cannot be used for QUIC.
     /// - [`ConfigError::OutOfRange`] if there are more than 16 application protocols, or one is longer than 255 bytes.
     pub fn new(mut tls: rustls::ClientConfig) -> Result<Self, ConfigError> {
         let app_protocols = take_protocols(&mut tls.alpn_protocols)?;
+        tls.enable_early_data = false;
         crate::quic::check_client_tls(&tls)?;
         Ok(Self {
             tls: Arc::new(tls),
@@ -81,13 +83,15 @@ pub struct ServerConfig {
 
 impl ServerConfig {
     /// Takes over a TLS configuration. Its ALPN list becomes the application's own, matched against the hello.
-    /// The server plays no role until [`Self::primary`] or [`Self::secondary`] gives it one.
+    /// Early data is refused, whatever the configuration says: it can be replayed (RATIONALE §9). The server plays
+    /// no role until [`Self::primary`] or [`Self::secondary`] gives it one.
     ///
     /// # Errors
     /// - [`ConfigError::Tls`] if it cannot be used for QUIC.
     /// - [`ConfigError::OutOfRange`] if there are more than 16 application protocols, or one is longer than 255 bytes.
     pub fn new(mut tls: rustls::ServerConfig) -> Result<Self, ConfigError> {
         let app_protocols = take_protocols(&mut tls.alpn_protocols)?;
+        tls.max_early_data_size = 0;
         crate::quic::check_server_tls(&tls)?;
         Ok(Self {
             tls: Arc::new(tls),

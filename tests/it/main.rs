@@ -20,3 +20,4 @@ mod limits;
 mod plain;
 mod programs;
 mod relay;
+mod tls;

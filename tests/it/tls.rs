@@ -1,0 +1,111 @@
+//! What the application's TLS configuration must not bring about: early data. Spec: RATIONALE §9.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use kwik_proto::v1 as pb;
+use kwik_tests::{
+    raw::{self, ALPN, Control},
+    run, soon, stays_pending,
+    world::World,
+};
+use kwik_tokio::{Accepted, Endpoint, ServerConfig};
+use pb::FrameType;
+use tokio::net::UdpSocket;
+
+/// Passes datagrams on between one client and `server`; nothing to the client once `deaf` is set.
+async fn relay(server: SocketAddr, deaf: Arc<AtomicBool>) -> SocketAddr {
+    let front = Arc::new(UdpSocket::bind(raw::loopback()).await.unwrap());
+    let back = UdpSocket::bind(raw::loopback()).await.unwrap();
+    let address = front.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut up, mut down) = ([0; 2000], [0; 2000]);
+        let mut client = None;
+        loop {
+            tokio::select! {
+                Ok((len, from)) = front.recv_from(&mut up) => {
+                    client = Some(from);
+                    back.send_to(&up[..len], server).await.unwrap();
+                }
+                Ok((len, _)) = back.recv_from(&mut down) => {
+                    if let Some(client) = client.filter(|_| !deaf.load(Ordering::Relaxed)) {
+                        front.send_to(&down[..len], client).await.unwrap();
+                    }
+                }
+            }
+        }
+    });
+    address
+}
+
+/// A server whose TLS configuration permits early data, as quinn's own helpers have it, and a client that sends some.
+#[test]
+fn nothing_is_read_before_the_handshake() {
+    run(async {
+        let world = World::new(0);
+        let mut identity = world.authority.issue("early.test");
+        identity.tls.max_early_data_size = u32::MAX;
+        let config = ServerConfig::new(identity.tls).unwrap().primary(world.signer.clone());
+        let server = Endpoint::server(config, raw::loopback()).unwrap();
+        let deaf = Arc::new(AtomicBool::new(false));
+        let front = relay(server.local_addr().unwrap(), deaf.clone()).await;
+        let (told, mut news) = tokio::sync::mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Some(incoming) = server.accept().await {
+                let told = told.clone();
+                tokio::spawn(async move {
+                    if let Ok(Accepted::Primary(session)) = incoming.accept_any().await {
+                        told.send(()).unwrap();
+                        session.closed().await;
+                    }
+                });
+            }
+        });
+
+        let mut tls = world.authority.client();
+        tls.alpn_protocols = vec![ALPN.to_vec()];
+        tls.enable_early_data = true;
+        let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
+        let config = quinn::ClientConfig::new(Arc::new(crypto));
+        let endpoint = raw::dialler();
+        // The first session brings a TLS session ticket, for the second to send early with.
+        let connecting = endpoint.connect_with(config.clone(), front, "early.test").unwrap();
+        let first = soon("the handshake", connecting).await.unwrap();
+        let _control = hello(&first).await;
+        soon("a session", news.recv()).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        first.close(0u32.into(), b"");
+
+        // What the server says does not arrive: nothing but early data can be sent.
+        deaf.store(true, Ordering::Relaxed);
+        match endpoint.connect_with(config, front, "early.test").unwrap().into_0rtt() {
+            Ok((early, _accepted)) => {
+                let _control = hello(&early).await;
+                let nothing = stays_pending(Duration::from_millis(500), news.recv()).await;
+                assert!(nothing, "a session came of early data");
+            }
+            Err(connecting) => drop(connecting), // the ticket itself permits none
+        }
+    });
+}
+
+async fn hello(connection: &quinn::Connection) -> Control {
+    let (send, recv) = connection.open_bi().await.unwrap();
+    let hello = pb::ClientHello {
+        version: Some(1),
+        features: Some(0x7f),
+        client_key: Some(vec![1; 32].into()),
+        split_streams_max: Some(1),
+        app_protocols: vec![],
+        attach: None,
+    };
+    let mut control = Control::new(send, recv);
+    control.send(FrameType::ClientHello, &hello).await;
+    control
+}
