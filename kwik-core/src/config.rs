@@ -23,6 +23,7 @@ pub struct ClientConfig {
     pub(crate) app_protocols: Vec<Bytes>,
     pub(crate) transport: Arc<TransportConfig>,
     pub(crate) dial_policy: Arc<dyn DialPolicy>,
+    pub(crate) authenticate_to_secondaries: bool,
 }
 
 impl ClientConfig {
@@ -41,6 +42,7 @@ impl ClientConfig {
             app_protocols,
             transport: Arc::new(TransportConfig::default()),
             dial_policy: Arc::new(crate::path::dial::NotMorePrivate),
+            authenticate_to_secondaries: false,
         })
     }
 
@@ -55,6 +57,17 @@ impl ClientConfig {
     #[must_use]
     pub fn dial_policy(mut self, policy: Arc<dyn DialPolicy>) -> Self {
         self.dial_policy = policy;
+        self
+    }
+
+    /// Shows the client's certificate to secondaries that ask for one, too; `false` by default.
+    ///
+    /// A certificate says who the client is, and it is the primary that chooses the secondaries: any server with a name that
+    /// the TLS configuration trusts. Secondaries know a client by its ticket and need no more. Without this they are answered
+    /// as by a client that has no certificate; the primary always gets what the TLS configuration says. Spec: RATIONALE §9.
+    #[must_use]
+    pub fn authenticate_to_secondaries(mut self, show: bool) -> Self {
+        self.authenticate_to_secondaries = show;
         self
     }
 }

@@ -288,6 +288,7 @@ impl Endpoint {
             remote,
             server_name: server_name.to_owned(),
             tls: config.tls.clone(),
+            authenticate: true,
             transport: config.transport.clone(),
         };
         let connection = self.dial(now, dial)?;

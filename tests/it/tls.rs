@@ -1,4 +1,5 @@
-//! What the application's TLS configuration must not bring about: early data. Spec: RATIONALE §9.
+//! What the application's TLS configuration must not bring about: early data, and a client's certificate in the hands of
+//! whatever server its primary names. Spec: RATIONALE §9.
 
 use std::{
     net::SocketAddr,
@@ -11,12 +12,13 @@ use std::{
 
 use kwik_proto::v1 as pb;
 use kwik_tests::{
-    raw::{self, ALPN, Control},
+    raw::{self, ALPN, Control, RawServer},
     run, soon, stays_pending,
-    world::World,
+    world::{World, attach_raw},
 };
-use kwik_tokio::{Accepted, Endpoint, ServerConfig};
+use kwik_tokio::{Accepted, ClientConfig, Endpoint, ServerConfig};
 use pb::FrameType;
+use rustls::pki_types::CertificateDer;
 use tokio::net::UdpSocket;
 
 /// Passes datagrams on between one client and `server`; nothing to the client once `deaf` is set.
@@ -108,4 +110,36 @@ async fn hello(connection: &quinn::Connection) -> Control {
     let mut control = Control::new(send, recv);
     control.send(FrameType::ClientHello, &hello).await;
     control
+}
+
+/// A client has a certificate for its primary, and a secondary asks for it.
+#[test]
+fn a_clients_certificate_is_its_primarys_to_see() {
+    run(async {
+        for told in [false, true] {
+            let mut world = World::new(0);
+            let tls = world.authority.client_called("alice.test");
+            let config = ClientConfig::new(tls).unwrap();
+            let config = if told { config.authenticate_to_secondaries(true) } else { config };
+            world.client.set_default_client_config(config);
+            world.primary.identity = world.authority.issue_curious("primary.test");
+            let config = ServerConfig::new(world.primary.identity.tls.clone()).unwrap();
+            let config = config.primary(world.signer.clone());
+            world.primary.endpoint = Endpoint::server(config, raw::loopback()).unwrap();
+
+            let (_client, primary) = world.connect().await;
+            let shown = primary.peer_identity().expect("the client's chain");
+            assert!(is_alices(&shown));
+
+            let server = RawServer::with_alpn(world.authority.issue_curious("third-party.test"), ALPN);
+            let (_path, peer) = attach_raw(&primary, &server).await;
+            let shown = peer.connection.peer_identity();
+            let shown = shown.map(|chain| chain.downcast::<Vec<CertificateDer<'_>>>().unwrap());
+            assert_eq!(shown.is_some_and(|chain| is_alices(&chain)), told);
+        }
+    });
+}
+
+fn is_alices(chain: &[CertificateDer<'_>]) -> bool {
+    String::from_utf8_lossy(&chain[0]).contains("alice.test")
 }

@@ -8,6 +8,7 @@ use rustls::{
     RootCertStore,
     crypto::{CryptoProvider, ring},
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer},
+    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
     version::TLS13,
 };
 
@@ -51,30 +52,65 @@ impl Authority {
     /// Makes a key and a certificate for a server called `name`.
     #[must_use]
     pub fn issue(&self, name: &str) -> Identity {
-        let key = KeyPair::generate().expect("keys can be made");
-        let params = CertificateParams::new(vec![name.to_owned()]).expect("a DNS name");
-        let certificate = params.signed_by(&key, &self.issuer).expect("the key signs").der().clone();
-        let secret = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        self.issue_with(name, WebPkiClientVerifier::no_client_auth())
+    }
+
+    /// Makes a key and a certificate for a server called `name` that asks its clients for theirs.
+    #[must_use]
+    pub fn issue_curious(&self, name: &str) -> Identity {
+        let roots = Arc::new(self.roots());
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots, self.provider.clone())
+            .allow_unauthenticated()
+            .build()
+            .expect("the authority's certificate is one");
+        self.issue_with(name, verifier)
+    }
+
+    fn issue_with(&self, name: &str, verifier: Arc<dyn ClientCertVerifier>) -> Identity {
+        let (certificate, secret) = self.certify(name);
         let tls = rustls::ServerConfig::builder_with_provider(self.provider.clone())
             .with_protocol_versions(&[&TLS13])
             .expect("the provider has TLS 1.3")
-            .with_no_client_auth()
+            .with_client_cert_verifier(verifier)
             .with_single_cert(vec![certificate.clone()], secret)
             .expect("key and certificate belong together");
         let key = spki_hash(&certificate).expect("a certificate");
         Identity { name: name.to_owned(), certificate, key, tls }
     }
 
+    fn certify(&self, name: &str) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
+        let key = KeyPair::generate().expect("keys can be made");
+        let params = CertificateParams::new(vec![name.to_owned()]).expect("a DNS name");
+        let certificate = params.signed_by(&key, &self.issuer).expect("the key signs").der().clone();
+        (certificate, PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())))
+    }
+
+    fn roots(&self) -> RootCertStore {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.certificate.clone()).expect("a certificate");
+        roots
+    }
+
     /// Makes the TLS configuration of a client that trusts this authority only.
     #[must_use]
     pub fn client(&self) -> rustls::ClientConfig {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.certificate.clone()).expect("a certificate");
         rustls::ClientConfig::builder_with_provider(self.provider.clone())
             .with_protocol_versions(&[&TLS13])
             .expect("the provider has TLS 1.3")
-            .with_root_certificates(roots)
+            .with_root_certificates(self.roots())
             .with_no_client_auth()
+    }
+
+    /// Makes the TLS configuration of a client that has a certificate of its own, for `name`.
+    #[must_use]
+    pub fn client_called(&self, name: &str) -> rustls::ClientConfig {
+        let (certificate, secret) = self.certify(name);
+        rustls::ClientConfig::builder_with_provider(self.provider.clone())
+            .with_protocol_versions(&[&TLS13])
+            .expect("the provider has TLS 1.3")
+            .with_root_certificates(self.roots())
+            .with_client_auth_cert(vec![certificate], secret)
+            .expect("key and certificate belong together")
     }
 }
 

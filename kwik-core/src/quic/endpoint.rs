@@ -13,7 +13,11 @@ use quinn_proto::{
     ConnectionHandle, ConnectionId, DatagramEvent, IdleTimeout, MtuDiscoveryConfig, NoneTokenStore,
     crypto::rustls as tls,
 };
-use rustls::client::Resumption;
+use rustls::{
+    SignatureScheme,
+    client::{ResolvesClientCert, Resumption},
+    sign::CertifiedKey,
+};
 
 use super::{
     cid::{self, SeededCids, TokenClock},
@@ -75,12 +79,28 @@ pub(crate) struct AcceptError {
     pub(crate) response: Option<Transmit>,
 }
 
+/// A client without a certificate.
+#[derive(Debug)]
+struct Anonymous;
+
+impl ResolvesClientCert for Anonymous {
+    fn resolve(&self, _issuers: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        None
+    }
+
+    fn has_certs(&self) -> bool {
+        false
+    }
+}
+
 /// A connection to start.
 pub(crate) struct Dial {
     pub(crate) link: LinkId,
     pub(crate) remote: SocketAddr,
     pub(crate) server_name: String,
     pub(crate) tls: Arc<rustls::ClientConfig>,
+    /// Towards a secondary, whether it may ask who the client is.
+    pub(crate) authenticate: bool,
     pub(crate) transport: Arc<TransportConfig>,
 }
 
@@ -212,6 +232,9 @@ impl Endpoint {
             // A session ticket of one server must never be shown to another, which shares its name only.
             let mut own = (*dial.tls).clone();
             own.resumption = Resumption::disabled();
+            if !dial.authenticate {
+                own.client_auth_cert_resolver = Arc::new(Anonymous);
+            }
             Arc::new(own)
         };
         let crypto = tls::QuicClientConfig::try_from(tls_config).map_err(unusable)?;

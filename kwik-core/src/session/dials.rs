@@ -29,7 +29,8 @@ impl Session {
             return;
         };
         let (tls, transport) = (client.tls.clone(), client.transport.clone());
-        let dial = quic::Dial { link, remote, server_name, tls, transport };
+        let authenticate = client.authenticate_to_secondaries;
+        let dial = quic::Dial { link, remote, server_name, tls, authenticate, transport };
         self.endpoint_events.push_back(EndpointEvent(EndpointEventInner::Dial(dial)));
     }
 
