@@ -184,7 +184,7 @@ pub enum LeaseOutcome {
 }
 
 /// A message of another server, by way of the client. Spec: PROTOCOL §9.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Relay {
     /// Over whose path it came: on a secondary its own, whose other end is the primary.
@@ -196,6 +196,8 @@ pub struct Relay {
     pub sealed: bool,
 }
 
+crate::redact::debug_hiding!(Relay { path, sealed; payload });
+
 impl Relay {
     pub(crate) fn length(&self) -> u32 {
         u32::try_from(self.payload.len()).unwrap_or(u32::MAX)
@@ -203,7 +205,7 @@ impl Relay {
 }
 
 /// A job as a secondary's application gets it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct JobInfo {
     /// Name of the job.
@@ -215,6 +217,8 @@ pub struct JobInfo {
     /// Payload of the primary's application.
     pub payload: Bytes,
 }
+
+crate::redact::debug_hiding!(JobInfo { id, stream, range; payload });
 
 /// A lease as a secondary's application gets it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -27,8 +27,9 @@ pub struct ClientConfig {
 }
 
 impl ClientConfig {
-    /// Takes over a TLS configuration. Its ALPN list becomes the application's own, carried in the hello. Early data is
-    /// turned off, whatever the configuration says (RATIONALE §9).
+    /// Takes over a TLS configuration. Its ALPN list becomes the application's own, carried in the hello: a primary may name
+    /// one of these or none, anything else ends the session (`VERSION`). Early data is turned off, whatever the
+    /// configuration says (RATIONALE §9).
     ///
     /// # Errors
     /// - [`ConfigError::Tls`] if it cannot be used for QUIC.
@@ -95,7 +96,8 @@ pub struct ServerConfig {
 }
 
 impl ServerConfig {
-    /// Takes over a TLS configuration. Its ALPN list becomes the application's own, matched against the hello.
+    /// Takes over a TLS configuration. Its ALPN list becomes the application's own, matched against the hello: if it names any
+    /// protocols, a client that does not offer one of them is refused (`VERSION`).
     /// Early data is refused, whatever the configuration says: it can be replayed (RATIONALE §9). The server plays
     /// no role until [`Self::primary`] or [`Self::secondary`] gives it one.
     ///

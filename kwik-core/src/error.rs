@@ -5,7 +5,10 @@ use std::{fmt, net::SocketAddr};
 use bytes::Bytes;
 use thiserror::Error;
 
-use crate::id::{ByteRange, OFFSET_MAX, PathId, StreamId};
+use crate::{
+    id::{ByteRange, OFFSET_MAX, PathId, StreamId},
+    limits::REASON_MAX,
+};
 
 /// First code of the block that KWIK reserves among QUIC application error codes.
 const BLOCK: u64 = 0x4b57_0000;
@@ -38,6 +41,31 @@ impl ErrorCode {
     /// Returns whether the code lies in KWIK's block, where applications may not mint codes.
     pub const fn is_reserved(self) -> bool {
         self.0 >= BLOCK && self.0 < BLOCK + BLOCK_LEN
+    }
+
+    /// Returns the code that a client passes on for a server's reason to leave: the server's own word if it is one about a
+    /// client that the server turns away. Words that the client alone can say of a path, and an application's own codes, are
+    /// not the server's to say: others would take them for the client's. Spec: PROTOCOL §8.3.
+    pub(crate) fn said_by_server(self) -> Self {
+        let words = [
+            Self::AUTH_FAILED,
+            Self::AUTH_TIMEOUT,
+            Self::CLOCK_SKEW,
+            Self::DRAINING,
+            Self::EXCESSIVE_LOAD,
+            Self::FRAME_TOO_LARGE,
+            Self::FRAME_UNEXPECTED,
+            Self::INVALID_FRAME,
+            Self::INVALID_STREAM_ROLE,
+            Self::LEASE_VIOLATION,
+            Self::LIMIT_EXCEEDED,
+            Self::METADATA_PROTOCOL_VIOLATION,
+            Self::OFFSET_OVERFLOW,
+            Self::RELAY_REFUSED,
+            Self::TICKET_EXPIRED,
+            Self::VERSION,
+        ];
+        if words.contains(&self) { self } else { Self::PATH_DEAD }
     }
 
     /// Fails if the code is not an application's to send.
@@ -135,7 +163,8 @@ codes! {
     EXCESSIVE_LOAD = 0x1f;
     /// The primary path is gone, and with it the session.
     PRIMARY_LOST = 0x20;
-    /// A bug in KWIK.
+    /// A bug in KWIK at this end. Never sent, and refused where a peer says so of something that is to be known here by it;
+    /// as a peer's reason to close it is the peer's own word ([`ConnectionError::ApplicationClosed`]).
     INTERNAL = 0x21;
     /// A lease ended before every byte of it was written.
     LEASE_SHORT = 0x22;
@@ -242,7 +271,7 @@ pub enum ConnectionError {
 }
 
 /// A code and a text that came with a close.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub struct ApplicationClose {
     /// The code.
@@ -256,7 +285,28 @@ impl fmt::Display for ApplicationClose {
         if self.reason.is_empty() {
             return write!(f, "{}", self.error_code);
         }
-        write!(f, "{} ({})", self.reason.escape_ascii(), self.error_code)
+        write!(f, "{} ({})", PeerText(&self.reason), self.error_code)
+    }
+}
+
+impl fmt::Debug for ApplicationClose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ApplicationClose")
+            .field("error_code", &self.error_code)
+            .field("reason", &format_args!("\"{}\"", PeerText(&self.reason)))
+            .finish()
+    }
+}
+
+/// A text of a peer's, for humans: escaped, and at most 256 bytes of it.
+pub(crate) struct PeerText<'a>(pub(crate) &'a [u8]);
+
+impl fmt::Display for PeerText<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.split_at_checked(REASON_MAX) {
+            Some((head, tail)) if !tail.is_empty() => write!(f, "{}…", head.escape_ascii()),
+            _ => write!(f, "{}", self.0.escape_ascii()),
+        }
     }
 }
 

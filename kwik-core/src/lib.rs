@@ -57,6 +57,7 @@ mod lease;
 pub mod limits;
 mod path;
 mod quic;
+mod redact;
 mod rng;
 mod session;
 mod stats;

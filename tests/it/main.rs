@@ -21,3 +21,4 @@ mod plain;
 mod programs;
 mod relay;
 mod tls;
+mod words;

@@ -451,7 +451,6 @@ fn application_protocols_are_agreed_on_in_the_hello() {
         for (client, server, agreed) in [
             (&["a", "b"][..], &["x", "b", "a"][..], Some("b")), // the server's preference
             (&["a"][..], &[][..], None),
-            (&[][..], &["a"][..], None),
             (&[][..], &[][..], None),
         ] {
             let settings = Settings {

@@ -1,5 +1,5 @@
-//! What the application's TLS configuration must not bring about: early data, and a client's certificate in the hands of
-//! whatever server its primary names. Spec: RATIONALE §9.
+//! Things that an application's TLS configuration must not bring about: early data, a client's certificate in the hands of
+//! whatever server its primary names, and protocols that were not agreed on. Spec: RATIONALE §3, §9.
 
 use std::{
     net::SocketAddr,
@@ -14,9 +14,9 @@ use kwik_proto::v1 as pb;
 use kwik_tests::{
     raw::{self, ALPN, Control, RawServer},
     run, soon, stays_pending,
-    world::{World, attach_raw},
+    world::{Settings, World, attach_raw},
 };
-use kwik_tokio::{Accepted, ClientConfig, Endpoint, ServerConfig};
+use kwik_tokio::{Accepted, ClientConfig, ConnectionError, Endpoint, ErrorCode, ServerConfig};
 use pb::FrameType;
 use rustls::pki_types::CertificateDer;
 use tokio::net::UdpSocket;
@@ -93,6 +93,64 @@ fn nothing_is_read_before_the_handshake() {
                 assert!(nothing, "a session came of early data");
             }
             Err(connecting) => drop(connecting), // the ticket itself permits none
+        }
+    });
+}
+
+/// A primary names an application protocol that the client has not offered, and one that it has.
+#[test]
+fn a_client_takes_no_protocol_that_it_has_not_offered() {
+    run(async {
+        for (answer, taken) in [(Some("evil/9"), false), (Some("mine/1"), true), (None, true)] {
+            let protocols = vec![b"mine/1".to_vec()];
+            let world = World::with(0, Settings { client_protocols: protocols, ..Settings::default() });
+            let server = RawServer::new(&world.authority, "primary.test");
+            let connecting = world.client.connect(server.address(), "primary.test").unwrap();
+            let (client, mut primary) =
+                soon("a session", async { tokio::join!(connecting, server.accept()) }).await;
+            let client = client.unwrap();
+            let hello = pb::ServerHello {
+                version: Some(1),
+                features: Some(0),
+                session: Some(vec![5; 16].into()),
+                app_protocol: answer.map(Into::into),
+            };
+            primary.control.send(FrameType::ServerHello, &hello).await;
+            if taken {
+                soon("the answer", async {
+                    while client.session_id().is_none() {
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                })
+                .await;
+                assert_eq!(client.handshake_data().unwrap().protocol, answer.map(Into::into));
+            } else {
+                assert_eq!(primary.closed().await, ErrorCode::VERSION.into_inner());
+                let end = soon("the end", client.closed()).await;
+                assert_eq!(end, ConnectionError::Fault(ErrorCode::VERSION));
+                assert_eq!(client.handshake_data().unwrap().protocol, None);
+            }
+        }
+    });
+}
+
+/// A server with protocols of its own serves nobody who offers none; one without serves anybody.
+#[test]
+fn a_server_with_protocols_wants_one_of_them() {
+    run(async {
+        for (server, client, agreed) in
+            [(vec![b"mine/1".to_vec()], vec![], false), (vec![], vec![b"mine/1".to_vec()], true)]
+        {
+            let settings =
+                Settings { client_protocols: client, server_protocols: server, ..Settings::default() };
+            let world = World::with(0, settings);
+            let endpoint = world.primary.endpoint.clone();
+            let connecting = world.client.connect(world.primary.address(), "primary.test").unwrap();
+            let (_, accepted) = soon("an answer", async {
+                tokio::join!(connecting, async { endpoint.accept().await.unwrap().accept_any().await })
+            })
+            .await;
+            assert_eq!(accepted.is_ok(), agreed, "{accepted:?}");
         }
     });
 }

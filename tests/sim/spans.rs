@@ -165,3 +165,25 @@ fn a_session_a_path_a_stream_and_a_lease_can_be_followed() {
     let placed = placed.expect("bytes of the lease came");
     assert!(placed.is("stream", &stream) && placed.fields["path"] != "0", "{placed:?}");
 }
+
+/// Whoever reads a log of everything can neither attach with it nor learn what the servers are asked for.
+#[test]
+fn tickets_and_payloads_are_in_no_log() {
+    let _another = Dispatch::new(Capture::default());
+    let capture = Capture::default();
+    tracing::subscriber::with_default(capture.clone(), run);
+    let (spans, events) = capture.with(|captured| (captured.spans.clone(), captured.events.clone()));
+    let of_spans = spans.iter().flat_map(|(_, fields)| fields.values());
+    let texts: Vec<&String> = of_spans.chain(events.iter().flat_map(|seen| seen.fields.values())).collect();
+    for hidden in ["ticket: <", "payload: <", "nonce: <"] {
+        assert!(texts.iter().any(|text| text.contains(hidden)), "the run has no {hidden}");
+    }
+    let bytes = texts.iter().find(|text| text.contains("b\"") || has_array(text));
+    assert!(bytes.is_none(), "{bytes:?}");
+}
+
+/// Returns whether eight numbers stand in a row, which is what arrays of bytes look like.
+fn has_array(text: &str) -> bool {
+    let parts: Vec<&str> = text.split(", ").collect();
+    parts.windows(8).any(|row| row.iter().skip(1).take(6).all(|part| part.parse::<u8>().is_ok()))
+}

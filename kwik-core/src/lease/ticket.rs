@@ -142,7 +142,7 @@ impl Audience {
 /// Admits one client to one secondary for one path of one session, once. Spec: PROTOCOL §9.
 ///
 /// Times are whole seconds since the Unix epoch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ticket {
     pub(crate) session: SessionId,
     pub(crate) path: PathId,
@@ -154,6 +154,8 @@ pub(crate) struct Ticket {
     pub(crate) expires: u64,
     pub(crate) nonce: [u8; 16],
 }
+
+crate::redact::debug_hiding!(Ticket { session, path, audience, client_key, issued, expires; nonce });
 
 /// The path that a ticket is shown for, and who shows it to whom.
 #[derive(Clone, Copy, Debug)]

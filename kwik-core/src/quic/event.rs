@@ -5,7 +5,7 @@ use quinn_proto::VarInt;
 
 use crate::{
     action::{Ecn, Transmit},
-    error::{ApplicationClose, ConnectionError, ErrorCode},
+    error::{ApplicationClose, ConnectionError, ErrorCode, PeerText},
     id::{Dir, Side, StreamId},
 };
 
@@ -49,8 +49,11 @@ pub(super) fn lost(reason: quinn_proto::ConnectionError) -> ConnectionError {
     use quinn_proto::ConnectionError as Q;
     match reason {
         Q::VersionMismatch => ConnectionError::VersionMismatch,
-        Q::TransportError(error) => ConnectionError::TransportError(error.to_string()),
-        Q::ConnectionClosed(close) => ConnectionError::ConnectionClosed(close.to_string()),
+        // A certificate that was refused is quoted in it.
+        Q::TransportError(error) => {
+            ConnectionError::TransportError(PeerText(error.to_string().as_bytes()).to_string())
+        }
+        Q::ConnectionClosed(close) => ConnectionError::ConnectionClosed(closed(&close)),
         Q::ApplicationClosed(close) => ConnectionError::ApplicationClosed(ApplicationClose {
             error_code: code(close.error_code),
             reason: close.reason,
@@ -59,6 +62,15 @@ pub(super) fn lost(reason: quinn_proto::ConnectionError) -> ConnectionError {
         Q::TimedOut => ConnectionError::TimedOut,
         Q::LocallyClosed => ConnectionError::LocallyClosed,
         Q::CidsExhausted => ConnectionError::CidsExhausted,
+    }
+}
+
+/// Text of a close by the peer's QUIC stack.
+fn closed(close: &quinn_proto::ConnectionClose) -> String {
+    if close.reason.is_empty() {
+        close.error_code.to_string()
+    } else {
+        format!("{}: {}", close.error_code, PeerText(&close.reason))
     }
 }
 
@@ -152,4 +164,37 @@ pub(crate) enum DatagramEnd {
     Disabled,
     TooLarge,
     Unsupported,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A line of its own in a log, and colours, are not a peer's to make; nor is it to fill the disk.
+    #[test]
+    fn a_peers_text_is_escaped_and_has_an_end() {
+        let text =
+            [b"x\n2026-01-01 ERROR root: \x1b[31mpassword is wrong".as_slice(), &[b'A'; 1000]].concat();
+        let closed = quinn_proto::ConnectionError::ConnectionClosed(quinn_proto::ConnectionClose {
+            error_code: quinn_proto::TransportErrorCode::PROTOCOL_VIOLATION,
+            frame_type: None,
+            reason: text.clone().into(),
+        });
+        let app = quinn_proto::ConnectionError::ApplicationClosed(quinn_proto::ApplicationClose {
+            error_code: 5u32.into(),
+            reason: text.clone().into(),
+        });
+        let failed = quinn_proto::TransportError {
+            code: quinn_proto::TransportErrorCode::crypto(42),
+            frame: None,
+            reason: String::from_utf8(text).unwrap(),
+        };
+        for reason in [closed, app, quinn_proto::ConnectionError::TransportError(failed)] {
+            let lost = lost(reason);
+            for text in [lost.to_string(), format!("{lost:?}")] {
+                assert!(text.len() < 500, "{} bytes", text.len());
+                assert!(text.contains("password") && !text.contains(char::is_control), "{text}");
+            }
+        }
+    }
 }

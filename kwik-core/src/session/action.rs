@@ -33,6 +33,8 @@ pub(super) enum Action {
     Notify(Event),
     /// Permits `count` unidirectional streams at once.
     PermitUni { path: PathId, count: u64 },
+    /// The peer has left for a reason of its own, with this code and text.
+    PeerLeft { code: ErrorCode, reason: String },
     /// Makes the path's peer answer.
     Ping { path: PathId },
     /// Gives up an internal stream that we send.

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 
-use super::{EXPORTER_LABEL, Machine, Session, link::Link, path_code, subject::path_span};
+use super::{EXPORTER_LABEL, Machine, Session, link::Link, server_code, subject::path_span};
 use crate::{
     endpoint::{EndpointEvent, EndpointEventInner},
     error::{ConnectError, ErrorCode},
@@ -63,7 +63,7 @@ impl Session {
                 match (event, &mut self.machine) {
                     (quic::Event::Connected, _) => self.on_attempt_connected(id),
                     (quic::Event::Lost(cause), Machine::Client(client)) => {
-                        client.on_attempt_lost(id, path_code(&cause));
+                        client.on_attempt_lost(id, server_code(&cause));
                     }
                     _ => {} // of the handshake, or of one that is closed
                 }

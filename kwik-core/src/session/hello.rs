@@ -111,10 +111,10 @@ impl Greeting {
         Ok(Welcome::Primary(primary, answer))
     }
 
-    /// The server's preference decides, as in TLS; only if both ends name protocols must they share one.
+    /// The server's preference decides, as in TLS. One that names protocols speaks no other, and who offers none gets none.
     fn choose_protocol(&self, offered: &[Bytes]) -> Result<Option<Bytes>, ErrorCode> {
         let ours = &self.config.app_protocols;
-        if ours.is_empty() || offered.is_empty() {
+        if ours.is_empty() {
             return Ok(None);
         }
         ours.iter().find(|name| offered.contains(name)).cloned().map(Some).ok_or(ErrorCode::VERSION)

@@ -515,6 +515,23 @@ impl Session {
         if self.lost.is_some() {
             return;
         }
+        self.close_links(code, reason);
+        let cause =
+            if code.is_reserved() { ConnectionError::Fault(code) } else { ConnectionError::LocallyClosed };
+        self.on_lost(cause);
+    }
+
+    /// The peer has said that it leaves, and why: its word, whatever it is, and no judgement of this end's.
+    fn on_peer_left(&mut self, code: ErrorCode, reason: String) {
+        if self.lost.is_some() {
+            return;
+        }
+        self.close_links(ErrorCode::NO_ERROR, b"");
+        let reason = Bytes::from(reason);
+        self.on_lost(ConnectionError::ApplicationClosed(ApplicationClose { error_code: code, reason }));
+    }
+
+    fn close_links(&mut self, code: ErrorCode, reason: &[u8]) {
         for (path, link) in self.links.iter_mut() {
             // Who broke a rule is told so; a secondary has not, it has only lost its session's primary. Spec: PROTOCOL §8.8.
             let blameless = path != HOME && code.is_reserved();
@@ -522,9 +539,6 @@ impl Session {
             link.quic.close(self.now, code, Bytes::copy_from_slice(reason));
         }
         self.close_dialled(|_| true, ErrorCode::PRIMARY_LOST);
-        let cause =
-            if code.is_reserved() { ConnectionError::Fault(code) } else { ConnectionError::LocallyClosed };
-        self.on_lost(cause);
     }
 
     fn on_lost(&mut self, cause: ConnectionError) {
@@ -544,6 +558,15 @@ impl Session {
 }
 
 /// Code that the primary is told about a path that ended by itself.
+fn server_code(cause: &ConnectionError) -> ErrorCode {
+    if let ConnectionError::ApplicationClosed(close) = cause {
+        close.error_code.said_by_server()
+    } else {
+        path_code(cause)
+    }
+}
+
+/// Code that a server's application is told about the leases of a session that ended by itself.
 fn path_code(cause: &ConnectionError) -> ErrorCode {
     match cause {
         // That it broke itself is the peer's to say, and not for others to repeat. Spec: PROTOCOL §1.6.

@@ -133,7 +133,7 @@ pub(super) enum Draft {
 }
 
 /// A path that is to be named to the client.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(super) struct PathDraft {
     pub(super) session: SessionId,
     pub(super) path: PathId,
@@ -144,8 +144,10 @@ pub(super) struct PathDraft {
     pub(super) nonce: [u8; 16],
 }
 
+crate::redact::debug_hiding!(PathDraft { session, path, addresses, server_name, identities, client_key; nonce });
+
 /// A job that is to be opened.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(super) struct JobDraft {
     pub(super) session: SessionId,
     pub(super) path: PathId,
@@ -157,8 +159,10 @@ pub(super) struct JobDraft {
     pub(super) payload: Bytes,
 }
 
+crate::redact::debug_hiding!(JobDraft { session, path, job, stream, range, total, lifetime; payload });
+
 /// A message that is to be sent.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(super) struct RelayDraft {
     pub(super) session: SessionId,
     pub(super) path: PathId,
@@ -166,6 +170,8 @@ pub(super) struct RelayDraft {
     pub(super) id: u64,
     pub(super) payload: Bytes,
 }
+
+crate::redact::debug_hiding!(RelayDraft { session, path, direction, id; payload });
 
 /// A draft with its signature.
 #[derive(Debug)]

@@ -56,20 +56,22 @@ struct Sending {
 }
 
 /// A message that comes.
-#[derive(Debug)]
 struct Incoming {
     head: RelayOpen,
     bytes: Vec<u8>,
 }
 
+crate::redact::debug_hiding!(Incoming { head; bytes });
+
 /// A message that goes.
-#[derive(Debug)]
 pub(super) struct Outgoing {
     pub(super) head: RelayOpen,
     pub(super) payload: Bytes,
     /// The application's key has not signed it yet.
     pub(super) unsigned: bool,
 }
+
+crate::redact::debug_hiding!(Outgoing { head, unsigned; payload });
 
 impl Relays {
     fn new(now: Instant) -> Self {

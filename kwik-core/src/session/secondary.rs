@@ -229,7 +229,10 @@ impl Secondary {
                 }
                 Ok(())
             }
-            Frame::SessionClose { code, .. } => Err(code),
+            Frame::SessionClose { code, reason } => {
+                self.actions.push_back(Action::PeerLeft { code, reason });
+                Ok(())
+            }
             Frame::ClientHello(_)
             | Frame::ServerHello(_)
             | Frame::Refuse { .. }

@@ -11,8 +11,8 @@ use super::{
     action::Action,
     hello::Welcome,
     link::ControlEnd,
-    path_code,
     price::{self, Account},
+    server_code,
     subject::{action_span, frame_span, path_span},
 };
 use crate::{
@@ -168,7 +168,7 @@ impl Session {
             self.close_dialled(|_| true, ErrorCode::PRIMARY_LOST);
             self.on_lost(cause);
         } else if let Machine::Client(client) = &mut self.machine {
-            client.on_path_lost(path, path_code(&cause));
+            client.on_path_lost(path, server_code(&cause));
         }
     }
 
@@ -207,12 +207,10 @@ impl Session {
         self.log(|log, now| log.on_frame(now, path, &frame));
         let handled = match &mut self.machine {
             Machine::Client(client) => {
-                if let (HOME, Frame::ServerHello(hello)) = (path, &frame) {
-                    self.app_protocol.clone_from(&hello.app_protocol);
-                }
                 let unnamed = client.session().is_none();
                 client.handle_frame(self.now, path, frame);
                 if unnamed {
+                    self.app_protocol = client.app_protocol().cloned();
                     self.on_named();
                     #[cfg(feature = "qlog")]
                     self.begin_log();
@@ -379,6 +377,7 @@ impl Session {
                 self.unsettled = true;
             }
             Action::CloseSession { code } => self.close_with(code, b""),
+            Action::PeerLeft { code, reason } => self.on_peer_left(code, reason),
             Action::Dial { path, attempt, remote, server_name } => {
                 self.dial(LinkId { path, attempt }, remote, server_name);
             }

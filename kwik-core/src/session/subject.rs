@@ -105,6 +105,7 @@ impl Subject {
             | Action::EndRun { .. }
             | Action::FinishInternal { .. }
             | Action::Notify(_)
+            | Action::PeerLeft { .. }
             | Action::ResetInternal { .. } => Self::default(),
         }
     }

@@ -137,7 +137,7 @@ pub(crate) struct ClientHello {
 }
 
 /// Credentials that a client shows a secondary.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Attach {
     /// The session to join.
     pub(crate) session: SessionId,
@@ -148,6 +148,8 @@ pub(crate) struct Attach {
     /// Over the connection's exporter, by the client's session key. Spec: PROTOCOL §9.
     pub(crate) proof: Signature,
 }
+
+crate::redact::debug_hiding!(Attach { session, path, proof; ticket });
 
 /// A server's answer to a hello it accepts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -163,7 +165,7 @@ pub(crate) struct ServerHello {
 }
 
 /// The primary asks the client to attach one more server.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) struct AddPath {
     /// The new path's name.
     pub(crate) path: PathId,
@@ -177,6 +179,8 @@ pub(crate) struct AddPath {
     pub(crate) ticket: Bytes,
 }
 
+crate::redact::debug_hiding!(AddPath { path, addresses, server_name, pins; ticket });
+
 /// State of a path, as the client tells the primary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PathStatus {
@@ -189,7 +193,7 @@ pub(crate) enum PathStatus {
 }
 
 /// A piece of work for one path, signed by the primary.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) struct JobOpen {
     /// The job's name.
     pub(crate) job: JobId,
@@ -208,6 +212,8 @@ pub(crate) struct JobOpen {
     /// By the primary, over every field above. Spec: PROTOCOL §5.
     pub(crate) seal: Signature,
 }
+
+crate::redact::debug_hiding!(JobOpen { job, path, stream, range, total, expiry, seal; payload });
 
 /// The primary gives a range to a path.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -29,6 +29,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use smallvec::SmallVec;
 
 use self::{
@@ -59,7 +60,10 @@ use crate::{
 pub(super) struct Client {
     config: Arc<TransportConfig>,
     key: SigningKey,
-    app_protocols: Vec<bytes::Bytes>,
+    /// Offered to the primary.
+    app_protocols: Vec<Bytes>,
+    /// The one of them that the primary chose.
+    app_protocol: Option<Bytes>,
     /// Round-trip time to the primary, for window growth.
     primary_rtt: Duration,
     /// Set once the primary has accepted the hello.
@@ -123,7 +127,7 @@ struct Path {
     race: Option<Box<Race>>,
     server_name: String,
     pins: Vec<SpkiHash>,
-    ticket: bytes::Bytes,
+    ticket: Bytes,
     /// Features that its server knows.
     features: Features,
     /// The attach, or what is left to do before it is removed, must be done by then.
@@ -253,6 +257,7 @@ impl Client {
             config: config.transport.clone(),
             key: SigningKey::from_seed(rng.bytes::<32>()),
             app_protocols: config.app_protocols.clone(),
+            app_protocol: None,
             primary_rtt: Duration::ZERO,
             session: None,
             features: Features::default(),
@@ -290,6 +295,11 @@ impl Client {
 
     pub(super) fn session(&self) -> Option<SessionId> {
         self.session
+    }
+
+    /// The application protocol that the primary chose of those offered.
+    pub(super) fn app_protocol(&self) -> Option<&Bytes> {
+        self.app_protocol.as_ref()
     }
 
     /// Returns whether the path is not gone.
@@ -347,11 +357,18 @@ impl Client {
         }
         match frame {
             Frame::ServerHello(hello) if self.session.is_none() => {
+                if hello.app_protocol.as_ref().is_some_and(|name| !self.app_protocols.contains(name)) {
+                    return Err(ErrorCode::VERSION); // a protocol that was never offered
+                }
+                self.app_protocol = hello.app_protocol;
                 self.session = Some(hello.session);
                 self.features = hello.features;
                 if hello.version == limits::VERSION { Ok(()) } else { Err(ErrorCode::VERSION) }
             }
-            Frame::Refuse { code, .. } if self.session.is_none() => Err(code),
+            Frame::Refuse { code, reason } if self.session.is_none() => {
+                self.actions.push_back(Action::PeerLeft { code, reason });
+                Ok(())
+            }
             Frame::AddPath(add) => self.add_path(now, add),
             Frame::RemovePath { path, code, deadline_ms } => {
                 self.remove_path(now, path, code, Duration::from_millis(deadline_ms));
@@ -371,7 +388,10 @@ impl Client {
                 self.on_sync_response(now, stream, &received);
                 Ok(())
             }
-            Frame::SessionClose { code, .. } => Err(code),
+            Frame::SessionClose { code, reason } => {
+                self.actions.push_back(Action::PeerLeft { code, reason });
+                Ok(())
+            }
             Frame::ServerHello(_)
             | Frame::Refuse { .. }
             | Frame::ClientHello(_)
@@ -395,7 +415,11 @@ impl Client {
     fn handle_secondary_frame(&mut self, path: PathId, frame: Frame) -> Result<(), ErrorCode> {
         match frame {
             Frame::ServerHello(hello) => self.on_secondary_hello(path, &hello),
-            Frame::Refuse { code, .. } => Err(code),
+            Frame::Refuse { code, .. } => {
+                self.on_path_lost(path, code.said_by_server());
+                self.actions.push_back(Action::ClosePath { path, code: ErrorCode::NO_ERROR });
+                Ok(())
+            }
             Frame::JobAccepted { job } => self.on_job_answer(path, job, None),
             Frame::JobRefused { job, code } => self.on_job_answer(path, job, Some(code)),
             Frame::LeaseRefused { lease, code } => self.on_lease_refused(path, lease, code),

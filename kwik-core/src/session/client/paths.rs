@@ -74,6 +74,9 @@ impl Client {
         if self.session != Some(hello.session) {
             return Err(ErrorCode::AUTH_FAILED);
         }
+        if hello.app_protocol.is_some() {
+            return Err(ErrorCode::VERSION); // none is offered to a secondary
+        }
         let Some(path) = self.paths.get_mut(&id) else {
             return Ok(());
         };

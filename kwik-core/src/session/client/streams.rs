@@ -243,6 +243,8 @@ impl Client {
         };
         let code = match end {
             InternalEnd::Fin => ErrorCode::LEASE_SHORT,
+            // KWIK's words about a lease are the client's to say.
+            InternalEnd::Reset(code) if code.is_reserved() => ErrorCode::LEASE_SHORT,
             InternalEnd::Reset(code) => code,
         };
         if let Some(lease) = self.leases.get_mut(filling.lease) {

@@ -207,6 +207,8 @@ fn a_short_lease_names_exactly_what_is_missing() {
     for (end, code) in [
         (InternalEnd::Fin, ErrorCode::LEASE_SHORT),
         (InternalEnd::Reset(ErrorCode::from_u32(4)), ErrorCode::from_u32(4)),
+        // What becomes of leases is the client's to say in KWIK's words.
+        (InternalEnd::Reset(ErrorCode::DIGEST_MISMATCH), ErrorCode::LEASE_SHORT),
     ] {
         let mut machine = Machine::new();
         machine.grant(0, range(200, 300));
@@ -404,6 +406,18 @@ fn attaching_needs_the_pinned_key() {
     let hello = |action: &Action| matches!(action, Action::Send { frame: Frame::ClientHello(_), .. });
     assert!(!actions.iter().any(hello), "the ticket was shown to the wrong server");
     assert!(actions.contains(&Action::ClosePath { path, code: ErrorCode::AUTH_FAILED }));
+}
+
+/// A client offers secondaries no application protocol, so that none of them can name one.
+#[test]
+fn a_secondary_chooses_no_application_protocol() {
+    let mut machine = Machine::new();
+    let path = PathId::new(3);
+    machine.add(path);
+    machine.client.on_path_handshake(first(path), None, Some([1; 32]));
+    let app_protocol = Some(Bytes::from_static(b"evil/9"));
+    machine.secondary(path, Frame::ServerHello(ServerHello { app_protocol, ..hello() }));
+    assert!(machine.actions().contains(&Action::ClosePath { path, code: ErrorCode::VERSION }));
 }
 
 /// Found by `whatever_happens_to_secondaries_the_object_arrives`, seed 34: credit by amount is not given back when a

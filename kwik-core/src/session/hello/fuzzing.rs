@@ -146,7 +146,7 @@ impl Case {
             && in_time;
         let ours = &self.config.app_protocols;
         let shared = ours.iter().find(|name| hello.app_protocols.contains(name));
-        let agreed = ours.is_empty() || hello.app_protocols.is_empty() || shared.is_some();
+        let agreed = ours.is_empty() || shared.is_some();
         let plain = hello.version == 1 && self.config.primary.is_some() && hello.attach.is_none() && agreed;
         match greeting.on_hello(now, unix, hello.clone(), exporter) {
             Welcome::AskNonce { signer, nonce, expires, now: asked } => {
@@ -170,10 +170,7 @@ impl Case {
             }
             Welcome::Primary(primary, answer) => {
                 assert!(plain, "{hello:?} gets a session");
-                assert_eq!(
-                    (primary.session(), answer.app_protocol),
-                    (answer.session, shared.cloned().filter(|_| !hello.app_protocols.is_empty()))
-                );
+                assert_eq!((primary.session(), answer.app_protocol), (answer.session, shared.cloned()));
             }
             Welcome::Refuse(code) => assert!(!sound && !plain, "refused with {code}: {hello:?}"),
         }

@@ -93,6 +93,7 @@ impl Log {
             | Action::FinishInternal { .. }
             | Action::FinishNative { .. }
             | Action::Notify(_)
+            | Action::PeerLeft { .. }
             | Action::PermitUni { .. }
             | Action::ResetInternal { .. }
             | Action::ResetNative { .. }

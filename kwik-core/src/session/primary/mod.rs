@@ -96,7 +96,7 @@ impl NewPath {
 }
 
 /// Work for one path: which bytes it may be asked for, and what its application needs to know to supply them.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct NewJob {
     path: PathId,
     range: ByteRange,
@@ -104,6 +104,8 @@ pub struct NewJob {
     total: Option<u64>,
     lifetime: Duration,
 }
+
+crate::redact::debug_hiding!(NewJob { path, range, total, lifetime; payload });
 
 impl NewJob {
     /// Lets leases name `range` of the stream; `payload` (at most 2 KiB) is the application's own.
@@ -500,7 +502,9 @@ impl Primary {
             Frame::OffsetSyncResponse { stream, received, more } => {
                 self.on_sync_response(stream, &received, more)?
             }
-            Frame::SessionClose { code, .. } => return Err(code),
+            Frame::SessionClose { code, reason } => {
+                self.actions.push_back(Action::PeerLeft { code, reason });
+            }
             Frame::ClientHello(_)
             | Frame::ServerHello(_)
             | Frame::Refuse { .. }

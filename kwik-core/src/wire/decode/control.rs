@@ -9,7 +9,7 @@ use prost::Message;
 
 use super::field::{
     address, app_protocol, array, at_most, capped, code, count, key, lease_range, path, range, ranges,
-    reason, required, stream, ticket,
+    reason, required, said, stream, ticket,
 };
 use crate::{
     error::FrameError,
@@ -92,7 +92,7 @@ macro_rules! frame_from {
 frame_from! {
     ClientHello, m => Self::ClientHello(m.try_into()?);
     ServerHello, m => Self::ServerHello(m.try_into()?);
-    Refuse, m => Self::Refuse { code: code(m.code)?, reason: reason(m.reason)? };
+    Refuse, m => Self::Refuse { code: said(m.code)?, reason: reason(m.reason)? };
     AddPath, m => Self::AddPath(m.try_into()?);
     PathReport, m => Self::PathReport { path: path(m.path)?, status: status(m.state, m.code)? };
     RemovePath, m => Self::RemovePath {
@@ -134,7 +134,7 @@ frame_from! {
         lease: lease(m.lease)?,
         range: lease_range(m.range)?,
     };
-    SessionClose, m => Self::SessionClose { code: code(m.code)?, reason: reason(m.reason)? };
+    SessionClose, m => Self::SessionClose { code: said(m.code)?, reason: reason(m.reason)? };
 }
 
 impl TryFrom<pb::ClientHello> for ClientHello {

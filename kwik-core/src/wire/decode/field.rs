@@ -33,8 +33,13 @@ pub(super) fn stream(field: Option<u64>) -> Result<StreamId, FrameError> {
     StreamId::from_u64(required(field)?).ok_or(FrameError::Field)
 }
 
-/// A mandatory error code.
+/// A mandatory error code that the receiver goes on to tell as what became of something: never that this end is broken.
 pub(super) fn code(field: Option<u64>) -> Result<ErrorCode, FrameError> {
+    said(field).and_then(|code| if code == ErrorCode::INTERNAL { Err(FrameError::Field) } else { Ok(code) })
+}
+
+/// A mandatory error code that is the peer's own reason to leave.
+pub(super) fn said(field: Option<u64>) -> Result<ErrorCode, FrameError> {
     ErrorCode::from_u64(required(field)?).ok_or(FrameError::Field)
 }
 

@@ -9,6 +9,7 @@ use prost::Message;
 
 use super::*;
 use crate::{
+    error::ErrorCode,
     limits::{JOB_PAYLOAD_MAX, LEASE_MAX, REASON_MAX, REPEATED_MAX, STREAM_HEADER_MAX, TICKET_MAX},
     wire::{arbitrary, encode, encode_header, frame::StreamHeader},
 };
@@ -297,6 +298,28 @@ fn add_path_caps() {
         path.addresses[1].ip = Some(vec![1; len].into());
         assert_eq!(one(FrameType::AddPath, &path), Err(FrameError::Field), "{len}");
     }
+}
+
+/// That an end is broken is its own to say, as its reason to leave, and of nothing else.
+#[test]
+fn no_peer_says_that_we_are_broken() {
+    let code = Some(ErrorCode::INTERNAL.into_inner());
+    let reason = Some(String::new());
+    let dead = pb::PathReport { path: Some(1), state: Some(pb::PathState::Dead.into()), code };
+    let refused = [
+        one(FrameType::PathReport, &dead),
+        one(FrameType::RemovePath, &pb::RemovePath { path: Some(1), code, deadline_ms: Some(0) }),
+        one(FrameType::JobRefused, &pb::JobRefused { job: Some(1), code }),
+        one(FrameType::LeaseRefused, &pb::LeaseRefused { lease: Some(1), code }),
+        one(FrameType::LeaseRevoke, &pb::LeaseRevoke { lease: Some(1), keep: Some(0), code }),
+        one(FrameType::LeaseLost, &pb::LeaseLost { lease: Some(1), code, missing: Vec::new() }),
+        one(FrameType::StreamStopped, &pb::StreamStopped { stream: Some(3), code }),
+    ];
+    for frame in refused {
+        assert_eq!(frame, Err(FrameError::Field));
+    }
+    assert!(one(FrameType::Refuse, &pb::Refuse { code, reason: reason.clone() }).is_ok());
+    assert!(one(FrameType::SessionClose, &pb::SessionClose { code, reason }).is_ok());
 }
 
 #[test]

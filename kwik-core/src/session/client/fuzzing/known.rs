@@ -377,7 +377,7 @@ impl Known {
         match action {
             Action::Send { path, frame } if path.is_primary() => self.on_frame_to_primary(frame),
             Action::Send { path, frame } => self.on_frame_to_secondary(path, &frame),
-            Action::CloseSession { code } => self.closed = Some(code),
+            Action::CloseSession { code } | Action::PeerLeft { code, .. } => self.closed = Some(code),
             Action::ClosePath { path, .. } => {
                 assert!(
                     matches!(self.status.get(&path), Some(PathStatus::Dead(_))),
