@@ -21,7 +21,7 @@ mod timer;
 use std::{
     future::Future,
     io,
-    net::{SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -30,12 +30,12 @@ use socket2::{Domain, Protocol, Type};
 
 pub use kwik_core::{
     AddPathError, AdmissionStats, AggregationFaults, ApiMisuse, ApplicationClose, ByteRange, Chunk,
-    ClientConfig, ClosedStream, ConfigError, ConflictPolicy, ConnectError, ConnectionError, DialPolicy, Dir,
-    ErrorCode, HandshakeData, JobId, LeaseError, LeaseId, LeaseOutcome, LeaseStats, LeaseStatus,
-    MappingFaults, MetadataFaults, NewJob, NewLease, NewPath, NotMorePrivate, PathId, PathInfo, PathState,
-    PublicKey, ReadError, ReassemblyStats, Relay, RelayError, Role, SecondaryConfig, SendDatagramError,
-    ServerConfig, SessionId, SessionStats, Side, Signature, Signer, SigningKey, SourceStats, SpkiHash,
-    StreamId, StreamStats, TransportConfig, WriteError, Written,
+    ClientConfig, ClosedStream, ConfigError, ConflictPolicy, ConnectError, ConnectionError, DialPolicy,
+    DialRequest, Dir, ErrorCode, HandshakeData, JobId, LeaseError, LeaseId, LeaseOutcome, LeaseStats,
+    LeaseStatus, MappingFaults, MetadataFaults, NewJob, NewLease, NewPath, NotMorePrivate, PathId, PathInfo,
+    PathState, PublicKey, ReadError, ReassemblyStats, Relay, RelayError, Role, SecondaryConfig,
+    SendDatagramError, ServerConfig, SessionId, SessionStats, Side, Signature, Signer, SigningKey,
+    SourceStats, SpkiHash, StreamId, StreamStats, TransportConfig, WriteError, Written,
     driver::{
         Accepted, Connecting, Connection, EndpointStats, Incoming, IncomingFuture, Job, JobError, Lease,
         PathError, PrimarySession, RangeWriteError, RangeWriter, Ranges, ReadExactError, ReadToEndError,
@@ -104,6 +104,17 @@ impl Runtime for AsyncStdRuntime {
 
     fn wrap_udp_socket(&self, socket: UdpSocket) -> io::Result<AsyncStdSocket> {
         self.wrap_udp_socket(socket)
+    }
+
+    fn source_for(&self, destination: SocketAddr) -> Option<IpAddr> {
+        let any = if destination.is_ipv4() {
+            IpAddr::from(Ipv4Addr::UNSPECIFIED)
+        } else {
+            IpAddr::from(Ipv6Addr::UNSPECIFIED)
+        };
+        let socket = UdpSocket::bind((any, 0)).ok()?;
+        socket.connect(destination).ok()?; // sends nothing, and has the system choose
+        socket.local_addr().ok().map(|local| local.ip())
     }
 
     fn timer(&self, at: Instant) -> AsyncStdTimer {

@@ -87,7 +87,7 @@ pub use id::{
     SpkiHash, StreamId,
 };
 pub use lease::ticket::{Signer, SigningKey, spki_hash};
-pub use path::dial::{DialPolicy, NotMorePrivate};
+pub use path::dial::{DialPolicy, DialRequest, NotMorePrivate};
 #[cfg(feature = "qlog")]
 pub use quic::Qlog;
 pub use session::{Answer, HandshakeData, NewJob, NewLease, NewPath, Question, Session, Written};

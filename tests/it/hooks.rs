@@ -1,21 +1,18 @@
 //! The application's own code may want the session that it is called for. Spec: RATIONALE §3.
 
-use std::{
-    net::SocketAddr,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicUsize, Ordering},
 };
 
 use kwik_tests::{
     object::Object,
-    run, soon,
+    raw, run, soon,
     world::{World, attach, serve_session},
 };
 use kwik_tokio::{
-    ByteRange, ClientConfig, Connection, DialPolicy, Endpoint, ErrorCode, NewJob, PathError, PublicKey,
-    SecondaryConfig, ServerConfig, Signature, Signer, SigningKey,
+    ByteRange, ClientConfig, Connection, DialPolicy, DialRequest, Endpoint, ErrorCode, NewJob, PathError,
+    PublicKey, SecondaryConfig, ServerConfig, Signature, Signer, SigningKey,
 };
 
 /// What a hook has to do with: the session that it is called for, once there is one.
@@ -61,7 +58,7 @@ impl std::fmt::Debug for Around {
 struct Nosy(Around);
 
 impl DialPolicy for Nosy {
-    fn allows(&self, _: SocketAddr, _: SocketAddr) -> bool {
+    fn allows(&self, _: &DialRequest) -> bool {
         self.0.use_it();
         true
     }
@@ -71,7 +68,7 @@ impl DialPolicy for Nosy {
 struct Closes(Around);
 
 impl DialPolicy for Closes {
-    fn allows(&self, _: SocketAddr, _: SocketAddr) -> bool {
+    fn allows(&self, _: &DialRequest) -> bool {
         self.0.use_it();
         let session = self.0.session.lock().unwrap().clone().unwrap();
         session.close(ErrorCode::from_u32(7), b"not this one");
@@ -186,5 +183,32 @@ fn a_signer_that_panics_costs_what_it_was_to_sign() {
         assert!(matches!(primary.paths()[0].state, kwik_tokio::PathState::Dead(ErrorCode::AUTH_FAILED)));
         attach(&primary, &world.secondaries[0]).await;
         assert_eq!(client.close_reason(), None);
+    });
+}
+
+#[derive(Debug, Default)]
+struct Recorder(Mutex<Vec<DialRequest>>);
+
+impl DialPolicy for Recorder {
+    fn allows(&self, dial: &DialRequest) -> bool {
+        self.0.lock().unwrap().push(*dial);
+        true
+    }
+}
+
+/// A policy is told where the primary is, and from where its secondary would be dialled.
+#[test]
+fn a_policy_knows_the_way() {
+    run(async {
+        let mut world = World::serving(1);
+        let policy = Arc::new(Recorder::default());
+        let config = ClientConfig::new(world.authority.client()).unwrap().dial_policy(policy.clone());
+        world.client.set_default_client_config(config);
+        let (_client, primary) = world.connect().await;
+        attach(&primary, &world.secondaries[0]).await;
+        let seen = policy.0.lock().unwrap();
+        let [dial] = seen[..] else { panic!("asked once: {seen:?}") };
+        assert_eq!((dial.primary, dial.address), (world.primary.address(), world.secondaries[0].address()));
+        assert_eq!(dial.source, Some(raw::loopback().ip()));
     });
 }

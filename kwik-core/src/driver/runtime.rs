@@ -54,6 +54,15 @@ pub trait Runtime: Send + Sync + Sized + 'static {
         Err(io::ErrorKind::Unsupported.into())
     }
 
+    /// Returns the address of this machine's own that datagrams to `destination` would leave from, without sending any.
+    ///
+    /// A client does not let its primary name hosts of its own IPv6 network unless the primary is there as well; an adapter
+    /// that cannot tell, which is the default, leaves it without that check.
+    fn source_for(&self, destination: SocketAddr) -> Option<IpAddr> {
+        let _any = destination;
+        None
+    }
+
     /// Creates a timer that expires at `at`. Called from within tasks of this runtime only.
     fn timer(&self, at: Instant) -> Self::Timer;
 
@@ -165,6 +174,9 @@ pub(super) trait Clock: Send + Sync {
 
     /// Returns the wall clock, since the Unix epoch.
     fn unix_now(&self) -> Duration;
+
+    /// Returns where datagrams would leave from.
+    fn source_for(&self, destination: SocketAddr) -> Option<IpAddr>;
 }
 
 impl<R: Runtime> Clock for R {
@@ -174,5 +186,9 @@ impl<R: Runtime> Clock for R {
 
     fn unix_now(&self) -> Duration {
         Runtime::unix_now(self)
+    }
+
+    fn source_for(&self, destination: SocketAddr) -> Option<IpAddr> {
+        Runtime::source_for(self, destination)
     }
 }

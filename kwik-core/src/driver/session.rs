@@ -275,7 +275,7 @@ impl Shared {
     /// Has the application's code answer what its session asks. No lock is held meanwhile: that code may want the session.
     pub(super) fn answer(&self, question: Question) {
         let mut pending = Unanswered { shared: self, refusal: Some(question.refusal()) };
-        let answer = question.answer(self.clock.unix_now());
+        let answer = question.with_sources(|to| self.clock.source_for(to)).answer(self.clock.unix_now());
         pending.refusal = None;
         self.give(answer);
     }

@@ -13,27 +13,63 @@ use smallvec::SmallVec;
 
 use crate::limits;
 
+/// An address that a primary has named, and what is known about the way to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DialRequest {
+    /// Where the session's primary is.
+    pub primary: SocketAddr,
+    /// What is to be dialled.
+    pub address: SocketAddr,
+    /// The address of this machine's own that it would be dialled from, where the system tells.
+    pub source: Option<IpAddr>,
+}
+
+impl DialRequest {
+    /// Returns a request of which the source is not known.
+    pub const fn new(primary: SocketAddr, address: SocketAddr) -> Self {
+        Self { primary, address, source: None }
+    }
+}
+
 /// Decides whether a client dials an address that its primary named.
 ///
 /// It is asked while nothing of the session is locked ([`Question`](crate::Question)), and may use its handles. The session
 /// waits for it, for as long as `attach_timeout` at most where whoever drives it does not.
 pub trait DialPolicy: Debug + Send + Sync {
-    /// Returns whether to dial `address`. `primary` is where the session's primary is.
-    fn allows(&self, primary: SocketAddr, address: SocketAddr) -> bool;
+    /// Returns whether to dial `dial.address`.
+    fn allows(&self, dial: &DialRequest) -> bool;
 }
 
 /// The default: never an address class more private than the primary's own, and no port that belongs to a well-known
 /// service of another kind: none below 1024 but 443, and none of those below 32768 at which a UDP service answers
 /// strangers. From there on a port may be anybody's: it is where systems choose one for who has asked for none.
+///
+/// Addresses that carry an IPv4 address (mapped, NAT64, 6to4, Teredo, ISATAP) are judged by that one. Hosts in the /64 that
+/// this machine would dial them from are as private as those of a private network, as far as the source is known. A
+/// link-local address is for primaries that are link-local themselves: one on this machine may be a tunnel's near end,
+/// whose far end has no business on the link. The metadata service of clouds, 169.254.169.254, is never dialled.
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct NotMorePrivate;
 
 impl DialPolicy for NotMorePrivate {
-    fn allows(&self, primary: SocketAddr, address: SocketAddr) -> bool {
-        is_for_quic(address.port())
-            && class(address.ip()).is_some_and(|c| class(primary.ip()).is_some_and(|p| c <= p))
+    fn allows(&self, dial: &DialRequest) -> bool {
+        let class = |address: SocketAddr| {
+            let near = dial.source.is_some_and(|source| is_neighbour(address.ip(), source));
+            class(address.ip()).map(|class| if near { class.max(Class::Private) } else { class })
+        };
+        let (Some(primary), Some(address)) = (class(dial.primary), class(dial.address)) else {
+            return false;
+        };
+        let linked = address != Class::LinkLocal || primary == Class::LinkLocal;
+        is_for_quic(dial.address.port()) && address <= primary && linked
     }
+}
+
+/// Returns whether two addresses are hosts of one IPv6 network: the last 64 bits tell them apart.
+fn is_neighbour(ip: IpAddr, own: IpAddr) -> bool {
+    matches!((ip, own), (IpAddr::V6(ip), IpAddr::V6(own)) if ip.to_bits() >> 64 == own.to_bits() >> 64)
 }
 
 /// Returns an address in the only form in which sockets tell it: a mapped one would never be recognised as the peer's.
@@ -157,14 +193,21 @@ fn class(ip: IpAddr) -> Option<Class> {
         IpAddr::V4(ip) => class_v4(ip),
         IpAddr::V6(ip) => match embedded_v4(ip) {
             Some(ip) => class_v4(ip),
-            None => class_v6(ip),
+            // Whichever of the parts reaches least far.
+            None => tunnelled_v4(ip)
+                .into_iter()
+                .flatten()
+                .try_fold(class_v6(ip)?, |class, inner| class_v4(inner).map(|inner| class.max(inner))),
         },
     }
 }
 
+/// Where clouds tell a machine its secrets.
+const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
+
 fn class_v4(ip: Ipv4Addr) -> Option<Class> {
     let [a, b, c, _] = ip.octets();
-    if a == 0 || a >= 224 {
+    if a == 0 || a >= 224 || ip == METADATA {
         return None; // this network, multicast, reserved, broadcast
     }
     // Behind a carrier's translator, protocol assignments, benchmarking: not to be had from everywhere.
@@ -201,19 +244,35 @@ fn class_v6(ip: Ipv6Addr) -> Option<Class> {
     })
 }
 
-/// Unwraps the forms that carry an IPv4 address: mapped, compatible, translated, 6to4 and NAT64.
+fn v4(high: u16, low: u16) -> Ipv4Addr {
+    let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
+    Ipv4Addr::new(a, b, c, d)
+}
+
+/// Unwraps the forms that are another way to write an IPv4 address: mapped, compatible, translated and NAT64.
 fn embedded_v4(ip: Ipv6Addr) -> Option<Ipv4Addr> {
-    let v4 = |high: u16, low: u16| {
-        let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
-        Ipv4Addr::new(a, b, c, d)
-    };
     match ip.segments() {
         [0, 0, 0, 0, 0, 0, 0, 0 | 1] => None, // nobody, and this machine
         [0, 0, 0, 0, 0, 0 | 0xffff, high, low]
         | [0, 0, 0, 0, 0xffff, 0, high, low]
-        | [0x64, 0xff9b, 0, 0, 0, 0, high, low]
-        | [0x2002, high, low, ..] => Some(v4(high, low)),
+        | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => Some(v4(high, low)),
         _ => None,
+    }
+}
+
+/// Returns the IPv4 addresses that packets to this address are tunnelled to: by 6to4 (RFC 3056), Teredo (RFC 4380, both the
+/// server and the client behind its translator) and ISATAP (RFC 5214, which may lie in a 6to4 network).
+fn tunnelled_v4(ip: Ipv6Addr) -> [Option<Ipv4Addr>; 2] {
+    let isatap = match ip.segments() {
+        [_, _, _, _, 0 | 0x200, 0x5efe, high, low] => Some(v4(high, low)),
+        _ => None,
+    };
+    match ip.segments() {
+        [0x2001, 0, high, low, _, _, client_high, client_low] => {
+            [Some(v4(high, low)), Some(v4(!client_high, !client_low))]
+        }
+        [0x2002, high, low, ..] => [Some(v4(high, low)), isatap],
+        _ => [isatap, None],
     }
 }
 
@@ -222,8 +281,14 @@ mod tests {
     use super::*;
 
     fn allows(primary: &str, address: &str) -> bool {
+        allows_from(None, primary, address)
+    }
+
+    fn allows_from(source: Option<&str>, primary: &str, address: &str) -> bool {
         let primary = SocketAddr::new(primary.parse().unwrap(), 443);
-        NotMorePrivate.allows(primary, SocketAddr::new(address.parse().unwrap(), 4433))
+        let address = SocketAddr::new(address.parse().unwrap(), 4433);
+        let source = source.map(|source| source.parse().unwrap());
+        NotMorePrivate.allows(&DialRequest { source, ..DialRequest::new(primary, address) })
     }
 
     #[test]
@@ -253,6 +318,60 @@ mod tests {
         }
     }
 
+    /// Tunnels end where the IPv4 address inside says, whatever is around it.
+    #[test]
+    fn tunnels_reach_as_far_as_their_ends() {
+        let private = [
+            "2001:0:a00:1::f5ff:fffe",           // Teredo: server and client 10.0.0.1
+            "2001:0:808:808::f5ff:fffe",         // the client alone
+            "2001:0:a00:1::f7f7:f7f7",           // the server alone
+            "2a02:908:1:2:0:5efe:a00:1",         // ISATAP
+            "2a02:908:1:2:200:5efe:192.168.1.1", // ISATAP with the bit for unique addresses
+            "2002:808:808:1:0:5efe:a00:1",       // ISATAP in a 6to4 network
+            "2002:a00:1::1",                     // 6to4
+        ];
+        for address in private {
+            assert!(!allows("8.8.8.8", address), "{address}");
+            assert!(allows("10.0.0.1", address), "{address}");
+        }
+        for address in ["2001:0:808:808::f7f7:f7f7", "2a02:908:1:2:0:5efe:808:808", "2002:808:808::1"] {
+            assert!(allows("8.8.8.8", address), "{address}");
+        }
+        // Nobody's inside are nobody's, and what is outside counts as well.
+        for address in ["2001:0:808:808::ffff:ffff", "2a02:908:1:2:0:5efe:224.0.0.1", "fe80::5efe:808:808"] {
+            assert!(!allows("8.8.8.8", address) && !allows("127.0.0.1", address), "{address}");
+        }
+    }
+
+    /// A global address says nothing about whether a firewall is before it: the client's own network is behind it.
+    #[test]
+    fn hosts_of_the_clients_own_network_are_private() {
+        let own = Some("2a02:908:1:2::1234");
+        for primary in ["8.8.8.8", "2606:4700::1", "2a02:908:1:3::1"] {
+            assert!(!allows_from(own, primary, "2a02:908:1:2::99"), "{primary}");
+            assert!(!allows_from(own, primary, "2a02:908:1:2::1234"), "{primary}");
+            assert!(allows_from(own, primary, "2a02:908:1:3::99"), "{primary}");
+            assert!(allows_from(None, primary, "2a02:908:1:2::99"), "{primary}");
+        }
+        for primary in ["2a02:908:1:2::98", "192.168.0.1", "127.0.0.1"] {
+            assert!(allows_from(own, primary, "2a02:908:1:2::99"), "{primary}");
+        }
+    }
+
+    /// A primary on this machine may be the near end of a tunnel.
+    #[test]
+    fn the_link_is_for_primaries_on_it() {
+        for link in ["169.254.1.1", "fe80::2", "::ffff:169.254.1.1"] {
+            assert!(!allows("127.0.0.1", link) && !allows("10.0.0.1", link), "{link}");
+            assert!(allows("fe80::1", link) && allows("169.254.7.7", link), "{link}");
+        }
+        for metadata in ["169.254.169.254", "::ffff:169.254.169.254", "2002:a9fe:a9fe::1"] {
+            for primary in ["8.8.8.8", "10.0.0.1", "127.0.0.1", "169.254.7.7"] {
+                assert!(!allows(primary, metadata), "{metadata}");
+            }
+        }
+    }
+
     /// Found by `dial_policy`: 0.0.0.0 in another form is this machine on some systems, and not the whole network.
     #[test]
     fn wrapped_forms_of_this_network_are_nobodys() {
@@ -273,7 +392,8 @@ mod tests {
     #[test]
     fn ports_of_other_services_are_left_alone() {
         assert!(SERVICES.is_sorted());
-        let at = |port| NotMorePrivate.allows("8.8.8.8:443".parse().unwrap(), ([9, 9, 9, 9], port).into());
+        let primary = "8.8.8.8:443".parse().unwrap();
+        let at = |port| NotMorePrivate.allows(&DialRequest::new(primary, ([9, 9, 9, 9], port).into()));
         assert!([443, 1024, 4433, 8443, 65_535].into_iter().all(at));
         assert!(![0, 1, 53, 123, 161, 442, 444, 1023, 1900, 5353, 11_211].into_iter().any(at));
         // A server that let the system choose its port is not refused for what it got: 37810 and 47808 once were.

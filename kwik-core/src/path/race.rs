@@ -85,6 +85,11 @@ impl Race {
         won
     }
 
+    /// Tries only those further addresses that `keep` wants.
+    pub(crate) fn retain_waiting(&mut self, keep: impl Fn(SocketAddr) -> bool) {
+        self.waiting.retain(|address| keep(*address));
+    }
+
     /// No further address is tried.
     pub(crate) fn give_up_waiting(&mut self) {
         self.waiting.clear();

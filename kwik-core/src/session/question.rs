@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeSet, VecDeque},
     fmt,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -23,7 +23,7 @@ use crate::{
         ticket::{Audience, JobClaims, Signer, Ticket},
     },
     limits,
-    path::dial::{DialPolicy, on_link_of},
+    path::dial::{DialPolicy, DialRequest, on_link_of},
     wire::{AddPath, Frame, JobOpen},
 };
 
@@ -36,7 +36,7 @@ use crate::{
 pub struct Question(Asked);
 
 enum Asked {
-    Dial { path: PathId, primary: SocketAddr, addresses: Addresses, policy: Arc<dyn DialPolicy> },
+    Dial { path: PathId, dials: SmallVec<[DialRequest; 2]>, policy: Arc<dyn DialPolicy> },
     Sign { draft: Draft, signer: Arc<dyn Signer> },
 }
 
@@ -60,11 +60,21 @@ impl Question {
         addresses: Addresses,
         policy: Arc<dyn DialPolicy>,
     ) -> Self {
-        Self(Asked::Dial { path, primary, addresses, policy })
+        let dials = addresses.into_iter().map(|address| DialRequest::new(primary, address)).collect();
+        Self(Asked::Dial { path, dials, policy })
     }
 
     pub(super) fn sign(draft: Draft, signer: Arc<dyn Signer>) -> Self {
         Self(Asked::Sign { draft, signer })
+    }
+
+    /// Says from which address of this machine's own each address would be dialled that the question is about, as far as
+    /// `source` knows. Without it a policy cannot tell the client's own network from any other.
+    pub fn with_sources(mut self, source: impl Fn(SocketAddr) -> Option<IpAddr>) -> Self {
+        if let Asked::Dial { dials, .. } = &mut self.0 {
+            dials.iter_mut().for_each(|dial| dial.source = source(dial.address));
+        }
+        self
     }
 
     /// Runs the application's code.
@@ -72,9 +82,9 @@ impl Question {
     /// `unix_now` is the wall clock, since the Unix epoch: what is signed is dated by it.
     pub fn answer(self, unix_now: Duration) -> Answer {
         Answer(match self.0 {
-            Asked::Dial { path, primary, mut addresses, policy } => {
-                addresses.retain(|address| policy.allows(primary, *address));
-                Said::Dial { path, allowed: addresses }
+            Asked::Dial { path, dials, policy } => {
+                let allowed = dials.iter().filter(|dial| policy.allows(dial)).map(|dial| dial.address);
+                Said::Dial { path, allowed: allowed.collect() }
             }
             Asked::Sign { draft, signer } => Said::Signed(draft.sign(unix_now.as_secs(), &*signer)),
         })
@@ -93,11 +103,9 @@ impl Question {
 impl fmt::Debug for Question {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Asked::Dial { path, addresses, .. } => f
-                .debug_struct("Dial")
-                .field("path", path)
-                .field("addresses", addresses)
-                .finish_non_exhaustive(),
+            Asked::Dial { path, dials, .. } => {
+                f.debug_struct("Dial").field("path", path).field("dials", dials).finish_non_exhaustive()
+            }
             Asked::Sign { draft, .. } => f.debug_tuple("Sign").field(&draft.sealing()).finish(),
         }
     }

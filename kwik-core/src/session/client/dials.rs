@@ -17,10 +17,17 @@ use crate::{
     wire::Attach,
 };
 
-/// Returns whether `code` says that nobody is there who could answer: not that a primary has changed its mind, nor that a
-/// ticket, name or pin of its was wrong.
-pub(super) fn is_nobody(code: ErrorCode) -> bool {
-    [ErrorCode::PATH_DEAD, ErrorCode::AUTH_TIMEOUT].contains(&code)
+/// Returns whether `code` says that no server of the primary's is at an address, but nobody who answers, or somebody else: not
+/// that a primary has changed its mind, or that a ticket came late.
+pub(super) fn is_wrong_address(code: ErrorCode) -> bool {
+    [
+        ErrorCode::PATH_DEAD,
+        ErrorCode::AUTH_TIMEOUT,
+        ErrorCode::AUTH_FAILED,
+        ErrorCode::INVALID_STREAM_ROLE,
+        ErrorCode::VERSION,
+    ]
+    .contains(&code)
 }
 
 impl Client {
@@ -82,12 +89,21 @@ impl Client {
         let Some(path) = self.paths.get_mut(&id) else {
             return false;
         };
-        let Some((attempt, remote)) = path.race.as_mut().and_then(|race| race.start(now)) else {
+        let Some(race) = &mut path.race else {
             return false;
         };
-        let server_name = path.server_name.clone();
-        self.actions.push_back(Action::Dial { path: id, attempt, remote, server_name });
-        true
+        // What is not tried yet may have failed meanwhile, when another path tried it.
+        race.retain_waiting(|address| self.failed_dials.allows(now, address));
+        if let Some((attempt, remote)) = race.start(now) {
+            let server_name = path.server_name.clone();
+            self.actions.push_back(Action::Dial { path: id, attempt, remote, server_name });
+            return true;
+        }
+        self.dials.earn(1); // what it was to be paid with
+        if race.is_over() {
+            self.end_path(id, ErrorCode::PATH_DEAD);
+        }
+        false
     }
 
     /// The session has dialled as often as it may for now: what is under way has to do.
@@ -171,7 +187,7 @@ impl Client {
             return;
         };
         let over = race.is_over();
-        if is_nobody(code) {
+        if is_wrong_address(code) {
             self.failed_dials.note(address);
         }
         if over {
@@ -190,10 +206,14 @@ impl Client {
         let Some(race) = self.open_race(link.path) else {
             return;
         };
-        if race.on_failed(link.attempt).is_none() {
+        let Some(address) = race.on_failed(link.attempt) else {
             return;
+        };
+        let over = race.is_over();
+        if is_wrong_address(code) {
+            self.failed_dials.note(address);
         }
-        if race.is_over() {
+        if over {
             self.fault(link.path, code);
         } else {
             self.observed.on_fault(code);

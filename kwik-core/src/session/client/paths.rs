@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::{Client, Path, dials::is_nobody};
+use super::{Client, Path, dials::is_wrong_address};
 use crate::{
     action::Event,
     budget::{Bucket, Rate},
@@ -155,7 +155,7 @@ impl Client {
         if path.state.on_end(code).is_err() {
             return false;
         }
-        if let Some(race) = path.race.take().filter(|_| is_nobody(code)) {
+        if let Some(race) = path.race.take().filter(|_| is_wrong_address(code)) {
             race.running().iter().for_each(|&(_, address)| self.failed_dials.note(address));
         }
         path.deadline = None;

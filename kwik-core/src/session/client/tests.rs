@@ -14,6 +14,7 @@ use crate::{
 };
 
 mod credit;
+mod dials;
 mod faults;
 mod mapping;
 mod observe;

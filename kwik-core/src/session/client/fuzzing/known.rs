@@ -17,7 +17,7 @@ use crate::{
     fuzzing::{assemble::Model, frames::END},
     id::{ByteRange, JobId, LeaseId, LinkId, PathId, StreamId},
     limits,
-    path::dial::{DialPolicy as _, NotMorePrivate},
+    path::dial::{DialPolicy as _, DialRequest, NotMorePrivate},
     session::action::Action,
     stream::{conflict::ConflictPolicy, recv::By},
     wire::{Credit, Frame, LeaseGrant, MappingOperation, PathStatus, StreamHeader},
@@ -346,7 +346,7 @@ impl Known {
             }
             if let Action::AskDial { path, mut addresses } = action {
                 let primary = ([127, 0, 0, 1], 1).into();
-                addresses.retain(|address| NotMorePrivate.allows(primary, *address));
+                addresses.retain(|address| NotMorePrivate.allows(&DialRequest::new(primary, *address)));
                 client.on_dial_answer(now, path, &addresses);
                 continue;
             }
