@@ -17,6 +17,7 @@ mod hostile;
 mod isolation;
 mod leases;
 mod limits;
+mod order;
 mod plain;
 mod programs;
 mod relay;

@@ -58,7 +58,7 @@ const TUNNELS: &[([u16; 8], u32, u32, bool)] = &[
     ([0x2002, 0, 0, 0, 0, 0, 0, 0], 16, 16, false),
 ];
 
-/// What the third quarter of an ISATAP address is, but for one bit.
+/// The third quarter of an ISATAP address, but for one bit.
 const ISATAP: u32 = 0x5efe;
 
 /// Asks whether a primary at one address may name another, both made of `data`.

@@ -17,9 +17,9 @@ use crate::limits;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DialRequest {
-    /// Where the session's primary is.
+    /// Address of the session's primary.
     pub primary: SocketAddr,
-    /// What is to be dialled.
+    /// The address to be dialled.
     pub address: SocketAddr,
     /// The address of this machine's own that it would be dialled from, where the system tells.
     pub source: Option<IpAddr>,
@@ -202,7 +202,7 @@ fn class(ip: IpAddr) -> Option<Class> {
     }
 }
 
-/// Where clouds tell a machine its secrets.
+/// The address at which clouds tell a machine its secrets.
 const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
 
 fn class_v4(ip: Ipv4Addr) -> Option<Class> {

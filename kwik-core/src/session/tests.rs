@@ -2,6 +2,7 @@
 
 mod addresses;
 mod clocks;
+mod control;
 mod edges;
 mod ends;
 mod half_open;

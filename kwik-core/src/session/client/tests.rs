@@ -260,6 +260,36 @@ fn a_byte_outside_every_lease_costs_the_path() {
     }
 }
 
+/// Another path's lease is not this path's, though it lives and the offset is right: who guesses its number loses its path, and
+/// whose it is goes on.
+#[test]
+fn another_paths_live_lease_is_not_ones_own() {
+    let mut machine = Machine::new();
+    machine.grant(0, range(200, 300));
+    let code = ErrorCode::LEASE_VIOLATION;
+    assert_eq!(machine.open(OTHER, 0, 200), Opened::Stop(code));
+    let actions = machine.actions();
+    assert!(actions.contains(&Action::ClosePath { path: OTHER, code }), "{actions:?}");
+    assert!(!machine.client.on_bytes(OTHER, FILL, sevens(100)), "somebody else's bytes are placed");
+    assert_eq!(machine.open(PATH, 0, 200), Opened::Read);
+    assert!(machine.bytes(100));
+    assert_eq!(machine.actions().last(), Some(&told(Frame::LeaseDone { lease: LeaseId::new(0) })));
+}
+
+/// Bytes before the split come in the stream itself: nobody else may bring them.
+#[test]
+fn a_grant_below_the_split_ends_the_session() {
+    for (start, fine) in [(99, false), (100, true)] {
+        let mut machine = Machine::new();
+        let whole = JobOpen { range: range(0, 1 << 30), ..job(SECOND_JOB, PATH) };
+        machine.primary(Frame::JobOpen(whole));
+        machine.actions();
+        machine.primary(Frame::LeaseGrant(lease(0, SECOND_JOB, range(start, 200))));
+        let refused = Action::CloseSession { code: ErrorCode::LEASE_VIOLATION };
+        assert_eq!(!machine.actions().contains(&refused), fine, "from {start} on");
+    }
+}
+
 #[test]
 fn sending_past_credit_costs_the_path() {
     let mut machine = Machine::new();

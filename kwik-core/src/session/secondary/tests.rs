@@ -20,13 +20,24 @@ const UNIX: u64 = 1_000;
 const LEASE: LeaseId = LeaseId::new(0);
 
 /// A secondary whose application has taken one job, and that was told of one lease without credit.
-#[expect(clippy::disallowed_methods, reason = "the tests' epoch")]
 fn waiting() -> (Secondary, Instant) {
+    let (mut secondary, now) = working(100);
+    let range = ByteRange::between(0, 100).unwrap();
+    let notice = Frame::LeaseNotice { lease: LEASE, job: JOB, range, credit: 0 };
+    secondary.handle_frame(now, UNIX, notice).unwrap();
+    assert_eq!(secondary.next_lease(JOB), Ok(None));
+    while secondary.poll_action().is_some() {}
+    (secondary, now)
+}
+
+/// A secondary whose application has taken one job, for 100 bytes of a stream and so many in all.
+#[expect(clippy::disallowed_methods, reason = "the tests' epoch")]
+fn working(total: u64) -> (Secondary, Instant) {
     let now = Instant::now();
     let primary = SigningKey::from_seed([3; 32]);
     let mut secondary = Secondary::new(now, SESSION, PATH, primary.public_key(), Features::OFFERED, None);
     let range = ByteRange::between(0, 100).unwrap();
-    let (stream, total, expiry) = (StreamId::from_u64(1).unwrap(), 100, 2_000);
+    let (stream, expiry) = (StreamId::from_u64(1).unwrap(), 2_000);
     let claims =
         JobClaims { session: SESSION, path: PATH, job: JOB, stream, range, total, expiry, payload: &[] };
     let seal = claims.seal(&primary);
@@ -34,11 +45,37 @@ fn waiting() -> (Secondary, Instant) {
     secondary.handle_frame(now, UNIX, Frame::JobOpen(open)).unwrap();
     assert!(secondary.accept_job().is_some());
     secondary.take_job(JOB);
-    let notice = Frame::LeaseNotice { lease: LEASE, job: JOB, range, credit: 0 };
-    secondary.handle_frame(now, UNIX, notice).unwrap();
-    assert_eq!(secondary.next_lease(JOB), Ok(None));
     while secondary.poll_action().is_some() {}
     (secondary, now)
+}
+
+/// Has the client ask for a range; returns whether it is refused.
+fn refuses(secondary: &mut Secondary, now: Instant, id: u64, (start, end): (u64, u64)) -> bool {
+    let (lease, range) = (LeaseId::new(id), ByteRange::between(start, end).unwrap());
+    secondary.handle_frame(now, UNIX, Frame::LeaseNotice { lease, job: JOB, range, credit: 0 }).unwrap();
+    let actions: Vec<Action> = std::iter::from_fn(|| secondary.poll_action()).collect();
+    let code = ErrorCode::LEASE_VIOLATION;
+    actions.contains(&Action::Send { path: PathId::PRIMARY, frame: Frame::LeaseRefused { lease, code } })
+}
+
+/// However many bytes the primary has allowed in all, a client cannot have others than it has named.
+#[test]
+fn a_lease_outside_its_jobs_range_is_refused() {
+    let (mut secondary, now) = working(1 << 20);
+    for (id, range) in [(0, 101), (99, 101), (100, 101), (1 << 30, (1 << 30) + 1)].into_iter().enumerate() {
+        assert!(refuses(&mut secondary, now, id as u64, range), "{range:?}");
+    }
+    assert!(!refuses(&mut secondary, now, 10, (0, 100)));
+}
+
+/// Nor the right ones again and again: what leases may add up to is used up.
+#[test]
+fn leases_beyond_their_jobs_total_are_refused() {
+    let (mut secondary, now) = working(150);
+    assert!(!refuses(&mut secondary, now, 0, (0, 100)));
+    assert!(refuses(&mut secondary, now, 1, (20, 71)));
+    assert!(!refuses(&mut secondary, now, 2, (20, 70)));
+    assert!(refuses(&mut secondary, now, 3, (20, 21)));
 }
 
 fn revoke() -> Frame {

@@ -47,6 +47,8 @@ pub const VICTIM: NodeId = NodeId::client(2);
 pub const EVIL_SECONDARY: NodeId = NodeId::secondary(3);
 /// The bystander's primary where the usual one attacks.
 pub const OTHER_PRIMARY: NodeId = NodeId::secondary(9);
+/// Dials that a primary asks for and that are all refused.
+const FORBIDDEN_DIALS: usize = 8;
 
 /// Who attacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,8 +8,8 @@ use std::{collections::BTreeMap, time::Duration};
 use kwik_core::{Dir, ErrorCode, PathId, PathState, TransportConfig};
 
 use super::{
-    ATTACKS, Actor, Attack, BYSTANDER, Casting, EVIL_SECONDARY, Expect, Kind, OTHER_PRIMARY, Seen, VICTIM,
-    secondary::SESSION_WINDOW,
+    ATTACKS, Actor, Attack, BYSTANDER, Casting, EVIL_SECONDARY, Expect, FORBIDDEN_DIALS, Kind, OTHER_PRIMARY,
+    Seen, VICTIM, secondary::SESSION_WINDOW,
 };
 use crate::sim::{
     ClientPlan, Ending, NodeId, Offer, PrimaryPlan, Reading, Record, World,
@@ -258,7 +258,10 @@ fn is_met(world: &mut World, attack: &Attack) -> bool {
         Expect::LeaseLost(code) => count(world, format!("lease lost: {code}")),
         Expect::Path(code) => told(code) && dead(world, code),
         Expect::PathUntold(code) => dead(world, code),
-        Expect::Refused(code) => seen.refusals.contains(&code.into_inner()),
+        Expect::Refused(code) => {
+            let count = if attack.kind == Kind::ForbiddenDial { FORBIDDEN_DIALS } else { 1 };
+            seen.refusals.iter().filter(|refusal| **refusal == code.into_inner()).count() >= count
+        }
         Expect::Session(code) => (told(code) || is_untold(seen)) && count(world, format!("closed: {code}")),
         Expect::Stopped(code) => seen.stops.contains(&code.into_inner()),
     }

@@ -1,4 +1,4 @@
-//! How often a primary can have a client dial, and whom. Spec: PROTOCOL §9.11, §11.1.
+//! Dials that a primary can have its client make: how many, and to whom. Spec: PROTOCOL §9.11, §11.
 
 use super::*;
 
@@ -8,14 +8,19 @@ const FIRST: u32 = 3;
 impl Machine {
     /// Has the primary name a server at a port of this machine. Returns the code that the path ends with at once, if it does.
     fn name(&mut self, path: u32, port: u16) -> Option<ErrorCode> {
+        ended(&self.name_any(path, &[port]), path)
+    }
+
+    /// Has the primary name a server at one of several ports of this machine. Returns what the client decides.
+    fn name_any(&mut self, path: u32, ports: &[u16]) -> Vec<Action> {
         self.primary(Frame::AddPath(AddPath {
             path: PathId::new(path),
-            addresses: smallvec![([127, 0, 0, 1], port).into()],
+            addresses: ports.iter().map(|port| ([127, 0, 0, 1], *port).into()).collect(),
             server_name: "secondary.test".to_owned(),
             pins: smallvec![SpkiHash::new([4; 32])],
             ticket: Bytes::from_static(b"ticket"),
         }));
-        ended(&self.settled(), path)
+        self.settled()
     }
 
     /// The handshake of a path's connection is done, with this key.
@@ -64,6 +69,29 @@ fn a_primary_has_a_budget_of_dials() {
     machine.now += Duration::from_millis(3750);
     assert_eq!(machine.name(budget + 3, 4430), None);
     assert_eq!(machine.name(budget + 4, 4430), Some(ErrorCode::EXCESSIVE_LOAD));
+}
+
+/// Each address of a server that is tried is one dial.
+#[test]
+fn further_addresses_are_paid_for_as_well() {
+    let mut machine = Machine::new();
+    let left = usize::try_from(limits::DIALS_PER_MINUTE).unwrap() - 2;
+    let mut made = 0;
+    for path in FIRST..FIRST + 20 {
+        let port = 5000 + 4 * u16::try_from(path).unwrap();
+        let mut actions = machine.name_any(path, &[port, port + 1, port + 2, port + 3]);
+        // Each fails at once, and the next has its turn.
+        let dial = |action: &Action| {
+            let Action::Dial { path, attempt, .. } = action else { return None };
+            Some(LinkId { path: *path, attempt: *attempt })
+        };
+        while let Some(link) = actions.iter().find_map(dial) {
+            made += 1;
+            machine.client.on_attempt_lost(link, ErrorCode::PATH_DEAD);
+            actions = machine.settled();
+        }
+    }
+    assert_eq!(made, left, "dials");
 }
 
 /// A live server of somebody else's gets a handshake, and then is left alone for longer and longer, however fast the primary

@@ -9,7 +9,7 @@ use crate::{
     sim::{
         dice::Dice,
         evil::{
-            Actor, EVIL_SECONDARY, Kind, frames,
+            Actor, EVIL_SECONDARY, FORBIDDEN_DIALS, Kind, frames,
             link::{Link, control},
             machine::Stage,
         },
@@ -123,9 +123,15 @@ impl Primary {
                 link.send(Type::LeaseGrant, &frames::grant(Some(100), Some(JOB), raw::range(head, len)));
             }
             Kind::ForbiddenDial => {
-                for path in 2..10 {
-                    let ip = forbidden(d);
-                    let add = frames::add_path(d, path, ip, 443);
+                for path in (2..).take(FORBIDDEN_DIALS) {
+                    let add = if path % 2 == 0 {
+                        let ip = forbidden(d);
+                        frames::add_path(d, path, ip, 443)
+                    } else {
+                        // Anybody's address, and the port of another service.
+                        let port = d.pick(&[1, 53, 80, 123, 444, 1023, 1900, 5353, 11_211]);
+                        frames::add_path(d, path, [10, 0, 0, 1], port)
+                    };
                     link.send(Type::AddPath, &add);
                 }
             }
