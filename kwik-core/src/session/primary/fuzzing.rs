@@ -157,6 +157,8 @@ impl Driver {
             Frame::StreamComplete { stream } | Frame::StreamStopped { stream, .. } => {
                 self.streams.contains_key(stream)
             }
+            // It would be taken for the answer to a Split, which then has one too many.
+            Frame::SplitAck { .. } => true,
             _ => false,
         };
         if accounted { Ok(()) } else { self.primary.handle_frame(self.now, frame) }
