@@ -11,6 +11,7 @@
 //!   - `session/client`, `session/primary`, `session/secondary`: the machines. They know no QUIC type.
 //!   - `stream` puts ranges from many servers into one order; `path` knows whether a server answers; `lease` knows
 //!     who may write what. None of the three knows another.
+//! - [`schedule`] decides which path brings which range of an object. It knows no session: a primary's application drives it.
 //! - `wire` turns bytes into frames that can only be valid; nothing else names the protobuf types.
 //! - `quic` is the wall around quinn-proto; nothing else names it.
 //! - [`driver`](https://docs.rs/kwik-core) (feature `driver`) is what all adapters share: wakers, handles, the order
@@ -59,6 +60,7 @@ mod path;
 mod quic;
 mod redact;
 mod rng;
+pub mod schedule;
 mod session;
 mod stats;
 mod stream;

@@ -14,6 +14,7 @@ mod ticket;
 pub(crate) mod tls;
 mod wire;
 
+pub use crate::schedule::schedule_ops;
 pub use crate::session::{client_ops, hello, primary_ops, secondary_ops, session_datagram};
 pub use assemble::assemble_ops;
 pub use dial::dial_policy;

@@ -74,6 +74,7 @@ targets! {
     lease_table(300, 60);
     primary_ops(300, 80);
     ranges_ops(300, 60);
+    schedule_ops(300, 120);
     secondary_ops(300, 80);
     session_datagram(150, 40);
     ticket_open(300, 8);
