@@ -38,7 +38,7 @@ fn main() -> Fallible<ExitCode> {
         writeln!(out, "no valgrind here: nothing is counted")?;
         return Ok(ExitCode::FAILURE);
     }
-    writeln!(out, "instructions per chunk, lease or frame")?;
+    writeln!(out, "instructions per chunk, lease, frame or decision")?;
     for body in bodies() {
         let name = name(&body);
         if filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str())) {

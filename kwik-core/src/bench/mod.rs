@@ -6,6 +6,7 @@
 mod frames;
 mod leases;
 mod reassembly;
+mod schedule;
 
 use std::fmt;
 
@@ -32,7 +33,7 @@ impl Body {
         &self.case
     }
 
-    /// Returns how many chunks, look-ups or frames one run is.
+    /// Returns how many chunks, look-ups, frames or decisions one run is.
     pub const fn units(&self) -> u64 {
         self.units
     }
@@ -51,7 +52,10 @@ impl fmt::Debug for Body {
 
 /// Prepares all of them.
 pub fn bodies() -> Vec<Body> {
-    [reassembly::bodies(), leases::bodies(), frames::bodies()].into_iter().flatten().collect()
+    [reassembly::bodies(), leases::bodies(), frames::bodies(), schedule::bodies()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// The numbers below `count` in an order without a pattern, the same each time.
