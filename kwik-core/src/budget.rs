@@ -82,6 +82,11 @@ impl Bucket {
         self.left = self.left.saturating_add(signed(tokens)).min(signed(self.burst));
     }
 
+    /// Tokens that it is short of a burst, as far as it has been refilled.
+    pub(crate) fn spent(&self) -> u64 {
+        u64::try_from(signed(self.burst).saturating_sub(self.left)).unwrap_or_default()
+    }
+
     fn refill(&mut self, now: Instant) {
         let grown = self.rate.tokens_in(now.saturating_duration_since(self.refilled));
         self.left = self.left.saturating_add(i64::try_from(grown).unwrap_or(i64::MAX));

@@ -92,6 +92,8 @@ pub use lease::ticket::{Signer, SigningKey, spki_hash};
 pub use path::dial::{DialPolicy, DialRequest, NotMorePrivate};
 #[cfg(feature = "qlog")]
 pub use quic::Qlog;
+#[cfg(any(test, fuzzing, feature = "audit"))]
+pub use session::Effort;
 pub use session::{Answer, HandshakeData, NewJob, NewLease, NewPath, Question, Session, Written};
 pub use stats::{LeaseStats, PathStats, ReassemblyStats, SessionStats, SourceStats, StreamStats};
 pub use stream::conflict::ConflictPolicy;

@@ -177,6 +177,11 @@ impl Link {
         self.allowance.ready(now, 1).map_err(ControlEnd::Paused)
     }
 
+    /// Frames that the peer is short of a full burst.
+    pub(super) fn spent(&self) -> u64 {
+        self.allowance.spent()
+    }
+
     /// Lets the peer send more frames.
     pub(super) fn allow_frames(&mut self, frames: u64) {
         self.allowance.earn(frames);

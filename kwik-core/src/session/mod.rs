@@ -9,6 +9,7 @@ mod action;
 mod arrivals;
 mod client;
 mod dials;
+mod effort;
 mod events;
 #[cfg(any(test, fuzzing))]
 mod fuzzing;
@@ -42,6 +43,8 @@ use std::{
 use bytes::Bytes;
 use rustls_pki_types::CertificateDer;
 
+#[cfg(any(test, fuzzing, feature = "audit"))]
+pub use self::effort::Effort;
 use self::{
     client::Client,
     events::EventQueue,

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Instant};
 
-use super::{Machine, Session};
+use super::{Machine, Session, effort::Tally};
 use crate::{
     error::ErrorCode,
     id::{LeaseId, StreamId},
@@ -18,12 +18,14 @@ pub(super) struct Observed {
     pub(super) opens_refused: u64,
     pub(super) streams_exhausted: u64,
     faults: BTreeMap<ErrorCode, u64>,
+    pub(super) tally: Tally,
 }
 
 impl Observed {
     /// A frame goes out.
     pub(super) fn on_send(&mut self, frame: &Frame) {
         self.credit_frames += u64::from(matches!(frame, Frame::Credit(_)));
+        self.tally.on_send();
     }
 
     /// The peer broke a rule, and no machine counts it.
@@ -33,6 +35,18 @@ impl Observed {
 }
 
 impl Session {
+    /// Returns what the peers have made the session do so far (feature `audit`).
+    #[cfg(any(test, fuzzing, feature = "audit"))]
+    pub fn effort(&self) -> super::Effort {
+        let mut effort = self.observed.tally.effort();
+        effort.verifications = match &self.machine {
+            Machine::Primary(primary) => primary.tally().effort().verifications,
+            Machine::Secondary(secondary) => secondary.tally().effort().verifications,
+            Machine::Greeting(_) | Machine::Client(_) => 0,
+        };
+        effort
+    }
+
     /// Returns a snapshot of the session's counters. Its cost is that of a look at each path and split stream. Times
     /// count up to the latest instant that was passed in.
     pub fn stats(&self) -> SessionStats {

@@ -22,6 +22,7 @@ use smallvec::SmallVec;
 
 use super::{
     action::Action,
+    effort::Tally,
     price::{self, Account},
 };
 use crate::{
@@ -66,6 +67,7 @@ pub(super) struct Secondary {
     forged_relays: Bucket,
     /// Frames that the client may send, or is charged for, because of what came of earlier ones.
     account: Account,
+    tally: Tally,
     actions: VecDeque<Action>,
 }
 
@@ -153,6 +155,7 @@ impl Secondary {
                 limits::FORGED_RELAYS_BURST,
             ),
             account: Account::default(),
+            tally: Tally::default(),
             actions: VecDeque::new(),
         }
     }
@@ -172,6 +175,11 @@ impl Secondary {
 
     pub(super) fn late_frames(&self) -> u64 {
         self.late_frames
+    }
+
+    #[cfg(any(test, fuzzing, feature = "audit"))]
+    pub(super) fn tally(&self) -> &Tally {
+        &self.tally
     }
 
     /// Sizes of all that is kept of streams, and of what was to fill them.
@@ -278,7 +286,7 @@ impl Secondary {
             Some(ErrorCode::TICKET_EXPIRED)
         } else if self.jobs.len() >= limits::JOBS_PER_PATH {
             Some(ErrorCode::LIMIT_EXCEEDED)
-        } else if open.path != self.path || !claims.verify(&self.primary, &open.seal) {
+        } else if open.path != self.path || !self.tally.verified(claims.verify(&self.primary, &open.seal)) {
             // A client cannot tell whether a seal is right. One that brings many wrong ones has made them, or has a primary
             // that would have it spend this server's time.
             self.forged_jobs.take(now, 1).map_err(|_| ErrorCode::AUTH_FAILED)?;

@@ -227,6 +227,8 @@ impl Session {
             self.fault(path, code);
         }
         self.drain_actions();
+        let spent = self.links.get(path).map(|link| link.spent()).unwrap_or_default();
+        self.observed.tally.on_frame(spent, self.events.len());
     }
 
     pub(super) fn on_hello(&mut self, frame: Frame) -> Result<(), ErrorCode> {
@@ -323,6 +325,7 @@ impl Session {
             let Some(action) = action else {
                 break;
             };
+            self.observed.tally.on_action();
             if let Action::Notify(event) = action {
                 self.notify(event);
             } else if let Some(action) = self.outbox.hold(action) {

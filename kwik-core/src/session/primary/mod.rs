@@ -29,6 +29,7 @@ use smallvec::SmallVec;
 use self::{retry::Retries, sync::Sync};
 use super::{
     action::Action,
+    effort::Tally,
     question::{Draft, PathDraft, Sealing},
 };
 use crate::{
@@ -230,6 +231,7 @@ pub(super) struct Primary {
     /// Messages with a wrong seal that are still looked at.
     forged_relays: Bucket,
     late_frames: u64,
+    tally: Tally,
     /// The latest instant that a frame came with.
     now: Instant,
     actions: VecDeque<Action>,
@@ -338,6 +340,7 @@ impl Primary {
                 limits::FORGED_RELAYS_BURST,
             ),
             late_frames: 0,
+            tally: Tally::default(),
             now,
             actions: VecDeque::new(),
         }
@@ -345,6 +348,11 @@ impl Primary {
 
     pub(super) fn session(&self) -> SessionId {
         self.session
+    }
+
+    #[cfg(any(test, fuzzing, feature = "audit"))]
+    pub(super) fn tally(&self) -> &Tally {
+        &self.tally
     }
 
     pub(super) fn late_frames(&self) -> u64 {

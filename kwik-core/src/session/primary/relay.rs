@@ -70,8 +70,10 @@ impl Primary {
                 id: head.id,
                 payload: &payload,
             };
-            let sealed =
-                head.seal.is_some_and(|seal| path.relay_keys.iter().any(|key| claims.verify(key, &seal)));
+            let tally = &mut self.tally;
+            let sealed = head.seal.is_some_and(|seal| {
+                path.relay_keys.iter().any(|key| tally.verified(claims.verify(key, &seal)))
+            });
             if !sealed {
                 self.forged_relays.spend(1);
                 return None;

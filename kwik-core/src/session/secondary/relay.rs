@@ -54,7 +54,7 @@ impl Secondary {
         let (session, path) = (self.session, self.path);
         let claims =
             RelayClaims { session, path, direction: Direction::ToSecondary, id: head.id, payload: &payload };
-        let sealed = head.seal.is_some_and(|seal| claims.verify(&self.primary, &seal));
+        let sealed = head.seal.is_some_and(|seal| self.tally.verified(claims.verify(&self.primary, &seal)));
         if !sealed {
             self.forged_relays.spend(1);
             return None;
