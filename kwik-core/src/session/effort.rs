@@ -1,6 +1,6 @@
 //! What peers make a session do, counted for its audit (feature `audit`); otherwise nothing is, and nothing kept.
 
-/// What the peers of a session have made it do so far: what simulators hold against the bounds of DESIGN §11.
+/// What the peers of a session have made it do so far: what simulators hold against the bounds of PROTOCOL §11.
 #[cfg(any(test, fuzzing, feature = "audit"))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]

@@ -219,7 +219,8 @@ struct Lease {
     hedge_of: Option<LeaseId>,
     /// It hedges another, or was hedged: others may have brought what it was to bring.
     contested: bool,
-    /// The primary took it back before a byte of it came: it is as if it had never been given, and pays for nothing.
+    /// The primary took it back before a byte of it came, or gave it where no more pieces are taken: it is as if it had never
+    /// been given, and pays for nothing.
     withdrawn: bool,
 }
 

@@ -70,7 +70,9 @@ impl Client {
         if let Some(staging) = &mut lease.state.staging {
             staging.push(path, bytes);
         } else {
-            let difference = self.place(path, stream, offset, bytes, By::Lease)?;
+            let Ok(difference) = self.place(path, stream, offset, bytes, By::Lease) else {
+                return Ok(self.lose_scattered(id));
+            };
             difference
                 .into_iter()
                 .for_each(|difference| self.on_difference(path, stream, difference, By::Lease));
@@ -79,7 +81,7 @@ impl Client {
             self.source(path).late_bytes += late;
         }
         if filled {
-            self.fill_lease(id)?;
+            self.fill_lease(id);
         } else if let Some(placed) = ByteRange::between(offset, end).filter(|_| contested) {
             self.supersede(stream, placed); // this one too, if others have brought the rest
         } else if self.is_all_here(id) {
@@ -101,22 +103,26 @@ impl Client {
     }
 
     /// The last byte of a lease came. A verified one counts only if it is what the primary promised. Spec: PROTOCOL §5.4.
-    fn fill_lease(&mut self, id: LeaseId) -> Result<(), ErrorCode> {
+    fn fill_lease(&mut self, id: LeaseId) {
         let staging = self.leases.get_mut(id).and_then(|lease| lease.state.staging.take());
         let (Some(staging), Some(lease)) = (staging, self.leases.get(id)) else {
             self.finish_lease(id);
-            return Ok(());
+            return;
         };
         let (path, stream, lease_range) = (lease.path(), lease.stream(), lease.range());
         let Some(chunks) = staging.verify() else {
             self.source(path).digests_wrong += 1;
             self.lose_lease(id, ErrorCode::DIGEST_MISMATCH, true);
             self.on_wrong_digest(path, stream, lease_range);
-            return Ok(());
+            return;
         };
         let mut differences: SmallVec<[Difference; 1]> = SmallVec::new();
         for (offset, bytes) in chunks {
-            differences.extend(self.place(path, stream, offset, bytes, By::Verified)?);
+            let Ok(difference) = self.place(path, stream, offset, bytes, By::Verified) else {
+                self.lose_scattered(id);
+                break;
+            };
+            differences.extend(difference);
         }
         // What is done about whoever was wrong must not come between the pieces of what is right, nor after their leases
         // have ended because all of them is here.
@@ -125,7 +131,17 @@ impl Client {
             self.on_difference(path, stream, difference, By::Verified);
         }
         done.into_iter().for_each(|(stream, range)| self.supersede(stream, range));
-        Ok(())
+    }
+
+    /// What is held of the stream lies in too many pieces for one more. It is the primary that says where pieces lie, so
+    /// the server that brought this one loses no more than its lease, which pays for nothing. Returns that no more of it is
+    /// wanted.
+    fn lose_scattered(&mut self, id: LeaseId) -> bool {
+        if let Some(lease) = self.leases.get_mut(id) {
+            lease.state.withdrawn = true;
+        }
+        self.lose_lease(id, ErrorCode::LIMIT_EXCEEDED, true);
+        false
     }
 
     fn place_run(&mut self, internal: StreamId, bytes: Bytes) -> Result<bool, ErrorCode> {

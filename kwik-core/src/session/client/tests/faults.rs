@@ -324,3 +324,33 @@ fn an_address_that_failed_is_not_dialled_again_at_once() {
     machine.primary(add(6, &[4433]));
     assert_eq!(dialled(&machine.actions()), Some(4433));
 }
+
+/// It is the primary that says where pieces lie: a server that was given too scattered ones loses a lease, and not its path.
+#[test]
+fn pieces_that_lie_too_scattered_are_not_held_against_their_server() {
+    let mut machine = Machine::new();
+    let mut lost = Vec::new();
+    let mut earned = 0;
+    for lease in 0..limits::EXTENTS_PER_STREAM as u64 + 10 {
+        let start = 200 + lease * 2;
+        machine.grant(lease, range(start, start + 1));
+        assert_eq!(machine.open(PATH, lease, start), Opened::Read);
+        machine.bytes(1);
+        let actions = machine.settled();
+        let closed =
+            |action: &Action| matches!(action, Action::ClosePath { .. } | Action::CloseSession { .. });
+        assert!(!actions.iter().any(closed), "{lease}: {actions:?}");
+        lost.extend(actions.into_iter().filter_map(|action| {
+            let Action::Send { frame: Frame::LeaseLost { lease, code, .. }, .. } = action else {
+                return None;
+            };
+            Some((lease.into_inner(), code))
+        }));
+        earned += machine.client.take_account().earned;
+        machine.client.on_internal_end(PATH, FILL, InternalEnd::Fin);
+    }
+    assert_eq!(lost.len(), 10, "{lost:?}");
+    assert!(lost.iter().all(|(_, code)| *code == ErrorCode::LIMIT_EXCEEDED), "{lost:?}");
+    let paid = limits::EXTENTS_PER_STREAM as u64 * crate::session::price::LEASE_OVER;
+    assert_eq!(earned, paid, "those that are lost pay for nothing");
+}
