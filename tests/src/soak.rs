@@ -37,6 +37,8 @@ pub struct Tolerance {
 pub struct Stretch {
     /// Streams that were begun and came to an end.
     pub streams: u64,
+    /// Bytes that readers got, if they are counted.
+    pub bytes: u64,
     /// Time that it took.
     pub time: Duration,
     /// Bytes that each end held afterwards.
@@ -48,6 +50,12 @@ impl Stretch {
     #[must_use]
     pub fn rate(&self) -> f64 {
         self.streams as f64 / self.time.as_secs_f64().max(1e-9)
+    }
+
+    /// Returns how many bytes readers got in a second.
+    #[must_use]
+    pub fn byte_rate(&self) -> f64 {
+        self.bytes as f64 / self.time.as_secs_f64().max(1e-9)
     }
 }
 
@@ -71,7 +79,6 @@ pub fn judge(stretches: &[Stretch], tolerance: Tolerance) -> Vec<String> {
     let Some((first, later)) = groups.split_first().filter(|(_, later)| !later.is_empty()) else {
         return vec!["too few stretches to judge".to_owned()];
     };
-    let part = |of: f64, percent: u32| of.abs() * f64::from(percent) / 100.0;
     let mut wrong = Vec::new();
     let fastest = rate(stretches.get(..WARM_UP + GROUP).unwrap_or_default());
     for (index, group) in groups.iter().enumerate() {
@@ -84,19 +91,43 @@ pub fn judge(stretches: &[Stretch], tolerance: Tolerance) -> Vec<String> {
             ));
         }
     }
-    let ends: BTreeSet<&str> =
-        first.iter().flat_map(|stretch| &stretch.heap).map(|(end, _)| end.as_str()).collect();
-    for (end, (index, group)) in ends.iter().flat_map(|end| later.iter().enumerate().map(move |of| (end, of)))
+    for (end, (index, group)) in
+        ends(first).into_iter().flat_map(|end| later.iter().enumerate().map(move |of| (end, of)))
     {
-        let (before, now) = (heap(first, end), heap(group, end));
-        if (now - before).abs() > part(before, tolerance.heap).max(TABLES) {
-            let at = WARM_UP + GROUP * (index + 1);
-            wrong.push(format!(
-                "{now} bytes held by {end} from stretch {at} on; {before} in the first that are judged"
-            ));
-        }
+        let at = WARM_UP + GROUP * (index + 1);
+        wrong.extend(
+            change(first, group, end, tolerance.heap, TABLES)
+                .map(|held| format!("from stretch {at} on: {held}")),
+        );
     }
     wrong
+}
+
+/// Returns what some ends hold more or less at the end of a run than a group of stretches before, by more than some parts per
+/// hundred and some `bytes`: what fills its tables for longer than [`WARM_UP`] can be judged by that alone.
+#[must_use]
+pub fn judge_heap(stretches: &[Stretch], percent: u32, bytes: u32) -> Vec<String> {
+    let mut groups = stretches.rchunks_exact(GROUP);
+    let (Some(last), Some(before)) = (groups.next(), groups.next()) else {
+        return vec!["too few stretches to judge".to_owned()];
+    };
+    let ends = ends(before);
+    ends.into_iter().filter_map(|end| change(before, last, end, percent, bytes.into())).collect()
+}
+
+fn ends(group: &[Stretch]) -> BTreeSet<&str> {
+    group.iter().flat_map(|stretch| &stretch.heap).map(|(end, _)| end.as_str()).collect()
+}
+
+/// Says what an end holds in a group if that is not what it held in an earlier one.
+fn change(earlier: &[Stretch], group: &[Stretch], end: &str, percent: u32, bytes: f64) -> Option<String> {
+    let (before, now) = (heap(earlier, end), heap(group, end));
+    let most = part(before, percent).max(bytes);
+    ((now - before).abs() > most).then(|| format!("{now} bytes held by {end}, {before} before"))
+}
+
+fn part(of: f64, percent: u32) -> f64 {
+    of.abs() * f64::from(percent) / 100.0
 }
 
 fn rate(group: &[Stretch]) -> f64 {
@@ -119,7 +150,7 @@ mod tests {
             .map(|index| {
                 let (millis, bytes) = stretch(index);
                 let heap = vec![("client".to_owned(), bytes)];
-                Stretch { streams: 100, time: Duration::from_millis(millis), heap }
+                Stretch { streams: 100, time: Duration::from_millis(millis), heap, ..Stretch::default() }
             })
             .collect();
         judge(&stretches, TOLERANCE)

@@ -40,7 +40,7 @@ struct Args {
     /// Worlds at once; as many as there are processors by default.
     #[arg(long)]
     jobs: Option<usize>,
-    /// What kind of worlds: swarm, lossy, idle, evil or soak.
+    /// What kind of worlds: swarm, lossy, idle, evil, floods, mixes or soak.
     #[arg(long, default_value = "swarm")]
     profile: String,
     /// Streams of a soak.
@@ -68,6 +68,8 @@ impl Args {
             "lossy" => Some(Profile::Lossy),
             "idle" => Some(Profile::Idle),
             "evil" => Some(Profile::Evil),
+            "floods" => Some(Profile::Floods),
+            "mixes" => Some(Profile::Mixes),
             "soak" => Some(Profile::Soak(self.streams)),
             _ => None,
         }
@@ -135,7 +137,7 @@ fn main() -> ExitCode {
 fn run(args: &Args, out: &mut impl io::Write) -> io::Result<bool> {
     let Some(profile) = args.profile() else {
         return Err(io::Error::other(format!(
-            "no profile {:?}: swarm, lossy, idle, evil or soak",
+            "no profile {:?}: swarm, lossy, idle, evil, floods, mixes or soak",
             args.profile
         )));
     };
@@ -160,7 +162,7 @@ fn run(args: &Args, out: &mut impl io::Write) -> io::Result<bool> {
         if args.hashes {
             writeln!(out, "{} {} {}", outcome.seed, outcome.hash, outcome.failure.is_some())?;
             out.flush()?;
-        } else if let Profile::Soak(_) = profile {
+        } else if let Profile::Floods | Profile::Mixes | Profile::Soak(_) = profile {
             tell_soak(args, &outcome, out)?;
         } else if outcome.failure.is_some() {
             tell(args, profile, &outcome, out)?;

@@ -125,7 +125,8 @@ async fn stretch(ends: &Arc<Ends>, half: u64) -> io::Result<Stretch> {
     let time = begun.elapsed();
     drop((tasks, gate));
     sleep(REST).await;
-    Ok(Stretch { streams: half * 2, time, heap: vec![("all ends".to_owned(), heap::held())] })
+    let heap = vec![("all ends".to_owned(), heap::held())];
+    Ok(Stretch { streams: half * 2, time, heap, ..Stretch::default() })
 }
 
 /// Waits for what must happen.

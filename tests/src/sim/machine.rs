@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::BytesMut;
-use kwik_core::{ClientConfig, DatagramEvent, Ecn, Endpoint, Session, SessionHandle, Transmit};
+use kwik_core::{ClientConfig, DatagramEvent, Ecn, Effort, Endpoint, Session, SessionHandle, Transmit};
 
 use super::{
     NodeId,
@@ -60,6 +60,8 @@ pub struct Machine {
     touched: BTreeSet<SessionHandle>,
     /// Timers fire in the next turn, due or not.
     early: bool,
+    /// What sessions that are gone had been made to do.
+    efforts: Vec<(Option<NodeId>, Effort)>,
     buf: Vec<u8>,
 }
 
@@ -108,6 +110,7 @@ impl Machine {
             app,
             touched: BTreeSet::new(),
             early: false,
+            efforts: Vec::new(),
             buf: Vec::new(),
         }
     }
@@ -131,6 +134,15 @@ impl Machine {
     /// Returns the sessions of the machine, oldest first.
     pub fn sessions(&mut self) -> impl Iterator<Item = (SessionHandle, &mut Session)> {
         self.sessions.iter_mut().map(|(&handle, slot)| (handle, &mut slot.session))
+    }
+
+    /// Returns what its peers made a session do: a server's with `client`, or a client's own, even if it is over.
+    #[must_use]
+    pub fn effort(&self, client: Option<NodeId>) -> Option<Effort> {
+        let mut live = self.sessions.values();
+        let live = live.find(|slot| slot.client.map(|(client, _)| client) == client);
+        let live = live.map(|slot| slot.session.effort());
+        live.or_else(|| self.efforts.iter().find(|(of, _)| *of == client).map(|(_, effort)| *effort))
     }
 
     /// Bytes of the buffer for what is sent, which is the machine's and no session's.
@@ -282,6 +294,8 @@ impl Machine {
             let fair = pauses == 0 || !cx.oracle.is_all_honest();
             assert!(fair, "17: {} left an honest peer's control unread {pauses} times", cx.node);
             cx.note(format_args!("session is drained"));
+            let (client, effort) = (slot.client.map(|(client, _)| client), slot.session.effort());
+            heap::uncounted(|| self.efforts.push((client, effort)));
             self.app.forget(handle);
             self.sessions.remove(&handle);
         }

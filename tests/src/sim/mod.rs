@@ -39,6 +39,8 @@
 //! - *Stop at any point:* [`World::interrupt`] ends an application at its n-th call.
 //! - *Many worlds:* [`swarm`] draws them from seeds; `cargo run --release -p kwik-tests --bin sim -- --seeds 2000` runs
 //!   them, `--twice` in two processes whose hashes must agree, and a failure prints the line that replays it.
+//! - *What control costs:* [`mixes`] runs one session through ten minutes of drawn honest work, `sim --profile mixes`, in
+//!   which nobody may be held back; [`evil::floods`] measures drawn floods, `sim --profile floods`.
 //! - *One long world:* [`soak`] uses one session for a hundred thousand streams, `sim --profile soak` runs it.
 //! - *Shrinking:* [`operations`] tells a world as a list that a property test can shorten.
 //!
@@ -77,6 +79,7 @@
 //! | a secondary's `INTERNAL` was passed on as our own | attack | `evil::a_secondary_cannot_say_that_we_broke` |
 //! | a stream at its cap of pieces was counted one too many | attack | `evil::a_stream_in_pieces_is_refused_at_its_cap_and_no_later` |
 //! | the dial policy let 0/8 and special blocks pass when wrapped | fuzzer | kwik-core `path::dial` |
+//! | a primary whose leases lay too scattered had the servers that filled them closed | floods | kwik-core `pieces_that_lie_too_scattered_are_not_held_against_their_server` |
 //! | jobs of dead paths were kept; a revoked lease nobody had seen piled up | fuzzer | kwik-core `fuzzing::tests` and its corpus |
 //! | a path that was suspected late was called silent at once; a probe in place of a verdict had no time to be answered | fuzzer | kwik-core `path::health` and the corpus |
 //! | a cut was taken from a primary that knows of none, and called done; a cut that kept everything ended the lease | fuzzer | kwik-core `fuzzing::tests` and its corpus |
@@ -94,6 +97,7 @@ pub mod heap;
 pub mod link;
 pub mod machine;
 pub mod marks;
+pub mod mixes;
 pub mod operations;
 pub mod oracle;
 mod resident;

@@ -135,6 +135,7 @@ fn offers() -> impl Strategy<Value = Offer> {
             size,
             head: head.min(size),
             range,
+            even: false,
             depth,
             own,
             waver: own / 2,
@@ -148,6 +149,7 @@ fn offers() -> impl Strategy<Value = Offer> {
                 Ending::Reset(after) => Ending::Reset(after % (size + 1)),
                 Ending::Finish | Ending::FinishEarly | Ending::LetGo => ending,
             },
+            reading: None,
         })
 }
 

@@ -16,7 +16,7 @@ use kwik_core::{
 };
 use rangemap::RangeSet;
 
-use super::{NodeId, heap};
+use super::{NodeId, app::Reading, heap};
 use crate::object::Object;
 
 /// Names one direction of one stream of one client's session.
@@ -74,6 +74,8 @@ struct Model {
     unread: bool,
     /// Its reader is there and does not read.
     left: bool,
+    /// How its sender would have it read.
+    asked: Option<Reading>,
 }
 
 impl Model {
@@ -137,6 +139,17 @@ impl Oracle {
         model.unread |= unread;
     }
 
+    /// The sender would have the stream read like that.
+    pub fn ask(&mut self, flow: Flow, reading: Reading) {
+        self.model(flow).asked = Some(reading);
+    }
+
+    /// Returns how its sender would have a stream read, if it has said so.
+    #[must_use]
+    pub fn asked(&self, flow: Flow) -> Option<Reading> {
+        self.flows.get(&flow)?.asked
+    }
+
     /// Bytes up to `end` were written, or given to somebody to write.
     pub fn given(&mut self, flow: Flow, end: u64) {
         let model = self.model(flow);
@@ -146,7 +159,7 @@ impl Oracle {
     }
 
     /// Returns the most heap that a client's sessions may take among honest machines: what may be on its way to it or from it, with room for
-    /// buffers that are longer than what they hold, and a fixed part for connections and books.
+    /// buffers that are longer than what they hold, and a fixed part for connections and books, and one for each stream.
     #[must_use]
     pub fn heap_max(&self, client: NodeId) -> i64 {
         if !self.hostile.is_empty() {
@@ -154,7 +167,8 @@ impl Oracle {
         }
         let unread = self.unread.get(&client).copied().unwrap_or_default();
         let unread = unread + self.relayed.get(&client).copied().unwrap_or_default();
-        i64::try_from(unread * 3 / 2).unwrap_or(i64::MAX).saturating_add(HEAP_FIXED)
+        let books = i64::try_from(self.flows.len()).unwrap_or(i64::MAX).saturating_mul(HEAP_PER_FLOW);
+        i64::try_from(unread * 3 / 2).unwrap_or(i64::MAX).saturating_add(HEAP_FIXED).saturating_add(books)
     }
 
     /// A server has sent a message by way of a client; with `arrived` it is where it should be. One that is lost stays
@@ -441,6 +455,9 @@ impl Oracle {
 
 /// Heap of a client beyond what is on its way: up to nine connections with their windows' books, and TLS.
 const HEAP_FIXED: i64 = 3 * 512 * 1024;
+
+/// And for each direction of each stream that there was: its place in the tables of QUIC and of KWIK.
+const HEAP_PER_FLOW: i64 = 512;
 
 /// Returns whether `code` says that a peer broke a rule, rather than that something went away.
 #[must_use]

@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use kwik_core::Effort;
+
 use super::{
+    NodeId,
     app::Cx,
     evil::EvilMachine,
     machine::{Arrival, Machine, Outgoing, Socket},
@@ -41,6 +44,14 @@ impl Resident {
         match self {
             Self::Honest(machine) => machine.scratch(),
             Self::Evil(_) => 0,
+        }
+    }
+
+    /// What its peers made a session of an honest machine do.
+    pub(super) fn effort(&self, client: Option<NodeId>) -> Option<Effort> {
+        match self {
+            Self::Honest(machine) => machine.effort(client),
+            Self::Evil(_) => None,
         }
     }
 

@@ -23,9 +23,9 @@ const AT_ONCE: u64 = 50;
 const KINDS: u64 = 20;
 /// Time that may go by until a stream, or as many as are under way at once, have come to their ends. Long enough to see how
 /// slow it has become rather than to fail for it.
-const PATIENCE: Duration = Duration::from_secs(3600);
+pub(super) const PATIENCE: Duration = Duration::from_secs(3600);
 /// Time until nothing is under way any more, acknowledgements included.
-const REST: Duration = Duration::from_millis(500);
+pub(super) const REST: Duration = Duration::from_millis(500);
 /// Figures that must be flat, and the distance they may have.
 const TOLERANCE: Tolerance = Tolerance { slower: 5, faster: 5, heap: 5 };
 
@@ -89,8 +89,13 @@ fn stretch(world: &mut World, quarter: u64) -> Stretch {
     at_once(world, quarter * 2, |world, index| world.offer(small_split(world.at(), 1000 + index % 7)));
     let time = world.at() - begun;
     world.run_for(REST);
-    let heap = world.nodes().into_iter().map(|node| (node.to_string(), world.heap(node))).collect();
-    Stretch { streams: quarter * 4, time, heap }
+    let heap = heap(world);
+    Stretch { streams: quarter * 4, time, heap, ..Stretch::default() }
+}
+
+/// Returns what each machine holds.
+pub(super) fn heap(world: &World) -> Vec<(String, i64)> {
+    world.nodes().into_iter().map(|node| (node.to_string(), world.heap(node))).collect()
 }
 
 fn at_once(world: &mut World, streams: u64, begin: impl Fn(&mut World, u64)) {

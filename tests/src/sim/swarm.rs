@@ -34,8 +34,12 @@ pub enum Profile {
     Idle,
     /// One attack each: drawn and run by [`evil`](super::evil).
     Evil,
+    /// One flood each of a mix of frames: drawn and run by [`evil::floods`](super::evil::floods).
+    Floods,
     /// One session with this many streams: run by [`soak`](super::soak).
     Soak(u64),
+    /// One session and one mix of honest work, again and again: drawn and run by [`mixes`](super::mixes).
+    Mixes,
 }
 
 /// A world's description, drawn from a seed.
@@ -87,7 +91,9 @@ impl Options {
     #[must_use]
     pub fn draw(seed: u64, profile: Profile, length: Option<Duration>) -> Self {
         match profile {
-            Profile::Swarm | Profile::Evil | Profile::Soak(_) => Self::swarm(seed, length),
+            Profile::Swarm | Profile::Evil | Profile::Floods | Profile::Mixes | Profile::Soak(_) => {
+                Self::swarm(seed, length)
+            }
             Profile::Lossy => Self::lossy(seed, length.unwrap_or(60 * SECOND)),
             Profile::Idle => Self::idle(seed, length.unwrap_or(3600 * SECOND)),
         }
@@ -269,6 +275,8 @@ impl fmt::Display for Options {
 pub fn run(seed: u64, profile: Profile, length: Option<Duration>) -> Outcome {
     match profile {
         Profile::Evil => return super::evil::run(seed),
+        Profile::Floods => return super::evil::floods::run(seed),
+        Profile::Mixes => return super::mixes::run(seed),
         Profile::Soak(streams) => return super::soak::run(seed, streams),
         Profile::Swarm | Profile::Lossy | Profile::Idle => {}
     }
@@ -279,7 +287,7 @@ pub fn run(seed: u64, profile: Profile, length: Option<Duration>) -> Outcome {
 /// `folder`.
 #[must_use]
 pub fn examine(outcome: &Outcome, profile: Profile, length: Option<Duration>, folder: &Path) -> Outcome {
-    if matches!(profile, Profile::Evil | Profile::Soak(_)) {
+    if matches!(profile, Profile::Evil | Profile::Floods | Profile::Mixes | Profile::Soak(_)) {
         return run(outcome.seed, profile, length); // tells what the attack was, and what came of it
     }
     let mut options = Options::draw(outcome.seed, profile, length);

@@ -17,7 +17,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kwik_core::{Session, SigningKey, TransportConfig};
+use cpu_time::ThreadTime;
+use kwik_core::{Effort, Session, SigningKey, TransportConfig};
 
 pub(crate) use self::forgery::ids;
 pub use self::{
@@ -90,6 +91,7 @@ impl World {
             nat: None,
             reset_keys: false,
             evil: None,
+            timed: false,
         }
     }
 
@@ -173,18 +175,31 @@ impl World {
 
     /// Has the primary send one more object to every client.
     pub fn offer(&mut self, offer: Offer) {
-        if let Some(App::Primary(app)) = self.machine_mut(NodeId::PRIMARY).map(Machine::app_mut) {
-            app.offer(offer);
-        }
+        let ((), grown) = heap::measure(|| {
+            if let Some(App::Primary(app)) = self.machine_mut(NodeId::PRIMARY).map(Machine::app_mut) {
+                app.offer(offer);
+            }
+        });
+        self.grown(NodeId::PRIMARY, grown);
         self.poke(NodeId::PRIMARY);
     }
 
     /// Has a client open one more stream.
     pub fn open(&mut self, node: NodeId, open: OpenPlan) {
-        if let Some(App::Client(app)) = self.machine_mut(node).map(Machine::app_mut) {
-            app.open_also(open);
-        }
+        let ((), grown) = heap::measure(|| {
+            if let Some(App::Client(app)) = self.machine_mut(node).map(Machine::app_mut) {
+                app.open_also(open);
+            }
+        });
+        self.grown(node, grown);
         self.poke(node);
+    }
+
+    /// Counts heap that a machine has come to hold outside its turns.
+    fn grown(&mut self, node: NodeId, bytes: i64) {
+        if let Some(host) = self.hosts.get_mut(&node) {
+            host.heap += bytes;
+        }
     }
 
     /// Forgets what is known of streams that have come to their ends. Everything [is done](Self::is_done) then.
@@ -441,6 +456,21 @@ impl World {
         self.hosts.get(&node).map(|host| host.heap - scratch(host)).unwrap_or_default()
     }
 
+    /// Returns the bytes that a machine has received, and the processor's time that it took, if that is
+    /// [measured](Setup::timed).
+    #[must_use]
+    pub fn load(&self, node: NodeId) -> (u64, Duration) {
+        self.hosts.get(&node).map(|host| (host.received, host.busy)).unwrap_or_default()
+    }
+
+    /// Returns what its peers made a session of an honest machine do: the one that it has with a `client`, or the client's
+    /// own, even if it is over.
+    #[must_use]
+    pub fn effort(&self, node: NodeId, client: NodeId) -> Option<Effort> {
+        let of = (!node.is_client()).then_some(client);
+        self.hosts.get(&node)?.machine.as_ref()?.effort(of)
+    }
+
     /// Returns what a machine that a script runs has done and seen.
     #[must_use]
     pub fn seen(&self, node: NodeId) -> Option<&Seen> {
@@ -508,12 +538,16 @@ impl World {
         let Host { dice, calls, .. } = host;
         let unix = host.clock.unix(*at);
         let mut cx = Cx { now, unix, at: *at, node, client: None, dice, oracle, trace, book, calls };
+        host.received +=
+            backlog.iter().chain(&datagram).map(|arrival| arrival.bytes.len() as u64).sum::<u64>();
+        let begun = setup.timed.then(ThreadTime::now);
         let ((), grown) = heap::measure(|| {
             for arrival in backlog.iter().chain(&datagram) {
                 machine.handle(&mut cx, arrival, out);
             }
             machine.turn(&mut cx, socket, out);
         });
+        host.busy += begun.map(|begun| begun.elapsed()).unwrap_or_default();
         host.heap += grown;
         let most = oracle.heap_max(node);
         assert!(

@@ -187,7 +187,7 @@ impl ClientApp {
         let flow = self.flow(cx, stream, Side::Server);
         cx.note(format_args!("accepts {flow}"));
         cx.oracle.accepted(flow);
-        let reading = self.reading(cx);
+        let reading = cx.oracle.asked(flow).unwrap_or_else(|| self.reading(cx));
         if reading.never {
             cx.trace.count("reader that never reads");
         }

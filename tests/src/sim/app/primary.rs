@@ -19,6 +19,7 @@ use super::{
 use crate::sim::{
     NodeId,
     dice::Dice,
+    heap,
     oracle::{Flow, Oracle},
 };
 
@@ -33,6 +34,8 @@ pub struct PrimaryPlan {
     pub offers: Vec<Offer>,
     /// Manners in which streams that clients open are read.
     pub readings: Vec<Reading>,
+    /// Bytes of the answer to a bidirectional one; otherwise they are drawn.
+    pub answer: Option<u64>,
     /// A secondary that hardly gets anywhere: what it is given has little time.
     pub crawler: Option<NodeId>,
     /// Messages that it has relayed to its secondaries.
@@ -52,6 +55,8 @@ pub struct Offer {
     pub head: u64,
     /// Bytes of a range, at most.
     pub range: u64,
+    /// Every range is as long as may be; otherwise its length is drawn.
+    pub even: bool,
     /// Ranges under way on one path, at most.
     pub depth: usize,
     /// Ranges the primary writes itself although a path could, per thousand.
@@ -70,6 +75,8 @@ pub struct Offer {
     pub tail: u64,
     /// End of the offer.
     pub ending: Ending,
+    /// How it is read, whatever the client's plan says.
+    pub reading: Option<Reading>,
 }
 
 /// End of an offer.
@@ -94,6 +101,7 @@ impl Default for Offer {
             size: 1 << 20,
             head: 0,
             range: 128 * 1024,
+            even: false,
             depth: 2,
             own: 0,
             waver: 0,
@@ -103,6 +111,7 @@ impl Default for Offer {
             retries: 0,
             tail: 0,
             ending: Ending::Finish,
+            reading: None,
         }
     }
 }
@@ -160,7 +169,8 @@ impl PrimaryApp {
 
     /// Offers one more object to every client, now and later ones.
     pub fn offer(&mut self, offer: Offer) {
-        self.plan.offers.push(offer);
+        // What later clients are offered as well is no session's heap.
+        heap::uncounted(|| self.plan.offers.push(offer));
         for serving in self.sessions.values_mut() {
             serving.offers.push(offer);
             serving.sort();
@@ -428,6 +438,9 @@ impl Serving {
             let flow = self.flow(stream, Side::Server);
             cx.note(format_args!("offers {flow}, {} bytes", offer.size));
             cx.oracle.opened(flow);
+            if let Some(reading) = offer.reading {
+                cx.oracle.ask(flow, reading);
+            }
             if offer.dir == Dir::Bi {
                 // What the client sends back is a stream like any other.
                 let back = self.flow(stream, Side::Client);
@@ -465,7 +478,7 @@ impl Serving {
             if plan.readings.is_empty() { Reading::default() } else { cx.dice.pick(&plan.readings) };
         self.readers.insert(stream, Reader::new(flow, reading));
         if stream.dir() == Dir::Bi {
-            let size = cx.dice.below(20_000);
+            let size = plan.answer.unwrap_or_else(|| cx.dice.below(20_000));
             let answer = Writer::new(self.flow(stream, Side::Server), size, 4000, WriterEnd::Finish);
             self.writers.insert(stream, answer);
         }

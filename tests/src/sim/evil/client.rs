@@ -12,7 +12,9 @@ use pb::{FrameType as Type, StreamHeaderType as Header};
 use prost::Message as _;
 
 use super::{
-    Actor, Kind, frames,
+    Actor, Kind,
+    flood::{Facts, Flood, Target},
+    frames,
     link::{Fact, Link, control},
     machine::{Script, Stage},
     secondary::FLOOD,
@@ -47,6 +49,9 @@ pub(super) struct Client {
     resets: u64,
     /// Jobs that were there to forge.
     forged: usize,
+    flood: Option<Flood>,
+    /// What it floods, once that has begun.
+    flooded: Option<usize>,
 }
 
 #[derive(Debug)]
@@ -86,6 +91,11 @@ impl Client {
             key: SigningKey::from_seed(seed),
             dials: vec![(at, NodeId::PRIMARY)],
             patience: dice.below(6),
+            flood: (kind == Some(Kind::MixedFlood)).then(|| {
+                let target = dice.pick(&[Target::Primary, Target::Secondary]);
+                Flood::draw(target, &mut dice)
+            }),
+            flooded: None,
             dice,
             home: None,
             session: Bytes::new(),
@@ -111,7 +121,7 @@ impl Client {
             }
             return;
         }
-        let Some(home) = self.home else {
+        let Some(home) = self.home.filter(|home| stage.links.contains_key(home)) else {
             return;
         };
         #[expect(clippy::wildcard_enum_match_arm, reason = "the rest needs no answer")]
@@ -157,7 +167,7 @@ impl Client {
                 self.forged += usize::from(self.kind == Some(Kind::ForgedJob));
                 let forges = (1..=FORGED_MAX).contains(&self.forged);
                 let job = if forges { self.forge(open.clone()) } else { open.clone() };
-                let Some(path) = self.link_of(open.path()) else {
+                let Some(path) = self.link_of(open.path()).filter(|path| self.flooded != Some(*path)) else {
                     return;
                 };
                 stage.seen.fired |= job != open;
@@ -212,11 +222,20 @@ impl Client {
         let Some(&(path, stream)) = self.jobs.get(&grant.job()) else {
             return;
         };
-        let Some(link) = self.link_of(path) else {
+        let Some(link) = self.link_of(path).filter(|link| self.flooded != Some(*link)) else {
             return;
         };
         self.leases.insert(grant.lease(), stream);
         let range = grant.range.expect("an honest frame");
+        if let Some(flood) = self.flood.as_mut().filter(|flood| !flood.has_begun()) {
+            let key = if flood.target == Target::Primary { self.home.unwrap_or(link) } else { link };
+            let (start, len) = (range.start(), range.length());
+            let (job, lease) = (grant.job(), grant.lease());
+            flood.begin(stage.cx.at, Facts { path, stream, job, lease, start, len, ..Facts::default() });
+            self.flooded = Some(key);
+            stage.seen.flood = Some((flood.to_string(), stage.link(key).peer));
+            stage.seen.fired = true;
+        }
         let d = &mut self.dice;
         let mut notice =
             pb::LeaseNotice { lease: grant.lease, job: grant.job, range: grant.range, credit: range.length };
@@ -449,6 +468,10 @@ impl Script for Client {
             }
         }
         self.flood(stage);
+        let link = self.flooded.and_then(|key| stage.links.get_mut(&key));
+        if let (Some(flood), Some(link)) = (&mut self.flood, link) {
+            stage.seen.said += flood.pump(now, link, &mut self.dice);
+        }
     }
 
     fn wake_at(&self) -> Option<Duration> {

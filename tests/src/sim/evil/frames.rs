@@ -116,6 +116,14 @@ pub(super) fn header(kind: Kind, actor: Actor, d: &mut Dice) -> Option<Vec<u8>> 
     Some(bytes)
 }
 
+/// A whole message with a seal that nobody made.
+pub(super) fn relay(path: u32, id: u64, d: &mut Dice) -> Vec<u8> {
+    let open = pb::RelayOpen { path: Some(path), id: Some(id), length: Some(100), seal: bytes(d, 64) };
+    let mut message = wire::header(pb::StreamHeaderType::RelayOpen, &open);
+    message.extend(vec![0x55; 100]);
+    message
+}
+
 /// A flood of `len` bytes or a little less: frames about what is gone, was said before or changes nothing, of all kinds that
 /// break no rule, or such as are to be skipped.
 pub(super) fn flood(actor: Actor, job: u64, len: usize, d: &mut Dice) -> Vec<u8> {
@@ -130,7 +138,7 @@ pub(super) fn flood(actor: Actor, job: u64, len: usize, d: &mut Dice) -> Vec<u8>
     mix.repeat(len / mix.len())
 }
 
-fn harmless(actor: Actor, job: u64, d: &mut Dice) -> Vec<u8> {
+pub(super) fn harmless(actor: Actor, job: u64, d: &mut Dice) -> Vec<u8> {
     let gone = Some(1 << 40);
     match (actor, d.below(5)) {
         (Actor::Secondary, 0) => {
@@ -183,7 +191,7 @@ fn range(d: &mut Dice) -> pb::ByteRange {
     pb::ByteRange { start: Some(d.magnitude(1, 1 << 50)), length: Some(d.magnitude(1, 1 << 30)) }
 }
 
-fn bytes(d: &mut Dice, len: usize) -> Option<Bytes> {
+pub(super) fn bytes(d: &mut Dice, len: usize) -> Option<Bytes> {
     let mut bytes = vec![0; len];
     d.fill(&mut bytes);
     Some(bytes.into())

@@ -14,6 +14,8 @@
 //! 44 is the application's own side, which `tests/it` and the swarm try.
 
 mod client;
+mod flood;
+pub mod floods;
 mod frames;
 mod link;
 mod machine;
@@ -220,6 +222,11 @@ pub struct Seen {
     silent: bool,
     datagrams: usize,
     bytes: usize,
+    /// What it floods others with, and whom first, and how many frames of it were made.
+    flood: Option<(String, NodeId)>,
+    said: u64,
+    /// Leases that were filled, as far as it was told or has seen: streams that came to an end, or answers that say so.
+    filled: u64,
 }
 
 impl Seen {
@@ -227,8 +234,12 @@ impl Seen {
         match fact {
             Fact::Closed(code) => self.closes.extend(peer.map(|peer| (peer, *code))),
             Fact::Stopped(_, code) => self.stops.push(*code),
-            Fact::Frame(kind, body) => self.refusals.extend(refusal(*kind, body)),
-            Fact::Connected | Fact::Bytes(..) | Fact::Ended(..) => {}
+            Fact::Frame(kind, body) => {
+                self.filled += u64::from(*kind == pb::FrameType::LeaseDone);
+                self.refusals.extend(refusal(*kind, body));
+            }
+            Fact::Ended(..) => self.filled += 1,
+            Fact::Connected | Fact::Bytes(..) => {}
         }
     }
 

@@ -12,7 +12,9 @@ use pb::{FrameType as Type, StreamHeaderType as Header};
 use prost::Message as _;
 
 use super::{
-    Actor, Kind, frames,
+    Actor, EVIL_SECONDARY, Kind, VICTIM,
+    flood::{Facts, Flood, Target},
+    frames,
     link::{Fact, control},
     machine::{Script, Stage},
     secondary::FLOOD,
@@ -37,6 +39,7 @@ pub(super) struct Primary {
     look_at: Option<Duration>,
     /// Runs that wait for a slot.
     queue: Vec<Vec<u8>>,
+    flood: Option<Flood>,
 }
 
 /// The session and its stream.
@@ -93,6 +96,7 @@ impl Primary {
             serving: None,
             look_at: None,
             queue: Vec::new(),
+            flood: None,
         }
     }
 
@@ -254,6 +258,22 @@ impl Primary {
             }
             stage.seen.fired = true;
         }
+        if self.kind == Some(Kind::MixedFlood) {
+            let mut flood = Flood::draw(Target::ClientOfPrimary, &mut self.dice);
+            let (start, len) = (middle, serving.size - middle);
+            let stream = serving.stream();
+            let silent = stage.cx.book.address(EVIL_SECONDARY);
+            let std::net::IpAddr::V4(ip) = silent.ip() else {
+                return;
+            };
+            let silent = (ip.octets(), silent.port());
+            flood.begin(stage.cx.at, Facts { path: PATH, stream, job: JOB, lease: 20, start, len, silent });
+            stage.seen.flood = Some((flood.to_string(), VICTIM));
+            stage.seen.fired = true;
+            serving.written = true; // nothing else is to come of the session
+            self.flood = Some(flood);
+            return;
+        }
         // Over a lease that lives there is something only while one does.
         let now = self.dice.chance(500) || self.kind == Some(Kind::OverlappingLease);
         if !early && now {
@@ -363,6 +383,9 @@ impl Script for Primary {
         }
         if let Some(key) = self.serving.as_ref().map(|serving| serving.key) {
             self.pump(stage, key);
+            if let (Some(flood), Some(link)) = (&mut self.flood, stage.links.get_mut(&key)) {
+                stage.seen.said += flood.pump(now, link, &mut self.dice);
+            }
         }
     }
 

@@ -12,7 +12,7 @@ use super::{
     Seen, VICTIM, secondary::SESSION_WINDOW,
 };
 use crate::sim::{
-    ClientPlan, Ending, NodeId, Offer, PrimaryPlan, Reading, Record, World,
+    ClientPlan, Ending, NodeId, Offer, PrimaryPlan, Reading, Record, Setup, World,
     dice::Dice,
     swarm::{self, Outcome},
 };
@@ -23,9 +23,9 @@ const MIB: u64 = 1024 * 1024;
 /// The path of the secondary that attacks: the third that is added.
 const EVIL_PATH: PathId = PathId::new(3);
 /// How long a world may take.
-const LIMIT: Duration = Duration::from_secs(240);
+pub(super) const LIMIT: Duration = Duration::from_secs(240);
 /// How long the world goes on once everything has happened: what must not happen has its chance.
-const AFTERMATH: Duration = Duration::from_secs(2);
+pub(super) const AFTERMATH: Duration = Duration::from_secs(2);
 
 /// Returns the attack of a seed: one after another, so that as many seeds as attacks see them all.
 #[must_use]
@@ -116,6 +116,11 @@ pub fn try_out(attack: &'static Attack, seed: u64, record: Record) -> Outcome {
 /// Draws the world of a seed, for an attack or for the same machines keeping to the rules.
 #[must_use]
 pub fn world(seed: u64, attack: &'static Attack, armed: bool, record: Record) -> World {
+    setup(seed, attack, armed, record).build()
+}
+
+/// Draws what that world is like.
+pub(super) fn setup(seed: u64, attack: &'static Attack, armed: bool, record: Record) -> Setup {
     let mut d = Dice::new(seed, "kwik sim: evil options");
     let credit = attack.kind == Kind::PastCredit;
     // An unordered reader gives runs credit by amount, wherever they are.
@@ -141,6 +146,7 @@ pub fn world(seed: u64, attack: &'static Attack, armed: bool, record: Record) ->
         size,
         head: if d.chance(500) { 0 } else { d.below(20_000) },
         range: if credit { 256 * 1024 } else { size / d.between(8, 20) },
+        even: false,
         depth: if credit { 4 } else { usize::try_from(d.between(1, 4)).unwrap_or(1) },
         verified: if attack.kind == Kind::Lie { 1000 } else { 0 },
         meddle: 0,
@@ -150,6 +156,7 @@ pub fn world(seed: u64, attack: &'static Attack, armed: bool, record: Record) ->
         own: d.pick(&[0, 0, 200]),
         tail: d.pick(&[0, 0, 5000]),
         ending: d.pick(&[Ending::Finish, Ending::FinishEarly]),
+        reading: None,
     };
     let ordered = by_offset || d.chance(700);
     // Long enough for a client's attack to fall into it: nothing that happens to an idle session is a proof.
@@ -174,7 +181,6 @@ pub fn world(seed: u64, attack: &'static Attack, armed: bool, record: Record) ->
         .primary_plan(plan)
         .evil(Casting::new(attack, armed))
         .record(record)
-        .build()
 }
 
 /// Runs an attack to its end and checks what came of it.
@@ -224,7 +230,7 @@ fn attacked(world: &mut World, attack: &Attack) {
 /// The most heap an honest machine of these worlds may hold: what QUIC's windows permit its peers, and change.
 const HEAP_MAX: i64 = 12 * 1024 * 1024;
 
-fn is_whole(world: &World, client: NodeId) -> bool {
+pub(super) fn is_whole(world: &World, client: NodeId) -> bool {
     world.oracle().whole(client) == 1
 }
 
@@ -275,7 +281,7 @@ fn is_untold(seen: &Seen) -> bool {
 }
 
 /// Runs the same world with the attacker keeping to the rules: the bystander must not see a difference.
-fn contained(seed: u64, attack: &'static Attack, at: Duration, bystander: &str) {
+pub(super) fn contained(seed: u64, attack: &'static Attack, at: Duration, bystander: &str) {
     let mut calm = world(seed, attack, false, Record::Nothing);
     calm.run_for(at);
     assert!(is_whole(&calm, BYSTANDER), "11: the bystander has not got everything in the calm world");

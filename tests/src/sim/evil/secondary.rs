@@ -10,7 +10,9 @@ use prost::Message as _;
 use quinn_proto::StreamId;
 
 use super::{
-    Actor, Kind, VICTIM, frames,
+    Actor, Kind, VICTIM,
+    flood::{Facts, Flood, Target},
+    frames,
     link::{Fact, Link, control},
     machine::{Script, Stage},
 };
@@ -28,6 +30,8 @@ pub(super) struct Secondary {
     look_at: Option<Duration>,
     /// A lease that is held back, and until when at most.
     held: Option<(u64, Duration)>,
+    /// What it floods, and with what.
+    flood: Option<(usize, Flood)>,
 }
 
 /// One client being served.
@@ -71,7 +75,7 @@ impl Secondary {
     /// Creates a script that comes to `kind`, or to nothing.
     pub(super) fn new(kind: Option<Kind>, mut dice: Dice) -> Self {
         let patience = dice.below(4);
-        Self { kind, dice, patience, peers: BTreeMap::new(), look_at: None, held: None }
+        Self { kind, dice, patience, peers: BTreeMap::new(), look_at: None, held: None, flood: None }
     }
 
     fn hello(&mut self, stage: &mut Stage<'_, '_>, key: usize, body: &[u8]) {
@@ -308,6 +312,13 @@ impl Secondary {
                 };
                 return link.open_with(raw::secondary_stream(lease, start, &fill.bytes(0, len))).is_some();
             }
+            Kind::MixedFlood => {
+                let mut flood = Flood::draw(Target::ClientOfSecondary, d);
+                let facts = Facts { job: serving.last_job, lease: serving.highest, ..Facts::default() };
+                flood.begin(stage.cx.at, facts);
+                stage.seen.flood = Some((flood.to_string(), VICTIM));
+                self.flood = Some((key, flood));
+            }
             Kind::FallSilent => stage.seen.silent = true,
             Kind::ControlEnd => match d.below(3) {
                 0 => link.finish(control()),
@@ -450,6 +461,11 @@ impl Script for Secondary {
         }
         for key in keys {
             self.fill(stage, key);
+        }
+        if let Some((key, flood)) = &mut self.flood
+            && let Some(link) = stage.links.get_mut(key)
+        {
+            stage.seen.said += flood.pump(now, link, &mut self.dice);
         }
     }
 

@@ -21,6 +21,7 @@ pub enum Kind {
     HugeHeader,
     HugeLength,
     Malformed,
+    MixedFlood,
     NoAlpn,
     RelayExcess,
     RelayLong,
@@ -107,6 +108,14 @@ pub enum Kind {
 const fn attack(rows: &'static str, actor: Actor, kind: Kind, expect: Expect) -> Attack {
     Attack { rows, actor, kind, expect }
 }
+
+/// Floods of drawn mixes, by everybody: measured by [`floods`](super::floods), and in no other table.
+pub(super) static FLOODS: &[Attack] = &[
+    attack("10, 17", Client, Kind::MixedFlood, HeldBack),
+    attack("10, 17", Client, Kind::MixedFlood, HeldBack),
+    attack("10, 17", Primary, Kind::MixedFlood, HeldBack),
+    attack("10, 17", Secondary, Kind::MixedFlood, HeldBack),
+];
 
 /// Every attack there is.
 pub static ATTACKS: &[Attack] = &[

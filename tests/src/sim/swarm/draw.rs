@@ -99,6 +99,7 @@ pub(super) fn primary(
             size,
             head,
             range: d.magnitude(500, 500_000),
+            even: false,
             depth: usize::try_from(d.between(1, 6)).unwrap_or(1),
             // Where one gets nowhere, others have to do it.
             own: match d.pick(&[0, 0, 100, 500]) {
@@ -112,6 +113,7 @@ pub(super) fn primary(
             retries: 0,
             tail: if d.chance(300) { d.below(size.saturating_sub(head).min(50_000) + 1) } else { 0 },
             ending,
+            reading: None,
         });
     }
     PrimaryPlan {
@@ -119,6 +121,7 @@ pub(super) fn primary(
         removes,
         offers,
         readings: vec![reading(d, heal_at, never)],
+        answer: None,
         crawler,
         talk: Talk::default(),
     }

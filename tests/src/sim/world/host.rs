@@ -26,6 +26,9 @@ pub(super) struct Host {
     /// The heap when it had no session yet.
     pub(super) heap_start: i64,
     pub(super) turns: u64,
+    /// Bytes that have arrived, and the time of a processor that it took to deal with them and all else, if it is measured.
+    pub(super) received: u64,
+    pub(super) busy: Duration,
     pub(super) calls: Calls,
 }
 

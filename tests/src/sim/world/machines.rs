@@ -49,6 +49,8 @@ impl World {
             heap: 0,
             heap_start: 0,
             turns: 0,
+            received: 0,
+            busy: Duration::ZERO,
             calls: Calls::default(),
         };
         self.hosts.insert(node, host);

@@ -32,6 +32,7 @@ pub struct Setup {
     pub(super) nat: Option<Duration>,
     pub(super) reset_keys: bool,
     pub(super) evil: Option<Casting>,
+    pub(super) timed: bool,
 }
 
 /// Differences of the machines' clocks.
@@ -128,6 +129,12 @@ impl Setup {
     /// Puts machines into the hands of scripts that need not keep to the rules.
     pub fn evil(mut self, casting: Casting) -> Self {
         self.evil = Some(casting);
+        self
+    }
+
+    /// Measures how long the machines take, of a processor's time.
+    pub fn timed(mut self) -> Self {
+        self.timed = true;
         self
     }
 

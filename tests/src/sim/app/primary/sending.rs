@@ -219,7 +219,8 @@ impl Sending {
         }
         let end = self.offer.size.saturating_sub(self.offer.tail);
         let left = end.saturating_sub(self.cut);
-        let range = ByteRange::new(self.cut, cx.dice.between(1, self.offer.range).min(left))?;
+        let len = if self.offer.even { self.offer.range } else { cx.dice.between(1, self.offer.range) };
+        let range = ByteRange::new(self.cut, len.min(left))?;
         self.cut = range.end();
         Some(range)
     }
@@ -246,7 +247,8 @@ impl Sending {
             _ => {
                 let whole =
                     ByteRange::between(self.offer.head, self.offer.size).ok_or(LeaseError::OutsideJob)?;
-                let new = NewJob::new(path, whole, self.flow.object().payload()).total(u64::from(u32::MAX));
+                let total = self.offer.size.saturating_mul(4).max(u32::MAX.into());
+                let new = NewJob::new(path, whole, self.flow.object().payload()).total(total);
                 let job = session.open_job(cx.now, self.flow.stream, new)?;
                 self.jobs.insert(path, job);
                 job
