@@ -95,8 +95,9 @@ pub struct HandshakeData {
 #[derive(Debug)]
 enum Machine {
     Greeting(Greeting),
-    Client(Client),
-    Primary(Primary),
+    /// Boxed, as the next: a server of many sessions should not pay for what it is not.
+    Client(Box<Client>),
+    Primary(Box<Primary>),
     Secondary(Secondary),
 }
 
@@ -187,7 +188,7 @@ impl fmt::Debug for Session {
 
 impl Session {
     pub(crate) fn client(now: Instant, rng: Rng, config: ClientConfig, connection: quic::Connection) -> Self {
-        let machine = Machine::Client(Client::new(now, rng, &config));
+        let machine = Machine::Client(Box::new(Client::new(now, rng, &config)));
         let transport = config.transport.clone();
         let start = transport.streams_start.unwrap_or(limits::CLIENT_STREAMS_START);
         let permitted = native_streams(&transport, start).0;
@@ -340,7 +341,11 @@ impl Session {
     /// Returns what to hand to [`crate::Endpoint::handle_session_event`], whose answer comes back as a fact.
     pub fn poll_endpoint_event(&mut self) -> Option<EndpointEvent> {
         self.settle();
-        self.endpoint_events.pop_front()
+        let event = self.endpoint_events.pop_front();
+        if event.is_none() && self.endpoint_events.capacity() > 0 {
+            self.endpoint_events = VecDeque::new(); // they are rare, and an idle session keeps no room for them
+        }
+        event
     }
 
     /// Appends up to `max_datagrams` datagrams for one destination to `buf` and returns how to send them.

@@ -249,7 +249,7 @@ impl Session {
             Welcome::Primary(primary, answer) => {
                 self.app_protocol.clone_from(&answer.app_protocol);
                 let start = self.transport.streams_start.unwrap_or(limits::SERVER_STREAMS_START);
-                self.machine = Machine::Primary(primary);
+                self.machine = Machine::Primary(Box::new(primary));
                 self.permit_streams(start);
                 self.greet(Frame::ServerHello(answer))
             }
