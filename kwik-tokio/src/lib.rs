@@ -8,6 +8,29 @@
 #![doc = include_str!("../programs/client.rs")]
 //! ```
 //!
+//! # An object over every path
+//! A primary that has the object at hand does not have to deal ranges out itself: [`SendStream::distribute`] has every path
+//! bring what it can, and gives what is lost to others.
+//!
+//! ```no_run
+//! use std::{fs::File, error::Error};
+//! use kwik_tokio::{DistributeOptions, NewPath, PrimarySession};
+//!
+//! async fn send(session: &PrimarySession, mirrors: Vec<NewPath>, name: &str) -> Result<(), Box<dyn Error>> {
+//!     for mirror in mirrors {
+//!         session.add_path(mirror).await?; // one that is added later joins in as well
+//!     }
+//!     let file = File::open(name)?;
+//!     let len = file.metadata()?.len();
+//!     let mut stream = session.open_uni().await?;
+//!     let report = stream.distribute(file, len, DistributeOptions::new(name.to_owned())).await?;
+//!     for (path, share) in report.paths {
+//!         println!("{path}: {} bytes, {} pieces done, {} lost", share.bytes, share.done, share.lost);
+//!     }
+//!     Ok(())
+//! }
+//! ```
+//!
 //! This crate only supplies a socket, a timer, the clock and a way to spawn; the order of work is in
 //! [`kwik_core::driver`], the protocol in the rest of [`kwik_core`].
 
@@ -37,12 +60,13 @@ pub use kwik_core::{
     SendDatagramError, ServerConfig, SessionId, SessionStats, Side, Signature, Signer, SigningKey,
     SourceStats, SpkiHash, StreamId, StreamStats, TransportConfig, WriteError, Written,
     driver::{
-        Accepted, Connecting, Connection, EndpointStats, Incoming, IncomingFuture, Job, JobError, Lease,
-        PathError, PrimarySession, RangeWriteError, RangeWriter, Ranges, ReadExactError, ReadToEndError,
-        RecvStream, ResetError, RetryError, SecondaryJob, SecondaryLease, SecondarySession, SecondaryStream,
-        SendStream, StoppedError,
+        Accepted, Connecting, Connection, DistributeError, DistributeEvent, DistributeOptions, Distribution,
+        EndpointStats, Incoming, IncomingFuture, Job, JobError, Lease, PathError, PrimarySession,
+        RangeWriteError, RangeWriter, Ranges, ReadAt, ReadExactError, ReadToEndError, RecvStream, ResetError,
+        RetryError, SecondaryJob, SecondaryLease, SecondarySession, SecondaryStream, SendStream,
+        StoppedError,
     },
-    spki_hash,
+    schedule, spki_hash,
 };
 
 pub use crate::{
@@ -127,11 +151,16 @@ impl Runtime for TokioRuntime {
     }
 
     fn timer(&self, at: Instant) -> TokioTimer {
+        let _inside = self.handle.enter();
         TokioTimer::new(at)
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         drop(self.handle.spawn(task)); // runs on without its handle
+    }
+
+    fn spawn_blocking(&self, work: impl FnOnce() + Send + 'static) {
+        drop(self.handle.spawn_blocking(work));
     }
 }
 

@@ -11,6 +11,7 @@
 
 mod as_quinn;
 mod attach;
+mod distribute;
 mod failure;
 mod hooks;
 mod hostile;

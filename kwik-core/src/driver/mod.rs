@@ -36,6 +36,7 @@ use std::time::Duration;
 use crate::limits::COPY_BELOW;
 
 mod connection;
+mod distribute;
 mod endpoint;
 mod error;
 mod hub;
@@ -54,10 +55,12 @@ mod recv;
 mod runtime;
 mod secondary;
 mod session;
+mod source;
 mod stream;
 mod task;
 
 pub use connection::Connection;
+pub use distribute::{DistributeError, DistributeEvent, DistributeOptions, Distribution};
 pub use endpoint::{Endpoint, EndpointStats};
 pub use error::{
     JobError, PathError, RangeWriteError, ReadExactError, ReadToEndError, ResetError, RetryError,
@@ -70,6 +73,7 @@ pub use ranges::{Job, Lease, RangeWriter, Ranges};
 pub use recv::RecvStream;
 pub use runtime::{RecvMeta, Runtime, Socket, Timer, Writable};
 pub use secondary::{SecondaryJob, SecondarySession};
+pub use source::ReadAt;
 pub use stream::SendStream;
 
 /// Datagrams asked of a session at once: 44 of 1,452 bytes fill the 64 KiB one send call carries.

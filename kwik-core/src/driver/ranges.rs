@@ -34,6 +34,10 @@ impl Ranges {
         Self { session, stream }
     }
 
+    pub(super) const fn session(&self) -> &SessionRef {
+        &self.session
+    }
+
     /// Opens a job: what one path may be asked to supply for this stream. Spec: PROTOCOL §5.
     ///
     /// # Errors

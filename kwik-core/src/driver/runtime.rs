@@ -63,11 +63,15 @@ pub trait Runtime: Send + Sync + Sized + 'static {
         None
     }
 
-    /// Creates a timer that expires at `at`. Called from within tasks of this runtime only.
+    /// Creates a timer that expires at `at`. Called from within tasks of this runtime only, or where the
+    /// application awaits a handle's future.
     fn timer(&self, at: Instant) -> Self::Timer;
 
     /// Runs `task` to its end, apart from the caller.
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static);
+
+    /// Runs `work`, which may block, on a thread on which that does no harm. Dropping it instead is an answer, too.
+    fn spawn_blocking(&self, work: impl FnOnce() + Send + 'static);
 }
 
 /// Expires once at a given time, and can be set anew before and after.
@@ -177,6 +181,12 @@ pub(super) trait Clock: Send + Sync {
 
     /// Returns where datagrams would leave from.
     fn source_for(&self, destination: SocketAddr) -> Option<IpAddr>;
+
+    /// Creates a timer that expires at `at`.
+    fn timer(&self, at: Instant) -> Pin<Box<dyn Timer>>;
+
+    /// Runs `work` where it may block.
+    fn spawn_blocking(&self, work: Box<dyn FnOnce() + Send>);
 }
 
 impl<R: Runtime> Clock for R {
@@ -190,5 +200,13 @@ impl<R: Runtime> Clock for R {
 
     fn source_for(&self, destination: SocketAddr) -> Option<IpAddr> {
         Runtime::source_for(self, destination)
+    }
+
+    fn timer(&self, at: Instant) -> Pin<Box<dyn Timer>> {
+        Box::pin(Runtime::timer(self, at))
+    }
+
+    fn spawn_blocking(&self, work: Box<dyn FnOnce() + Send>) {
+        Runtime::spawn_blocking(self, work);
     }
 }

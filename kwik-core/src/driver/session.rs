@@ -85,6 +85,8 @@ pub(super) struct State {
     pub(super) unwatched: Unwatched,
     /// The ends of streams that are sent, for as long as somebody may ask: the core forgets streams that are over.
     pub(super) sent: BTreeMap<StreamId, Option<SendEnd>>,
+    /// Rises whenever a path changes.
+    pub(super) paths_seen: u64,
     /// The handshake is done and the hello is accepted.
     pub(super) connected: bool,
     /// Reason why the session is over; set before its task ends.
@@ -203,6 +205,7 @@ impl State {
             Event::Lost(error) => return self.terminate(error),
             Event::Opened(dir) => Key::Opened(dir),
             Event::PathChanged(_) => {
+                self.paths_seen = self.paths_seen.wrapping_add(1);
                 self.wakers.wake(Key::RelayRoom); // one that is attached takes messages
                 Key::Paths
             }
@@ -260,7 +263,7 @@ impl State {
 /// A session, without a say in how long it lives: what tasks and tables hold.
 pub(super) struct Shared {
     state: Lock<State>,
-    clock: Arc<dyn Clock>,
+    pub(super) clock: Arc<dyn Clock>,
     /// Datagrams and answers that the endpoint's task has for it.
     pub(super) inbox: Inbox,
     handles: AtomicUsize,
@@ -346,6 +349,7 @@ impl SessionRef {
                 wakers: Wakers::default(),
                 unwatched: Unwatched::default(),
                 sent: BTreeMap::new(),
+                paths_seen: 0,
                 connected: false,
                 error: None,
                 driver: None,

@@ -11,9 +11,11 @@ use bytes::Bytes;
 
 use super::{
     COPY_MAX,
+    distribute::{DistributeOptions, Distribution},
     error::StoppedError,
     ranges::{Job, RangeWriter, Ranges},
     session::{Key, SendEnd, SessionRef, State, own_code},
+    source::ReadAt,
 };
 use crate::{
     error::{ClosedStream, ErrorCode, LeaseError, WriteError},
@@ -227,6 +229,20 @@ impl SendStream {
     #[must_use]
     pub fn ranges(&self) -> Ranges {
         Ranges::new(self.sent.session.clone(), self.sent.stream)
+    }
+
+    /// Sends the first `len` bytes of an object over every path at once: each range comes from whoever brings it first, and
+    /// what is lost from somebody else. Primary only. Spec: RATIONALE §7.
+    ///
+    /// Paths that are added or attached while it runs join in, those that go leave. Await what it returns for the end, or
+    /// ask it for news first. The stream is finished with the object; see [`Distribution`] for what becomes of it otherwise.
+    pub fn distribute(
+        &mut self,
+        source: impl ReadAt,
+        len: u64,
+        options: DistributeOptions,
+    ) -> Distribution<'_> {
+        Distribution::new(self, source, len, options)
     }
 
     /// Opens a job on a path; as [`Ranges::open_job`].

@@ -217,6 +217,10 @@ impl Runtime for Host {
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.machine.spawn(self.host, task);
     }
+
+    fn spawn_blocking(&self, work: impl FnOnce() + Send + 'static) {
+        work();
+    }
 }
 
 struct Alarm {
