@@ -30,6 +30,8 @@ pub(super) struct Meter {
     rate: Option<u64>,
     /// The instant from which bytes are counted, and their number. Nothing is counted while none are due.
     since: Option<(Instant, u64)>,
+    /// The same of times before, too short to tell a rate, after each of which nothing was due: a fast path runs dry often.
+    before: (Duration, u64),
     /// The last news, or when the first is due.
     last: Option<Instant>,
     /// The usual time between news; fades.
@@ -45,6 +47,10 @@ impl Meter {
 
     /// Nothing is due any more.
     pub(super) fn rest(&mut self) {
+        if let (Some((since, counted)), Some(last)) = (self.since, self.last) {
+            self.before.0 = self.before.0.saturating_add(last.saturating_duration_since(since));
+            self.before.1 = self.before.1.saturating_add(counted);
+        }
         (self.since, self.last) = (None, None);
     }
 
@@ -62,11 +68,13 @@ impl Meter {
             self.since = Some((now, 0));
             return late;
         }
-        let (elapsed, counted) = (now - since, counted.saturating_add(bytes));
-        if elapsed < SAMPLE_MIN {
+        let counted = counted.saturating_add(bytes);
+        if self.before.0.saturating_add(now - since) < SAMPLE_MIN {
             self.since = Some((since, counted));
             return late;
         }
+        let (time, more) = std::mem::take(&mut self.before);
+        let (elapsed, counted) = (time.saturating_add(now - since), counted.saturating_add(more));
         let nanos = u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX);
         let sample = scale(counted, 1_000_000_000, nanos);
         self.rate = Some(match self.rate {

@@ -492,3 +492,17 @@ fn what_is_late_changes_nothing() {
     hand.scheduler.handle_progress(now, given[0].0, 0);
     assert_eq!((hand.poll(), hand.scheduler.report()), (vec![], before));
 }
+
+/// Its queue ran dry before a rate could be told, each time, and so it was given short pieces for ever.
+#[test]
+fn a_path_that_often_runs_dry_is_measured_all_the_same() {
+    let (mut meter, mut now) = (Meter::default(), epoch());
+    for _ in 0..30 {
+        meter.begin(now);
+        now += MS;
+        meter.on_bytes(now, 64 * 1024);
+        meter.rest();
+        now += 5 * MS; // it has nothing to do
+    }
+    assert_eq!(meter.measured(), Some(64 * 1024 * 1000));
+}
