@@ -297,9 +297,15 @@ impl SplitRecv {
         self.assembler.received().missing(range).map(ByteRange::len).sum()
     }
 
-    /// The first hole the reader waits for; `None` if the stream is complete.
+    /// The first hole the reader waits for; `None` if the stream is complete. While nobody has said where the stream ends, it
+    /// reaches to the last byte that anybody was given, and is one byte long behind that.
     pub(crate) fn first_missing(&self) -> Option<ByteRange> {
-        self.first_missing_before(self.final_size.unwrap_or(OFFSET_MAX))
+        if let Some(size) = self.final_size {
+            return self.first_missing_before(size);
+        }
+        let hole = self.first_missing_before(OFFSET_MAX)?;
+        let known = self.claimed_end.max(hole.start().saturating_add(1));
+        ByteRange::between(hole.start(), hole.end().min(known))
     }
 
     /// The first hole below `end`.
@@ -399,5 +405,26 @@ impl SplitRecv {
     /// Widens the window.
     pub(crate) fn grow(&mut self, bytes: u64) {
         self.window = self.window.saturating_add(bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(start: u64, end: u64) -> ByteRange {
+        ByteRange::between(start, end).unwrap()
+    }
+
+    #[test]
+    fn what_is_missing_of_a_stream_without_an_end_reaches_to_what_was_given_out() {
+        let mut stream = SplitRecv::new(10, 1000, ConflictPolicy::default());
+        assert_eq!(stream.first_missing(), Some(range(10, 11)), "nobody was given anything");
+        stream.claim(50).unwrap();
+        assert_eq!(stream.first_missing(), Some(range(10, 50)));
+        stream.place(PathId::PRIMARY, 10, Bytes::from_static(&[0; 40]), By::Run);
+        assert_eq!(stream.first_missing(), Some(range(50, 51)));
+        stream.set_final(90).unwrap();
+        assert_eq!(stream.first_missing(), Some(range(50, 90)));
     }
 }
