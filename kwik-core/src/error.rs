@@ -361,7 +361,8 @@ pub enum ReadError {
     Incomplete {
         /// Which stream.
         stream: StreamId,
-        /// The first missing range.
+        /// The first missing range. While nobody has said where the stream ends it reaches to the last byte that anybody was
+        /// given, and is one byte long behind that.
         missing: ByteRange,
         /// Why nobody will send it.
         code: ErrorCode,
@@ -435,6 +436,11 @@ pub enum LeaseError {
     /// The path is draining, dead or unknown.
     #[error("path dead")]
     PathDead,
+    /// The path is silent for now. It takes leases once it answers again, if it does: [`Event::PathChanged`] tells.
+    ///
+    /// [`Event::PathChanged`]: crate::Event::PathChanged
+    #[error("path silent for now")]
+    PathSilent,
     /// The range is not part of the job, or beyond its total, or longer than a lease may be.
     #[error("range outside the job")]
     OutsideJob,

@@ -9,10 +9,10 @@ use kwik_tests::{
     world::{Settings, World, attach, fill},
 };
 use kwik_tokio::{
-    ByteRange, ConnectionError, ErrorCode, LeaseOutcome, NewJob, PathState, ReadError, RecvStream,
-    TransportConfig,
+    ByteRange, ConnectionError, ErrorCode, LeaseError, LeaseOutcome, NewJob, PathError, PathState, ReadError,
+    RecvStream, TransportConfig,
 };
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::timeout};
 
 const MIB: u64 = 1024 * 1024;
 /// Kills in all; a third each of the primary and of both secondaries.
@@ -148,6 +148,9 @@ fn a_silent_death_is_noticed_in_time() {
         assert!(noticed < Duration::from_millis(800), "noticed after {noticed:?}");
         let state = primary.paths().into_iter().find(|info| info.id == path).unwrap().state;
         assert_eq!(state, PathState::Degraded);
+        assert_eq!(job.lease(missing).err(), Some(LeaseError::PathSilent), "silent is not dead");
+        let mut heard = Box::pin(primary.path_heard(path));
+        assert!(timeout(Duration::from_millis(50), &mut heard).await.is_err(), "nothing was heard");
 
         let job = stream.open_job(NewJob::new(good, whole, object.payload())).unwrap();
         let mut again = job.lease(missing).unwrap();
@@ -156,6 +159,9 @@ fn a_silent_death_is_noticed_in_time() {
         assert!(object.matches(MIB, &rest) && rest.len() as u64 == MIB);
         assert_eq!(again.outcome().await, Ok(LeaseOutcome::Done));
         assert_eq!(client.stats().sources[&path].degraded, 1);
+        primary.remove_path(path).unwrap();
+        let ended = soon("the end of the wait", heard).await;
+        assert!(matches!(ended, Err(PathError::Dead { path: dead, .. }) if dead == path), "{ended:?}");
     });
 }
 

@@ -139,7 +139,9 @@ impl Feeder {
     fn lease(&mut self, path: PathId, source: &Source, range: ByteRange) -> Result<(), Option<PathId>> {
         let mut lease = match source.job.lease(range) {
             Ok(lease) => lease,
-            Err(LeaseError::PathDead | LeaseError::JobClosed) => return Err(Some(path)),
+            Err(LeaseError::PathDead | LeaseError::PathSilent | LeaseError::JobClosed) => {
+                return Err(Some(path));
+            }
             Err(LeaseError::SessionClosed) => {
                 self.tasks.spawn(async move { (path, Err(ConnectionError::LocallyClosed)) });
                 return Ok(());

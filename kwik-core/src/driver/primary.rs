@@ -64,6 +64,25 @@ impl PrimarySession {
             .await
     }
 
+    /// Waits until a path answers: for one that is silent, until it is heard again. One that is being removed is not waited for.
+    ///
+    /// # Errors
+    /// - [`PathError::Dead`] if it takes no work any more, with the reason.
+    /// - [`PathError::ConnectionLost`] if the session ended first.
+    pub async fn path_heard(&self, path: PathId) -> Result<(), PathError> {
+        self.session()
+            .wait(Key::Paths, |s| match s.core.path_state(path) {
+                Some(PathState::Active) => Some(Ok(())),
+                Some(PathState::Draining) => Some(Err(PathError::Dead { path, code: ErrorCode::DRAINING })),
+                Some(PathState::Dead(code)) => Some(Err(PathError::Dead { path, code })),
+                Some(PathState::Connecting | PathState::Degraded) => {
+                    s.error.clone().map(|error| Err(PathError::ConnectionLost(error)))
+                }
+                None => Some(Err(PathError::Dead { path, code: ErrorCode::PATH_NOT_FOUND })),
+            })
+            .await
+    }
+
     /// Waits for the end of a path and returns why it came.
     ///
     /// # Errors

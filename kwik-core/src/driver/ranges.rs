@@ -165,7 +165,8 @@ impl Job {
     ///
     /// # Errors
     /// - [`LeaseError::JobClosed`] if the job was refused or closed.
-    /// - [`LeaseError::PathDead`] if its path takes no work: it is gone, or silent for now.
+    /// - [`LeaseError::PathDead`] if its path is gone or removed.
+    /// - [`LeaseError::PathSilent`] if it is silent for now: `PrimarySession::path_heard` waits for it.
     /// - [`LeaseError::OutsideJob`] if the range is not the job's to fill.
     /// - [`LeaseError::Overlap`] if any of it was written, leased or set aside before.
     /// - Others as [`Ranges::open_job`].

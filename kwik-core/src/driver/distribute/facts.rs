@@ -156,7 +156,9 @@ fn loss(code: ErrorCode, missing: &[ByteRange]) -> Loss {
 /// Returns what the scheduler makes of a lease that was not given to a path in this state; an error if none ever will be.
 pub(super) fn refusal(error: LeaseError, path: Option<PathState>) -> Result<Refusal, LeaseError> {
     match (error, path) {
-        (LeaseError::PathDead, Some(PathState::Degraded)) => Ok(Refusal::Silent),
+        (LeaseError::PathSilent, _) | (LeaseError::PathDead, Some(PathState::Degraded)) => {
+            Ok(Refusal::Silent)
+        }
         (LeaseError::PathDead, Some(PathState::Active | PathState::Connecting))
         | (LeaseError::LimitExceeded | LeaseError::NoCredit | LeaseError::OutsideJob, _) => Ok(Refusal::Busy),
         // What refuses its job does not want this object.

@@ -42,8 +42,10 @@ impl Primary {
         if !job.range.contains(range) || range.len() > job.left || range.len() > limits::LEASE_MAX {
             return Err(LeaseError::OutsideJob);
         }
-        if matches!(path.state, PathState::Degraded | PathState::Draining) {
-            return Err(LeaseError::PathDead);
+        match path.state {
+            PathState::Degraded => return Err(LeaseError::PathSilent),
+            PathState::Draining => return Err(LeaseError::PathDead),
+            PathState::Connecting | PathState::Active | PathState::Dead(_) => {}
         }
         // What the reader of a stream needs before all that the path has of it is never too much: those further on may have
         // no credit before.

@@ -10,7 +10,7 @@ use std::{
 
 use super::{NewLease, Primary};
 use crate::{
-    action::{Event, LeaseOutcome, LeaseStatus, PathState},
+    action::{Event, LeaseOutcome, LeaseStatus},
     error::{ErrorCode, LeaseError},
     id::{ByteRange, LeaseId, StreamId},
     session::action::Action,
@@ -169,8 +169,7 @@ impl Primary {
                     self.actions.push_back(Action::Notify(Event::LeaseChanged(name)));
                     continue;
                 }
-                Err(LeaseError::LimitExceeded | LeaseError::NoCredit) => true,
-                Err(LeaseError::PathDead) => self.is_silent(&again),
+                Err(LeaseError::LimitExceeded | LeaseError::NoCredit | LeaseError::PathSilent) => true,
                 Err(_) => false,
             };
             // A try all the same: a path that is full of leases further on may wait for the reader, who waits for this one.
@@ -179,12 +178,6 @@ impl Primary {
                 None => drop(self.end_pause(name, code)),
             }
         }
-    }
-
-    /// Returns whether the path of a lease is only silent, and may be heard again.
-    fn is_silent(&self, lease: &NewLease) -> bool {
-        let path = self.jobs.get(&lease.job).and_then(|job| self.paths.get(&job.path));
-        path.is_some_and(|path| path.state == PathState::Degraded)
     }
 
     /// Status of a lease that waits to be given again.

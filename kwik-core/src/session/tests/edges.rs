@@ -1,7 +1,10 @@
 //! Behaviour at the edges: rules broken, limits reached, one end ahead of the other.
 
 use super::*;
-use crate::{stream::conflict::ConflictPolicy, wire::Frame};
+use crate::{
+    stream::conflict::ConflictPolicy,
+    wire::{Frame, PathStatus},
+};
 
 /// A primary that breaks the rules of a split stream's native part: the reader learns what ended its session.
 #[test]
@@ -129,6 +132,23 @@ fn a_lease_on_a_dead_path_says_that_the_path_is_dead() {
     assert_eq!(again, Err(LeaseError::PathDead));
     primary.close_job(now, job);
     assert_eq!(primary.lease(now, &NewLease::new(job, range(0, 100))), Err(LeaseError::JobClosed));
+}
+
+/// Spec: PROTOCOL §8.5: what is silent may answer again, and then takes leases.
+#[test]
+fn a_lease_on_a_silent_path_says_that_it_is_silent_for_now() {
+    let (mut world, path, _stream, job) = World::at_work(Dir::Bi, range(0, 100));
+    for (status, state) in
+        [(PathStatus::Degraded, PathState::Degraded), (PathStatus::Active, PathState::Active)]
+    {
+        let home = &mut world.session(CLIENT).links.home;
+        home.send(&Frame::PathReport { path, status }).unwrap();
+        home.flush();
+        world.run(|w| w.session(PRIMARY).path_state(path) == Some(state));
+        let now = world.now;
+        let lease = world.session(PRIMARY).lease(now, &NewLease::new(job, range(0, 100)));
+        assert_eq!(lease.err(), (state == PathState::Degraded).then_some(LeaseError::PathSilent));
+    }
 }
 
 /// Spec: PROTOCOL §10: an application cannot speak in KWIK's name, and a call that is refused has done nothing.

@@ -205,7 +205,8 @@ async fn lease_ranges(
                     roster.trouble(server, "takes no more work".to_owned());
                     return Ok(());
                 }
-                if !matches!(error, LeaseError::PathDead | LeaseError::LimitExceeded) {
+                let passing = [LeaseError::PathDead, LeaseError::PathSilent, LeaseError::LimitExceeded];
+                if !passing.contains(&error) {
                     return Err(failed("the primary cannot lease")(error));
                 }
                 time::sleep(RECHECK).await;

@@ -195,6 +195,7 @@ impl Sending {
                 Err(
                     LeaseError::LimitExceeded
                     | LeaseError::PathDead
+                    | LeaseError::PathSilent
                     | LeaseError::NoCredit
                     | LeaseError::JobClosed,
                 ) => {
