@@ -1,6 +1,9 @@
 //! Values that the core hands to whoever drives it: transmits, events, snapshots. No behaviour.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use bytes::Bytes;
 
@@ -75,6 +78,8 @@ pub enum Event {
     Available(Dir),
     /// A primary: the state of a path changed.
     PathChanged(PathId),
+    /// A primary: the client has reported what came over a path. `lease_status`, `paths` and `reader` say more.
+    Progress(PathId),
     /// `read` has something, or an error.
     Readable(StreamId),
     /// `take_relay` has something.
@@ -150,6 +155,22 @@ pub struct PathInfo {
     pub leases_stolen: u64,
     /// Bytes of the leases that are done.
     pub bytes_done: u64,
+    /// Smoothed round-trip time between the client and its server, as of the last [`Event::Progress`].
+    pub rtt: Option<Duration>,
+    /// Bytes that came over it after their lease had ended or been cut, as of the last [`Event::Progress`].
+    pub late_bytes: u64,
+    /// Bytes that came over it and were there already, as of the last [`Event::Progress`].
+    pub overlap_bytes: u64,
+}
+
+/// The reader of a split stream, as the client last told of it. Spec: PROTOCOL §7.28.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ReaderStatus {
+    /// Offset of the first byte that a reader in order has not taken.
+    pub position: u64,
+    /// Bytes beyond it that servers have credit for, or would have if they had leases there.
+    pub window: u64,
 }
 
 /// A live lease as the client last told of it: what `lease_status` gives. Spec: PROTOCOL §5.
@@ -164,6 +185,9 @@ pub struct LeaseStatus {
     pub range: ByteRange,
     /// The client has begun to get its bytes.
     pub begun: bool,
+    /// Bytes of it that have come, from its start on, as of the last [`Event::Progress`] of its path; 0 unless it was given
+    /// with `NewLease::progress`.
+    pub arrived: u64,
     /// Part that was missing when its path went silent or its bytes stayed away for too long; `None` while they come.
     pub stalled: Option<ByteRange>,
 }

@@ -68,8 +68,8 @@ mod timer;
 mod wire;
 
 pub use action::{
-    Chunk, Ecn, Event, JobInfo, LeaseInfo, LeaseOutcome, LeaseStatus, PathInfo, PathState, Relay, RunId,
-    Transmit,
+    Chunk, Ecn, Event, JobInfo, LeaseInfo, LeaseOutcome, LeaseStatus, PathInfo, PathState, ReaderStatus,
+    Relay, RunId, Transmit,
 };
 pub use admission::AdmissionStats;
 #[cfg(any(test, fuzzing, feature = "audit"))]

@@ -24,6 +24,12 @@ pub const CONTROL_BURST: u64 = 16 * 1024;
 pub const CONTROL_RATE: u64 = 128;
 /// Bytes of internal streams that pay for one control frame: credit is given in larger pieces.
 pub const BYTES_PER_CONTROL_FRAME: u64 = 2 * 1024;
+/// Shortest time between two reports of progress of one path.
+pub const PROGRESS_INTERVAL: Duration = Duration::from_millis(50);
+/// Reports of progress per path and second that pay for themselves: more than the client may send, whose clock is another.
+pub const PROGRESS_RATE: u64 = 24;
+/// And those that pile up: what a path of the idle timeout may hold back.
+pub const PROGRESS_BURST: u64 = 640;
 /// Jobs and leases that a client takes to one secondary beyond what came of earlier ones.
 pub const ERRANDS_BURST: u64 = 1024;
 /// Jobs and leases that a client takes to one secondary per second beyond what came of earlier ones.

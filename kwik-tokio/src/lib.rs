@@ -56,7 +56,7 @@ pub use kwik_core::{
     ClientConfig, ClosedStream, ConfigError, ConflictPolicy, ConnectError, ConnectionError, DialPolicy,
     DialRequest, Dir, ErrorCode, HandshakeData, JobId, LeaseError, LeaseId, LeaseOutcome, LeaseStats,
     LeaseStatus, MappingFaults, MetadataFaults, NewJob, NewLease, NewPath, NotMorePrivate, PathId, PathInfo,
-    PathState, PublicKey, ReadError, ReassemblyStats, Relay, RelayError, Role, SecondaryConfig,
+    PathState, PublicKey, ReadError, ReaderStatus, ReassemblyStats, Relay, RelayError, Role, SecondaryConfig,
     SendDatagramError, ServerConfig, SessionId, SessionStats, Side, Signature, Signer, SigningKey,
     SourceStats, SpkiHash, StreamId, StreamStats, TransportConfig, WriteError, Written,
     driver::{

@@ -405,6 +405,7 @@ fn grant() -> pb::LeaseGrant {
         digest: None,
         deadline_ms: None,
         hedge_of: None,
+        progress: None,
     }
 }
 

@@ -65,6 +65,7 @@ fn grant() -> Frame {
         digest: Some([7; 32]),
         deadline_ms: Some(30_000),
         hedge_of: None,
+        progress: false,
     })
 }
 

@@ -83,6 +83,21 @@ impl PrimarySession {
             .await
     }
 
+    /// Waits for a report of what came of leases ([`NewLease::progress`](crate::NewLease::progress)) beyond the first `seen` of
+    /// the session, and returns how many there are by then. [`Self::paths`], [`Ranges::reader`](super::Ranges::reader) and
+    /// [`Lease::status`](super::Lease::status) say what was reported. Cancel-safe.
+    ///
+    /// # Errors
+    /// - [`ConnectionError`] if the session ended first.
+    pub async fn progress(&self, seen: u64) -> Result<u64, ConnectionError> {
+        self.session()
+            .wait(Key::Progress, |s| match s.core.progress_reports() {
+                reports if reports > seen => Some(Ok(reports)),
+                _ => s.error.clone().map(Err),
+            })
+            .await
+    }
+
     /// Waits for the end of a path and returns why it came.
     ///
     /// # Errors

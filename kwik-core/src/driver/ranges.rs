@@ -14,7 +14,7 @@ use super::{
     stream::{self, Sink},
 };
 use crate::{
-    action::{LeaseOutcome, LeaseStatus, RunId},
+    action::{LeaseOutcome, LeaseStatus, ReaderStatus, RunId},
     error::{ConnectionError, LeaseError},
     id::{ByteRange, JobId, LeaseId, StreamId},
     session::{NewJob, NewLease, Written},
@@ -95,6 +95,12 @@ impl Ranges {
                 None => s.error.clone().map(Err),
             })
             .await
+    }
+
+    /// Returns how far the reader is, as the client last told of it in a report of progress; `None` before. Spec: PROTOCOL §7.28.
+    #[must_use]
+    pub fn reader(&self) -> Option<ReaderStatus> {
+        self.session.with(|s| s.core.reader(self.stream))
     }
 
     /// Asks the client what it has of the stream, from where it was split on. Spec: PROTOCOL §6.

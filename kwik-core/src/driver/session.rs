@@ -48,6 +48,7 @@ pub(super) enum Key {
     LeaseStatus(LeaseId),
     Opened(Dir),
     Paths,
+    Progress,
     Readable(StreamId),
     Relay,
     RelayRoom,
@@ -209,6 +210,7 @@ impl State {
                 self.wakers.wake(Key::RelayRoom); // one that is attached takes messages
                 Key::Paths
             }
+            Event::Progress(_) => Key::Progress,
             Event::Readable(stream) => Key::Readable(stream),
             Event::RelayArrived => Key::Relay,
             Event::RelaysUnblocked => Key::RelayRoom,

@@ -164,6 +164,7 @@ fn about_leases(source: &mut Source<'_>) -> Frame {
             digest: source.rarely(8).then_some([0; 32]),
             deadline_ms: source.rarely(8).then_some(0),
             hedge_of: source.rarely(8).then_some(LeaseId::new(0)),
+            progress: false,
         }),
         5 => Frame::LeaseNotice {
             lease: lease(source),

@@ -63,6 +63,7 @@ pub(super) fn answers_to(frame: &Frame) -> u64 {
         | Frame::Credit(_)
         | Frame::OffsetSyncResponse { .. }
         | Frame::StreamMappingUpdate { .. }
+        | Frame::ProgressReport(_)
         | Frame::SessionClose { .. } => 0,
     }
 }

@@ -261,7 +261,8 @@ impl Secondary {
             | Frame::Credit(Credit::Run { .. })
             | Frame::OffsetSyncRequest { .. }
             | Frame::OffsetSyncResponse { .. }
-            | Frame::StreamMappingUpdate { .. } => Err(ErrorCode::FRAME_UNEXPECTED),
+            | Frame::StreamMappingUpdate { .. }
+            | Frame::ProgressReport(_) => Err(ErrorCode::FRAME_UNEXPECTED),
         }
     }
 

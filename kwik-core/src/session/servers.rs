@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{Machine, NewJob, NewLease, NewPath, Session, primary::Primary};
 use crate::{
-    action::{JobInfo, LeaseInfo, LeaseOutcome, LeaseStatus, PathInfo, PathState, RunId},
+    action::{JobInfo, LeaseInfo, LeaseOutcome, LeaseStatus, PathInfo, PathState, ReaderStatus, RunId},
     error::{AddPathError, ApiMisuse, ErrorCode, LeaseError, LeaseWriteError, PathDead},
     id::{ByteRange, JobId, LeaseId, PathId, StreamId},
     quic::Written,
@@ -148,6 +148,18 @@ impl Session {
             Machine::Primary(primary) => primary.take_gap(stream),
             Machine::Greeting(_) | Machine::Client(_) | Machine::Secondary(_) => None,
         }
+    }
+
+    /// Returns how far the reader of a split stream is, as of the last [`Event::Progress`] that told of it.
+    ///
+    /// [`Event::Progress`]: crate::Event::Progress
+    pub fn reader(&self, stream: StreamId) -> Option<ReaderStatus> {
+        self.primary()?.reader(stream)
+    }
+
+    /// Returns the number of reports of progress that have come.
+    pub fn progress_reports(&self) -> u64 {
+        self.primary().map(Primary::reports).unwrap_or_default()
     }
 
     /// Asks the client what it has of a split stream; [`Self::take_received`] tells once it has answered.

@@ -338,7 +338,8 @@ impl Session {
         let account = match &mut self.machine {
             Machine::Client(client) => client.take_account(),
             Machine::Secondary(secondary) => secondary.take_account(),
-            Machine::Greeting(_) | Machine::Primary(_) => Account::default(),
+            Machine::Primary(primary) => primary.take_account(),
+            Machine::Greeting(_) => Account::default(),
         };
         if account == Account::default() {
             return;

@@ -49,6 +49,7 @@ impl Subject {
         let about = match frame {
             Frame::AddPath(add) => Self::path(add.path),
             Frame::PathReport { path, .. } | Frame::RemovePath { path, .. } => Self::path(*path),
+            Frame::ProgressReport(report) => Self::path(report.path),
             Frame::JobOpen(open) => {
                 Self { path: Some(open.path), stream: Some(open.stream), job: Some(open.job), lease: None }
             }

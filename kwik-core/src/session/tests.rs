@@ -10,6 +10,7 @@ mod keys;
 mod late;
 mod permits;
 mod price;
+mod progress;
 mod questions;
 mod relay;
 mod retry;

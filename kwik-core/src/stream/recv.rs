@@ -15,6 +15,7 @@ use super::{
     tally::{Look, Tally},
 };
 use crate::{
+    action::ReaderStatus,
     id::{ByteRange, OFFSET_MAX, PathId},
     limits::GUARANTEED_CREDIT,
 };
@@ -373,6 +374,11 @@ impl SplitRecv {
             self.unshared = 0;
         }
         enough
+    }
+
+    /// How far the reader is, and what it lets servers send beyond.
+    pub(crate) fn reader(&self) -> ReaderStatus {
+        ReaderStatus { position: self.assembler.read_position().max(self.base), window: self.window }
     }
 
     /// Counters of the stream.

@@ -17,9 +17,10 @@ use proptest::{
 
 use super::frame::{
     AddPath, Attach, ClientHello, Credit, Features, Frame, JobOpen, LeaseGrant, MappingOperation, PathStatus,
-    Ranges, RelayOpen, ServerHello, StreamHeader,
+    ProgressReport, Ranges, RelayOpen, ServerHello, StreamHeader,
 };
 use crate::{
+    action::ReaderStatus,
     error::ErrorCode,
     id::{
         ByteRange, JobId, LeaseId, OFFSET_MAX, PathId, PublicKey, SessionId, Signature, SpkiHash, StreamId,
@@ -31,7 +32,7 @@ use crate::{
 };
 
 /// Number of variants of [`Frame`], and so of the distinct frames that [`largest`] gives.
-pub(crate) const KINDS: usize = 27;
+pub(crate) const KINDS: usize = 28;
 
 /// Any valid frame.
 pub(crate) fn frame() -> impl Strategy<Value = Frame> {
@@ -119,6 +120,7 @@ pub(crate) fn largest() -> Vec<Frame> {
             digest: Some([8; 32]),
             deadline_ms: Some(u64::MAX),
             hedge_of: Some(lease),
+            progress: true,
         }),
         Frame::LeaseNotice { lease, job, range, credit },
         Frame::LeaseRefused { lease, code },
@@ -134,6 +136,14 @@ pub(crate) fn largest() -> Vec<Frame> {
         Frame::OffsetSyncRequest { stream, from: OFFSET_MAX },
         Frame::OffsetSyncResponse { stream, received: gaps, more: true },
         Frame::StreamMappingUpdate { operation, stream, lease, range },
+        Frame::ProgressReport(ProgressReport {
+            path,
+            rtt_us: Some(u64::MAX),
+            late: OFFSET_MAX,
+            overlap: OFFSET_MAX,
+            leases: vec![(lease, OFFSET_MAX); REPEATED_MAX],
+            readers: vec![(stream, ReaderStatus { position: OFFSET_MAX, window: OFFSET_MAX }); REPEATED_MAX],
+        }),
         Frame::SessionClose { code, reason },
     ]
 }
@@ -184,6 +194,7 @@ fn leases() -> BoxedStrategy<Frame> {
         (job(), code()).prop_map(|(job, code)| Frame::JobRefused { job, code }),
         job().prop_map(|job| Frame::JobClose { job }),
         lease_grant().prop_map(Frame::LeaseGrant),
+        progress_report().prop_map(Frame::ProgressReport),
         (lease(), job(), lease_range(), count()).prop_map(|(lease, job, range, credit)| Frame::LeaseNotice {
             lease,
             job,
@@ -366,14 +377,31 @@ fn job_open() -> BoxedStrategy<JobOpen> {
 
 fn lease_grant() -> BoxedStrategy<LeaseGrant> {
     let digest = option::of(uniform32(any::<u8>()));
-    (lease(), job(), lease_range(), digest, option::of(number()), option::of(lease()))
-        .prop_map(|(lease, job, range, digest, deadline_ms, hedge_of)| LeaseGrant {
+    (lease(), job(), lease_range(), digest, option::of(number()), option::of(lease()), any::<bool>())
+        .prop_map(|(lease, job, range, digest, deadline_ms, hedge_of, progress)| LeaseGrant {
             lease,
             job,
             range,
             digest,
             deadline_ms,
             hedge_of,
+            progress,
+        })
+        .boxed()
+}
+
+fn progress_report() -> BoxedStrategy<ProgressReport> {
+    let reader = (stream(), count(), count())
+        .prop_map(|(stream, position, window)| (stream, ReaderStatus { position, window }));
+    let leases = vec((lease(), count()), 0..=REPEATED_MAX);
+    (path(), option::of(number()), count(), count(), leases, vec(reader, 0..=REPEATED_MAX))
+        .prop_map(|(path, rtt_us, late, overlap, leases, readers)| ProgressReport {
+            path,
+            rtt_us,
+            late,
+            overlap,
+            leases,
+            readers,
         })
         .boxed()
 }

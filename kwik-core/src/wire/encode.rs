@@ -159,6 +159,9 @@ fn put_frame(frame: &Frame, out: &mut Vec<u8>) {
             };
             put_body(Type::StreamMappingUpdate, &body, out);
         }
+        Frame::ProgressReport(report) => {
+            put_body(Type::ProgressReport, &pb::ProgressReport::from(report), out);
+        }
         Frame::SessionClose { code, reason } => {
             let body = pb::SessionClose { code: Some(code.into_inner()), reason: Some(cut(reason)) };
             put_body(Type::SessionClose, &body, out);

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use crate::{
+    action::ReaderStatus,
     error::ErrorCode,
     id::{ByteRange, JobId, LeaseId, PathId, PublicKey, SessionId, Signature, SpkiHash, StreamId},
 };
@@ -33,6 +34,8 @@ impl Features {
     pub(crate) const DRAIN: Self = Self(1 << 5);
     /// Leases with a deadline.
     pub(crate) const DEADLINE: Self = Self(1 << 6);
+    /// Leases whose progress is reported, `ProgressReport`.
+    pub(crate) const PROGRESS: Self = Self(1 << 7);
 
     /// All that this version knows; every role lists the same.
     pub(crate) const OFFERED: Self = Self(
@@ -42,7 +45,8 @@ impl Features {
             | Self::HEDGE.0
             | Self::MAPPING_UPDATE.0
             | Self::DRAIN.0
-            | Self::DEADLINE.0,
+            | Self::DEADLINE.0
+            | Self::PROGRESS.0,
     );
 
     /// Returns whether every part in `other` is in this set.
@@ -111,6 +115,8 @@ pub(crate) enum Frame {
     OffsetSyncResponse { stream: StreamId, received: Ranges, more: bool },
     /// The client tells the primary about a mapping; `range` is at most `limits::LEASE_MAX` long.
     StreamMappingUpdate { operation: MappingOperation, stream: StreamId, lease: LeaseId, range: ByteRange },
+    /// The client tells what has come over a path.
+    ProgressReport(ProgressReport),
     /// The session ends, with every path.
     SessionClose { code: ErrorCode, reason: Reason },
 }
@@ -230,6 +236,26 @@ pub(crate) struct LeaseGrant {
     pub(crate) deadline_ms: Option<u64>,
     /// A live lease that this one overlaps on purpose. Needs [`Features::HEDGE`].
     pub(crate) hedge_of: Option<LeaseId>,
+    /// The client is to report what comes of it. Needs [`Features::PROGRESS`].
+    pub(crate) progress: bool,
+}
+
+/// What has come over a path since the last report.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ProgressReport {
+    /// The path.
+    pub(crate) path: PathId,
+    /// Smoothed round-trip time between client and server in microseconds, once it was measured.
+    pub(crate) rtt_us: Option<u64>,
+    /// Bytes of the session that came over it after their lease had ended.
+    pub(crate) late: u64,
+    /// Bytes of the session that came over it and were there already.
+    pub(crate) overlap: u64,
+    /// Leases of which more has come, and the bytes of each that came, from its start on; at most 64
+    /// (`limits::REPEATED_MAX`).
+    pub(crate) leases: Vec<(LeaseId, u64)>,
+    /// Readers that have moved on; at most 64.
+    pub(crate) readers: Vec<(StreamId, ReaderStatus)>,
 }
 
 /// Credit for a server: bytes that it may send now. Credit never shrinks.

@@ -18,8 +18,8 @@ pub struct ClientHello {
     #[prost(uint32, optional, tag = "1")]
     pub version: ::core::option::Option<u32>,
     /// Optional parts of the protocol the client knows, one bit each: 0 relays, 1 offset synchronisation, 2 digests,
-    /// 3 hedges, 4 mapping updates and cuts, 5 draining, 6 deadlines. A peer sends only what the other end listed;
-    /// unknown bits are ignored.
+    /// 3 hedges, 4 mapping updates and cuts, 5 draining, 6 deadlines, 7 progress. A peer sends only what the other end
+    /// listed; unknown bits are ignored.
     #[prost(uint64, optional, tag = "2")]
     pub features: ::core::option::Option<u64>,
     /// The client's Ed25519 session key, fresh per session; 32 bytes.
@@ -153,7 +153,7 @@ pub struct SessionClose {
 /// What a control frame is.
 ///
 /// A receiver skips unknown even types and closes the path on unknown odd ones. So everything that must be
-/// understood is odd, as all of the first version is. The names are those of the messages.
+/// understood is odd. The names are those of the messages.
 ///
 /// SecondaryStreamData and SecondaryStreamClose have no number: they are virtual. QUIC's own STREAM frames on a
 /// secondary's stream carry the bytes, and the stream's FIN or RESET closes it.
@@ -216,6 +216,8 @@ pub enum FrameType {
     StreamMappingUpdate = 51,
     /// SessionClose: either way.
     SessionClose = 53,
+    /// ProgressReport: client to primary. Even: nothing depends on it.
+    ProgressReport = 54,
 }
 impl FrameType {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -252,6 +254,7 @@ impl FrameType {
             Self::OffsetSyncResponse => "FRAME_TYPE_OFFSET_SYNC_RESPONSE",
             Self::StreamMappingUpdate => "FRAME_TYPE_STREAM_MAPPING_UPDATE",
             Self::SessionClose => "FRAME_TYPE_SESSION_CLOSE",
+            Self::ProgressReport => "FRAME_TYPE_PROGRESS_REPORT",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -285,6 +288,7 @@ impl FrameType {
             "FRAME_TYPE_OFFSET_SYNC_RESPONSE" => Some(Self::OffsetSyncResponse),
             "FRAME_TYPE_STREAM_MAPPING_UPDATE" => Some(Self::StreamMappingUpdate),
             "FRAME_TYPE_SESSION_CLOSE" => Some(Self::SessionClose),
+            "FRAME_TYPE_PROGRESS_REPORT" => Some(Self::ProgressReport),
             _ => None,
         }
     }
@@ -481,6 +485,9 @@ pub struct LeaseGrant {
     /// A live lease that this one overlaps on purpose. May be left out; needs the hedge feature.
     #[prost(uint64, optional, tag = "6")]
     pub hedge_of: ::core::option::Option<u64>,
+    /// The client is to report what comes of it. May be left out, which means no; needs the progress feature.
+    #[prost(bool, optional, tag = "7")]
+    pub progress: ::core::option::Option<bool>,
 }
 /// The client tells a secondary what to fill.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -540,6 +547,51 @@ pub struct LeaseLost {
     /// The bytes of the lease that the client does not have, rising; at most 64 ranges.
     #[prost(message, repeated, tag = "3")]
     pub missing: ::prost::alloc::vec::Vec<ByteRange>,
+}
+/// What has come over a path since the last report. At least one of the lists has an entry.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ProgressReport {
+    /// The path.
+    #[prost(uint32, optional, tag = "1")]
+    pub path: ::core::option::Option<u32>,
+    /// Smoothed round-trip time between client and server, in microseconds. May be left out: not measured yet.
+    #[prost(uint64, optional, tag = "2")]
+    pub rtt_us: ::core::option::Option<u64>,
+    /// Bytes that came over the path in this session after their lease had ended.
+    #[prost(uint64, optional, tag = "3")]
+    pub late: ::core::option::Option<u64>,
+    /// Bytes that came over the path in this session and were there already.
+    #[prost(uint64, optional, tag = "4")]
+    pub overlap: ::core::option::Option<u64>,
+    /// Leases of which more has come; at most 64.
+    #[prost(message, repeated, tag = "5")]
+    pub leases: ::prost::alloc::vec::Vec<LeaseProgress>,
+    /// Streams of these and other live leases of the path whose readers have moved on; at most 64.
+    #[prost(message, repeated, tag = "6")]
+    pub readers: ::prost::alloc::vec::Vec<ReaderProgress>,
+}
+/// How far a lease is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LeaseProgress {
+    /// The lease.
+    #[prost(uint64, optional, tag = "1")]
+    pub lease: ::core::option::Option<u64>,
+    /// Bytes of it that have come, from its start on; more than was told before.
+    #[prost(uint64, optional, tag = "2")]
+    pub bytes: ::core::option::Option<u64>,
+}
+/// How far the reader of a split stream is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReaderProgress {
+    /// The stream.
+    #[prost(uint64, optional, tag = "1")]
+    pub stream: ::core::option::Option<u64>,
+    /// Offset of the first byte that a reader in order has not taken.
+    #[prost(uint64, optional, tag = "2")]
+    pub position: ::core::option::Option<u64>,
+    /// Bytes beyond it that servers have credit for, or would have if they had leases there.
+    #[prost(uint64, optional, tag = "3")]
+    pub window: ::core::option::Option<u64>,
 }
 /// From `offset` on the stream is filled by leases and out-of-order runs instead of its own QUIC stream.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

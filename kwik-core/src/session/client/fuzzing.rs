@@ -223,6 +223,7 @@ impl Driver {
                             digest: None,
                             deadline_ms: None,
                             hedge_of: None,
+                            progress: false,
                         })
                     }
                 };
@@ -285,6 +286,7 @@ impl Driver {
             digest: None,
             deadline_ms: op.rarely(16).then(|| op.below(5_000)),
             hedge_of: None,
+            progress: self.next_lease % 3 == 0,
         };
         if op.rarely(4) {
             self.hedge(&mut grant, op);

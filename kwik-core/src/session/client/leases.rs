@@ -185,6 +185,7 @@ impl Client {
             hedge_of: grant.hedge_of,
             contested: grant.hedge_of.is_some(),
             withdrawn: false,
+            told: grant.progress.then_some(0),
         };
         self.extra_window += room.window + room.own;
         if let Some(stream) = self.streams.get_mut(&stream).filter(|_| room.window > 0) {

@@ -16,6 +16,7 @@ mod leases;
 mod observe;
 mod paths;
 mod placing;
+mod progress;
 mod relay;
 mod stall;
 mod streams;
@@ -34,11 +35,12 @@ use smallvec::SmallVec;
 
 use self::{
     observe::Observed,
+    progress::Progress,
     stall::{Front, Suspended},
 };
 use super::{action::Action, price::Account};
 use crate::{
-    action::Event,
+    action::{Event, ReaderStatus},
     budget::{Bucket, Rate},
     config::{ClientConfig, TransportConfig},
     error::{ErrorCode, ReadError},
@@ -104,6 +106,8 @@ pub(super) struct Client {
     unwatched: bool,
     /// Streams whose credit has to be looked at once the present facts have settled.
     recredit: BTreeSet<StreamId>,
+    /// Readers as the primary was last told of them.
+    readers_told: BTreeMap<StreamId, ReaderStatus>,
     /// Bytes of the session window that streams have beyond their guaranteed parts, and leases for themselves.
     extra_window: u64,
     sources: BTreeMap<PathId, SourceStats>,
@@ -155,6 +159,8 @@ struct Path {
     begun: SmallVec<[Instant; 1]>,
     /// Usual time from when a lease is due to its first byte.
     first_byte: Option<Duration>,
+    /// What the primary is to be told of its leases.
+    progress: Progress,
 }
 
 impl Path {
@@ -222,6 +228,8 @@ struct Lease {
     /// The primary took it back before a byte of it came, or gave it where no more pieces are taken: it is as if it had never
     /// been given, and pays for nothing.
     withdrawn: bool,
+    /// The bytes of it that the primary knows of, if it wants to know.
+    told: Option<u64>,
 }
 
 impl Live<Lease> {
@@ -282,6 +290,7 @@ impl Client {
             gaps: BTreeMap::new(),
             unwatched: false,
             recredit: BTreeSet::new(),
+            readers_told: BTreeMap::new(),
             extra_window: 0,
             sources: BTreeMap::new(),
             held: 0,
@@ -327,6 +336,7 @@ impl Client {
             ("blocked", self.blocked.len()),
             ("gaps", self.gaps.len()),
             ("recredit", self.recredit.len()),
+            ("readers_told", self.readers_told.len()),
         ]
     }
 
@@ -408,7 +418,8 @@ impl Client {
             | Frame::StreamComplete { .. }
             | Frame::StreamStopped { .. }
             | Frame::Credit(_)
-            | Frame::StreamMappingUpdate { .. } => Err(ErrorCode::FRAME_UNEXPECTED),
+            | Frame::StreamMappingUpdate { .. }
+            | Frame::ProgressReport(_) => Err(ErrorCode::FRAME_UNEXPECTED),
         }
     }
 
@@ -445,6 +456,7 @@ impl Client {
             | Frame::OffsetSyncRequest { .. }
             | Frame::OffsetSyncResponse { .. }
             | Frame::StreamMappingUpdate { .. }
+            | Frame::ProgressReport(_)
             | Frame::SessionClose { .. } => Err(ErrorCode::FRAME_UNEXPECTED),
         }
     }
@@ -518,6 +530,7 @@ impl Client {
         self.replenish_noted();
         self.look_at_paths(now);
         self.watch_gaps(now);
+        self.tell_progress(now);
         self.observe(now);
     }
 

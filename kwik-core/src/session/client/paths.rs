@@ -60,6 +60,7 @@ impl Client {
             errands: Bucket::new(now, Rate::per_second(limits::ERRANDS_RATE), limits::ERRANDS_BURST),
             begun: smallvec::SmallVec::new(),
             first_byte: None,
+            progress: super::progress::Progress::default(),
         };
         self.paths.insert(add.path, Box::new(path));
         self.actions.push_back(Action::AskDial { path: add.path, addresses });

@@ -64,6 +64,7 @@ impl Client {
         let offset = std::mem::replace(&mut filling.next, end);
         lease.state.placed += len;
         state.touched = true;
+        state.progress.note(lease.state.told.is_some());
         let (id, stream) = (filling.lease, lease.stream());
         let filled = end + CANARY >= lease.range().end();
         let (suspended, contested) = (lease.state.suspended.is_some(), lease.state.contested);

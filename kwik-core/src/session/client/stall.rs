@@ -73,7 +73,8 @@ impl Path {
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let watched = self.fronts.iter().filter(|front| !front.suspended).map(|front| front.since);
         let stall = watched.min().map(|since| since + self.grace());
-        earliest(stall, earliest(self.deadline, self.health.deadline()))
+        let own = earliest(self.deadline, self.progress.deadline());
+        earliest(stall, earliest(own, self.health.deadline()))
     }
 
     /// Notes what came since this was last called.

@@ -344,6 +344,7 @@ impl Client {
         self.account.earn(price::STREAM_OVER);
         self.blocked.remove(&id);
         self.gaps.remove(&id);
+        self.readers_told.remove(&id);
         let runs: Vec<StreamId> =
             self.runs.iter().filter(|(_, run)| run.stream == id).map(|(&internal, _)| internal).collect();
         for run in runs {

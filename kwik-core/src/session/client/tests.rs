@@ -19,6 +19,7 @@ mod faults;
 mod mapping;
 mod observe;
 mod price;
+mod progress;
 mod walk;
 
 const PATH: PathId = PathId::new(1);
@@ -158,7 +159,15 @@ fn grant(id: u64, range: ByteRange) -> Frame {
 }
 
 fn lease(lease: u64, job: JobId, range: ByteRange) -> LeaseGrant {
-    LeaseGrant { lease: LeaseId::new(lease), job, range, digest: None, deadline_ms: None, hedge_of: None }
+    LeaseGrant {
+        lease: LeaseId::new(lease),
+        job,
+        range,
+        digest: None,
+        deadline_ms: None,
+        hedge_of: None,
+        progress: false,
+    }
 }
 
 /// The same, of which the bytes must all be sevens.
@@ -501,6 +510,7 @@ fn refused_jobs_do_not_count_and_are_not_kept_without_end() {
         digest: None,
         deadline_ms: None,
         hedge_of: None,
+        progress: false,
     });
     machine.primary(late);
     assert_eq!(machine.actions(), [told(Frame::LeaseRefused { lease: LeaseId::new(0), code })]);

@@ -86,6 +86,7 @@ impl Log {
                 MappingOperation::Suspend => "lease_suspended",
                 MappingOperation::Resume => "lease_resumed",
             },
+            Frame::ProgressReport(_) => "progress",
             Frame::Split { .. } => "split",
             Frame::SplitAck { .. } => "split_acknowledged",
             Frame::StreamFinal { .. } => "final",
@@ -162,6 +163,12 @@ fn details(data: &mut Record<'_>, frame: &Frame) {
         }
         Frame::StreamMappingUpdate { range, .. } => {
             data.range(*range);
+        }
+        Frame::ProgressReport(report) => {
+            data.maybe("rtt_us", report.rtt_us).number("late", report.late).number("overlap", report.overlap);
+            let bytes =
+                report.leases.iter().map(|(_, bytes)| bytes).fold(0, |sum: u64, n| sum.saturating_add(*n));
+            data.number("leases", report.leases.len() as u64).number("bytes", bytes);
         }
         Frame::Split { offset, .. } => {
             data.number("offset", *offset);

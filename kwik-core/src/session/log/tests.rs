@@ -90,6 +90,7 @@ fn grant() -> Frame {
         digest: Some([0; 32]),
         deadline_ms,
         hedge_of,
+        progress: false,
     })
 }
 

@@ -78,8 +78,20 @@ impl Primary {
         let id = LeaseId::new(self.next_lease);
         self.next_lease += 1;
         let verified = new.digest.is_some();
-        let lease =
-            Lease { begun: false, stalled: None, verified, revoked: false, cuts_asked: 0, forgotten: false };
+        let progress = new.progress && self.features.contains(Features::PROGRESS);
+        if let Some(path) = self.paths.get_mut(&job.path) {
+            path.progress.asked |= progress;
+        }
+        let arrived = progress.then_some(0);
+        let lease = Lease {
+            begun: false,
+            stalled: None,
+            arrived,
+            verified,
+            revoked: false,
+            cuts_asked: 0,
+            forgotten: false,
+        };
         let job_stream = job.stream;
         let inserted = self.leases.insert(id, job.path, job_stream, range, lease);
         debug_assert!(inserted.is_ok(), "nobody has the range, or only the lease that is hedged");
@@ -90,6 +102,7 @@ impl Primary {
             digest: new.digest,
             deadline_ms: new.deadline.map(|deadline| u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX)),
             hedge_of,
+            progress,
         }));
         self.retries.insert(id, new, job_stream);
         Ok(id)
@@ -125,6 +138,7 @@ impl Primary {
             stream: lease.stream(),
             range: lease.range(),
             begun: lease.state.begun,
+            arrived: lease.state.arrived.unwrap_or_default(),
             stalled: lease.state.stalled,
         })
     }

@@ -8,6 +8,7 @@ mod audit;
 #[cfg(any(test, fuzzing))]
 mod fuzzing;
 mod leases;
+mod progress;
 mod relay;
 mod retry;
 mod sync;
@@ -26,14 +27,15 @@ use std::{
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use self::{retry::Retries, sync::Sync};
+use self::{progress::Progress, retry::Retries, sync::Sync};
 use super::{
     action::Action,
     effort::Tally,
+    price::Account,
     question::{Draft, PathDraft, Sealing},
 };
 use crate::{
-    action::{Event, LeaseOutcome, PathInfo, PathState, RunId},
+    action::{Event, LeaseOutcome, PathInfo, PathState, ReaderStatus, RunId},
     budget::{Bucket, Rate},
     error::{AddPathError, ApiMisuse, ErrorCode},
     id::{ByteRange, JobId, LeaseId, PathId, PublicKey, SessionId, SpkiHash, StreamId},
@@ -143,12 +145,13 @@ pub struct NewLease {
     deadline: Option<Duration>,
     hedge_of: Option<LeaseId>,
     retries: u32,
+    progress: bool,
 }
 
 impl NewLease {
     /// Lets the path of `job` fill `range`, which nobody has written or been given yet.
     pub fn new(job: JobId, range: ByteRange) -> Self {
-        Self { job, range, digest: None, deadline: None, hedge_of: None, retries: 0 }
+        Self { job, range, digest: None, deadline: None, hedge_of: None, retries: 0, progress: false }
     }
 
     /// The job it is of.
@@ -184,6 +187,14 @@ impl NewLease {
     #[must_use]
     pub fn retries(mut self, value: u32) -> Self {
         self.retries = value;
+        self
+    }
+
+    /// Has the client report what comes of it, at most every 50 ms: [`Event::Progress`] tells when. A client that does not know
+    /// of this reports nothing. Spec: PROTOCOL §7.28.
+    #[must_use]
+    pub fn progress(mut self) -> Self {
+        self.progress = true;
         self
     }
 
@@ -223,6 +234,10 @@ pub(super) struct Primary {
     syncs: BTreeMap<StreamId, Sync>,
     /// Offsets that readers wait for and nobody is to bring, until the application takes them.
     gaps: BTreeMap<StreamId, u64>,
+    /// Readers as the client last told of them.
+    readers: BTreeMap<StreamId, ReaderStatus>,
+    /// Reports of progress that came.
+    reports: u64,
     runs: BTreeMap<RunId, Run>,
     /// `Split` frames that went out, and those of them that were answered.
     splits_sent: usize,
@@ -232,6 +247,8 @@ pub(super) struct Primary {
     forged_relays: Bucket,
     late_frames: u64,
     tally: Tally,
+    /// Frames that the client may send because of what came of earlier ones.
+    account: Account,
     /// The latest instant that a frame came with.
     now: Instant,
     actions: VecDeque<Action>,
@@ -256,6 +273,7 @@ struct Path {
     relays_heard: Once,
     stolen: u64,
     bytes_done: u64,
+    progress: Progress,
 }
 
 #[derive(Debug)]
@@ -274,6 +292,8 @@ struct Lease {
     begun: bool,
     /// Range that was missing when the client said that nothing comes any more.
     stalled: Option<ByteRange>,
+    /// Bytes of it that have come, if the client was asked to report them.
+    arrived: Option<u64>,
     verified: bool,
     /// All of it was asked back.
     revoked: bool,
@@ -330,6 +350,8 @@ impl Primary {
             streams: BTreeMap::new(),
             syncs: BTreeMap::new(),
             gaps: BTreeMap::new(),
+            readers: BTreeMap::new(),
+            reports: 0,
             runs: BTreeMap::new(),
             splits_sent: 0,
             splits: 0,
@@ -341,6 +363,7 @@ impl Primary {
             ),
             late_frames: 0,
             tally: Tally::default(),
+            account: Account::default(),
             now,
             actions: VecDeque::new(),
         }
@@ -370,12 +393,18 @@ impl Primary {
             ("streams", self.streams.len()),
             ("syncs", self.syncs.len()),
             ("gaps", self.gaps.len()),
+            ("readers", self.readers.len()),
             ("runs", self.runs.len()),
         ]
     }
 
     pub(super) fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
+    }
+
+    /// Takes what came of the client's frames since this was last called.
+    pub(super) fn take_account(&mut self) -> Account {
+        std::mem::take(&mut self.account)
     }
 
     // Paths.
@@ -414,6 +443,7 @@ impl Primary {
                 relays_heard: Once::default(),
                 stolen: 0,
                 bytes_done: 0,
+                progress: Progress::default(),
             }),
         );
         self.forget_dead();
@@ -474,6 +504,9 @@ impl Primary {
             leases_lost: path.lost,
             leases_stolen: path.stolen,
             bytes_done: path.bytes_done,
+            rtt: path.progress.rtt,
+            late_bytes: path.progress.late,
+            overlap_bytes: path.progress.overlap,
         };
         self.paths.iter().map(|(&id, path)| info(id, path)).collect()
     }
@@ -510,6 +543,7 @@ impl Primary {
             Frame::OffsetSyncResponse { stream, received, more } => {
                 self.on_sync_response(stream, &received, more)?
             }
+            Frame::ProgressReport(report) => self.on_progress(&report)?,
             Frame::SessionClose { code, reason } => {
                 self.actions.push_back(Action::PeerLeft { code, reason });
             }

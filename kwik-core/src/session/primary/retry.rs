@@ -187,7 +187,14 @@ impl Primary {
             return None;
         };
         let path = self.jobs.get(&retry.lease.job)?.path;
-        Some(LeaseStatus { path, stream: retry.stream, range, begun: false, stalled: Some(range) })
+        Some(LeaseStatus {
+            path,
+            stream: retry.stream,
+            range,
+            begun: false,
+            arrived: 0,
+            stalled: Some(range),
+        })
     }
 
     /// Ends a lease that waits to be given again. Returns whether it did wait.

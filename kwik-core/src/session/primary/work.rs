@@ -281,6 +281,7 @@ impl Primary {
             self.actions.push_back(Action::Notify(Event::Synced(stream))); // it will not be answered any more
         }
         self.gaps.remove(&stream);
+        self.readers.remove(&stream);
     }
 }
 

@@ -12,14 +12,16 @@ use super::field::{
     reason, required, said, stream, ticket,
 };
 use crate::{
+    action::ReaderStatus,
     error::FrameError,
     id::{JobId, LeaseId, PublicKey, SessionId, Signature, SpkiHash},
     limits::{
-        APP_ALPN_MAX, APP_ALPN_TOTAL_MAX, JOB_PAYLOAD_MAX, PATH_ADDRESSES_MAX, PATH_PINS_MAX, SERVER_NAME_MAX,
+        APP_ALPN_MAX, APP_ALPN_TOTAL_MAX, JOB_PAYLOAD_MAX, PATH_ADDRESSES_MAX, PATH_PINS_MAX, REPEATED_MAX,
+        SERVER_NAME_MAX,
     },
     wire::frame::{
         AddPath, Attach, ClientHello, Credit, Features, Frame, JobOpen, LeaseGrant, MappingOperation,
-        PathStatus, ServerHello,
+        PathStatus, ProgressReport, ServerHello,
     },
 };
 
@@ -56,6 +58,7 @@ pub(super) fn decode(kind: pb::FrameType, body: &[u8]) -> Result<Frame, FrameErr
         Type::OffsetSyncResponse => read::<pb::OffsetSyncResponse>(body),
         Type::StreamMappingUpdate => read::<pb::StreamMappingUpdate>(body),
         Type::SessionClose => read::<pb::SessionClose>(body),
+        Type::ProgressReport => read::<pb::ProgressReport>(body),
     }
 }
 
@@ -134,6 +137,7 @@ frame_from! {
         lease: lease(m.lease)?,
         range: lease_range(m.range)?,
     };
+    ProgressReport, m => Self::ProgressReport(m.try_into()?);
     SessionClose, m => Self::SessionClose { code: said(m.code)?, reason: reason(m.reason)? };
 }
 
@@ -235,6 +239,31 @@ impl TryFrom<pb::LeaseGrant> for LeaseGrant {
             digest: m.digest.as_deref().map(array).transpose()?,
             deadline_ms: m.deadline_ms,
             hedge_of: m.hedge_of.map(LeaseId::new),
+            progress: m.progress.unwrap_or_default(),
+        })
+    }
+}
+
+impl TryFrom<pb::ProgressReport> for ProgressReport {
+    type Error = FrameError;
+
+    fn try_from(m: pb::ProgressReport) -> Result<Self, FrameError> {
+        at_most(REPEATED_MAX, &m.leases)?;
+        at_most(REPEATED_MAX, &m.readers)?;
+        let reader = |m: pb::ReaderProgress| {
+            Ok((stream(m.stream)?, ReaderStatus { position: count(m.position)?, window: count(m.window)? }))
+        };
+        Ok(Self {
+            path: path(m.path)?,
+            rtt_us: m.rtt_us,
+            late: count(m.late)?,
+            overlap: count(m.overlap)?,
+            leases: m
+                .leases
+                .into_iter()
+                .map(|m| Ok((lease(m.lease)?, count(m.bytes)?)))
+                .collect::<Result<_, _>>()?,
+            readers: m.readers.into_iter().map(reader).collect::<Result<_, _>>()?,
         })
     }
 }

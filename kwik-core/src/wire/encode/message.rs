@@ -6,8 +6,9 @@ use bytes::Bytes;
 use kwik_proto::v1 as pb;
 
 use crate::{
-    id::{ByteRange, LeaseId},
-    wire::frame::{AddPath, Attach, ClientHello, Credit, JobOpen, LeaseGrant, ServerHello},
+    action::ReaderStatus,
+    id::{ByteRange, LeaseId, StreamId},
+    wire::frame::{AddPath, Attach, ClientHello, Credit, JobOpen, LeaseGrant, ProgressReport, ServerHello},
 };
 
 pub(super) fn byte_range(range: ByteRange) -> pb::ByteRange {
@@ -93,6 +94,29 @@ impl From<&LeaseGrant> for pb::LeaseGrant {
             digest: grant.digest.as_ref().map(|digest| Bytes::copy_from_slice(digest)),
             deadline_ms: grant.deadline_ms,
             hedge_of: grant.hedge_of.map(LeaseId::into_inner),
+            progress: grant.progress.then_some(true),
+        }
+    }
+}
+
+impl From<&ProgressReport> for pb::ProgressReport {
+    fn from(report: &ProgressReport) -> Self {
+        let lease = |&(lease, bytes): &(LeaseId, u64)| pb::LeaseProgress {
+            lease: Some(lease.into_inner()),
+            bytes: Some(bytes),
+        };
+        let reader = |(stream, reader): &(StreamId, ReaderStatus)| pb::ReaderProgress {
+            stream: Some(stream.into_inner()),
+            position: Some(reader.position),
+            window: Some(reader.window),
+        };
+        Self {
+            path: Some(report.path.into_inner()),
+            rtt_us: report.rtt_us,
+            late: Some(report.late),
+            overlap: Some(report.overlap),
+            leases: report.leases.iter().map(lease).collect(),
+            readers: report.readers.iter().map(reader).collect(),
         }
     }
 }

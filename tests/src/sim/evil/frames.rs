@@ -298,13 +298,26 @@ fn valid(kind: Type, d: &mut Dice) -> Vec<u8> {
             let operation = i32::try_from(d.between(1, 4)).unwrap_or(1);
             encode(kind, &mapping(d, operation))
         }
+        Type::ProgressReport => encode(kind, &progress(id, id)),
         Type::SessionClose => encode(kind, &pb::SessionClose { code, reason: Some("bye".into()) }),
+    }
+}
+
+/// A report that so many bytes of a lease have come.
+pub(super) fn progress(lease: Option<u64>, bytes: Option<u64>) -> pb::ProgressReport {
+    pb::ProgressReport {
+        path: Some(1),
+        rtt_us: Some(1000),
+        late: Some(0),
+        overlap: Some(0),
+        leases: vec![pb::LeaseProgress { lease, bytes }],
+        readers: Vec::new(),
     }
 }
 
 /// A grant without any of the options.
 pub(super) fn grant(lease: Option<u64>, job: Option<u64>, range: Option<pb::ByteRange>) -> pb::LeaseGrant {
-    pb::LeaseGrant { lease, job, range, digest: None, deadline_ms: None, hedge_of: None }
+    pb::LeaseGrant { lease, job, range, digest: None, deadline_ms: None, hedge_of: None, progress: None }
 }
 
 /// The hello of a client with a key that nobody has.

@@ -51,6 +51,10 @@ pub(super) struct KnownLease {
     /// The primary wants nothing behind this many bytes.
     keep: Option<u64>,
     credit: u64,
+    /// The primary wants to know what comes of it.
+    progress: bool,
+    /// Bytes of it that the primary was told of.
+    told: u64,
 }
 
 /// A split stream, byte for byte.
@@ -324,6 +328,8 @@ impl Known {
             suspended: false,
             keep: None,
             credit: 0,
+            progress: grant.progress,
+            told: 0,
         });
     }
 
@@ -469,6 +475,15 @@ impl Known {
             Frame::OffsetSyncRequest { stream, from } => {
                 let split = self.streams.get(&stream).expect("a split stream");
                 assert!(split.model.is_missing(from), "{stream} has {from}");
+            }
+            Frame::ProgressReport(report) => {
+                assert!(!report.leases.is_empty() || !report.readers.is_empty(), "it says something");
+                for (id, bytes) in report.leases {
+                    let lease = self.leases.get_mut(&id).expect("a grant");
+                    assert!(lease.path == report.path && !lease.answered && lease.progress, "{id} lives");
+                    assert!(bytes > lease.told && bytes <= lease.sent, "{id} has more than was told");
+                    lease.told = bytes;
+                }
             }
             Frame::JobAccepted { .. } | Frame::JobRefused { .. } | Frame::OffsetSyncResponse { .. } => {}
             frame => unreachable!("{frame:?} is not for the primary"),

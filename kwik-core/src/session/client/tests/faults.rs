@@ -85,6 +85,7 @@ fn lie(machine: &mut Machine, lease: u64, at: u64) -> Vec<Action> {
         digest: Some(blake3::hash(b"something").into()),
         deadline_ms: None,
         hedge_of: None,
+        progress: false,
     }));
     assert_eq!(machine.open(PATH, lease, at), Opened::Read);
     machine.bytes(10);

@@ -36,6 +36,7 @@ fn hedge(lease: u64, of: u64, range: ByteRange) -> Frame {
         digest: None,
         deadline_ms: None,
         hedge_of: Some(LeaseId::new(of)),
+        progress: false,
     })
 }
 
@@ -47,6 +48,7 @@ fn verified(lease: u64, range: ByteRange, bytes: &[u8]) -> Frame {
         digest: Some(blake3::hash(bytes).into()),
         deadline_ms: None,
         hedge_of: None,
+        progress: false,
     })
 }
 
@@ -90,6 +92,7 @@ fn a_cut_lease_ends_where_it_was_cut() {
         digest: None,
         deadline_ms: None,
         hedge_of: None,
+        progress: false,
     }));
     let notice =
         Frame::LeaseNotice { lease: LeaseId::new(1), job: SECOND_JOB, range: range(250, 300), credit: 50 };
@@ -183,6 +186,7 @@ fn an_overlap_is_refused_unless_it_hedges_a_live_lease_of_another_path() {
         digest: None,
         deadline_ms: None,
         hedge_of: Some(LeaseId::new(0)),
+        progress: false,
     }));
     assert_eq!(machine.actions(), [refused(5)], "by its own path");
     machine.primary(hedge(6, 0, range(200, 300)));
@@ -202,6 +206,7 @@ fn what_a_longer_hedge_has_brought_ends_the_shorter_lease() {
         digest: None,
         deadline_ms: None,
         hedge_of: None,
+        progress: false,
     }));
     machine.primary(revoke(0, 50));
     machine.primary(hedge(1, 0, range(100, 300)));
@@ -310,6 +315,7 @@ fn what_may_come_twice_has_room_of_its_own() {
             digest,
             deadline_ms: None,
             hedge_of,
+            progress: false,
         })
     };
     let right = Some(blake3::hash(&bytes).into());
@@ -392,6 +398,7 @@ fn a_lease_is_lost_at_its_deadline() {
         digest: None,
         deadline_ms: Some(1500),
         hedge_of: None,
+        progress: false,
     }));
     machine.settled();
     assert_eq!(machine.client.deadline(), Some(machine.now + Duration::from_millis(1500)));

@@ -234,6 +234,7 @@ impl Walk {
             digest,
             deadline_ms: None,
             hedge_of,
+            progress: true,
         }));
         self.next_lease += 1;
         self.take_actions();
