@@ -963,6 +963,26 @@ fn a_hole_that_is_nobodys_is_told_to_both_ends() {
     });
 }
 
+/// A primary that asks hears of bytes long before the lease ends. Spec: PROTOCOL §7.28.
+#[test]
+fn a_lease_in_the_middle_is_reported_on() {
+    run(async {
+        let stage = stage(1).await;
+        let work = stage.stream.open_job(job(stage.paths[0], range(1, MIB))).unwrap();
+        let lease = work.lease_with(NewLease::new(work.id(), range(1, MIB)).progress()).unwrap();
+        let mut taken = accept_job(&stage.secondaries[0]).await;
+        let mut writer = soon("a lease", taken.next_lease()).await.unwrap().open();
+        writer.write_all(&OBJECT.bytes(range(1, 1001))).await.unwrap();
+        let seen = soon("a report", stage.primary.progress(0)).await.unwrap();
+        assert!(seen > 0);
+        assert_eq!(lease.status().unwrap().arrived, 1000);
+        let reader = stage.stream.ranges().reader().expect("told of");
+        assert!(reader.position <= 1 && reader.window > 0, "{reader:?}");
+        let info = stage.primary.paths().into_iter().find(|info| info.id == stage.paths[0]).unwrap();
+        assert!(info.rtt.is_some());
+    });
+}
+
 /// A path that is drained finishes what it has. Spec: PROTOCOL §8.
 #[test]
 fn a_drained_path_finishes_its_leases() {
