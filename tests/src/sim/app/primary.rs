@@ -317,6 +317,7 @@ impl Serving {
                 }
             }
             Event::PathChanged(path) => self.on_path(cx, session, *path),
+            Event::Progress(_) => cx.trace.count("progress reported"),
             Event::LeaseEnded(lease) => {
                 for sending in self.sendings.values_mut() {
                     sending.on_lease(cx, session, *lease);
