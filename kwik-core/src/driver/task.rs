@@ -148,10 +148,7 @@ impl<R: Runtime> SessionDriver<R> {
     }
 
     fn run(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if let Some(bound) = self.endpoint.rebound_since(&self.bound) {
-            self.bound = bound;
-            self.writable = None; // that was the old one's
-        }
+        self.follow(); // whether there is anything to send or not: the old socket is to be let go of
         let mut sends = SENDS_PER_POLL;
         for _ in 0..TURNS_PER_POLL {
             match self.turn(cx) {
@@ -174,6 +171,14 @@ impl<R: Runtime> SessionDriver<R> {
         // Nothing is armed: the task runs again in any case, after others had their turn.
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Goes over to the endpoint's socket, if that is another one by now.
+    fn follow(&mut self) {
+        if let Some(bound) = self.endpoint.rebound_since(&self.bound) {
+            self.bound = bound;
+            self.writable = None; // that was the old one's
+        }
     }
 
     /// One round under the session's lock.
@@ -251,6 +256,7 @@ impl<R: Runtime> SessionDriver<R> {
 
     /// Sends the train, in as many calls as the socket's limits ask for.
     fn send(&mut self, cx: &mut Context<'_>, budget: &mut usize) -> Flow {
+        self.follow(); // for each train: what says that this machine has moved must not leave from where it was
         let socket = &self.bound.socket;
         while let Some(train) = &mut self.train {
             let Some(left) = self.buf.get(train.at..train.transmit.size).filter(|left| !left.is_empty())

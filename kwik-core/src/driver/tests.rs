@@ -55,6 +55,8 @@ struct State {
     timer_ids: u64,
     /// Tasks in the order they were spawned, with the host they run on.
     tasks: Vec<(u16, Arc<Flag>, Option<Task>)>,
+    /// Runs in the middle of the next call that sends.
+    at_send: Option<Box<dyn FnOnce() + Send>>,
 }
 
 impl Owes for State {}
@@ -72,6 +74,7 @@ impl Machine {
             timers: Vec::new(),
             timer_ids: 0,
             tasks: Vec::new(),
+            at_send: None,
         })))
     }
 
@@ -255,11 +258,15 @@ impl Socket for Port {
     type Writable = Always;
 
     fn try_send(&self, transmit: &Transmit, bytes: &[u8]) -> io::Result<()> {
-        self.machine.0.with(|s| {
+        let at_send = self.machine.0.with(|s| {
             if let Some(buffer) = s.buffers.get_mut(&transmit.destination) {
                 buffer.messages.push_back((self.addr, bytes.to_vec()));
             }
+            s.at_send.take()
         });
+        if let Some(at_send) = at_send {
+            at_send();
+        }
         Ok(())
     }
 
@@ -496,6 +503,24 @@ fn a_client_goes_over_to_another_socket() {
     endpoint.abort();
     let socket = machine.host(CLIENT).bind(address(MOVED + 1)).unwrap();
     assert_eq!(endpoint.rebind_abstract(socket).unwrap_err().kind(), io::ErrorKind::NotConnected);
+}
+
+/// What tells a server that its client has moved leaves from the new socket, even if a session is in the middle of sending
+/// when it moves: a client that has nothing more to say would not be found otherwise.
+#[test]
+fn a_client_that_goes_over_while_it_sends_says_so_from_there() {
+    const MOVED: u16 = 77;
+    let Pair { machine, endpoint, client, server, _listener } = pair(TransportConfig::default());
+    machine.run_for(Duration::from_millis(200));
+    let socket = machine.host(CLIENT).bind(address(MOVED)).unwrap();
+    machine.0.with(|s| s.at_send = Some(Box::new(move || endpoint.rebind_abstract(socket).unwrap())));
+    let mut send = machine.wait(client.open_uni()).unwrap();
+    assert!(pin!(send.write_all(&[7; 100])).poll(&mut Context::from_waker(Waker::noop())).is_ready());
+    machine.run(CLIENT);
+    let from = machine.0.with(|s| s.buffers[&address(SERVER)].messages.back().map(|(from, _)| *from));
+    assert_eq!(from, Some(address(MOVED)));
+    machine.run_for(Duration::from_millis(200));
+    assert_eq!(server.remote_address(), address(MOVED));
 }
 
 /// Told that the network has changed, an endpoint sends for each connection that it has made, and for no other.
