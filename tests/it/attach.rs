@@ -596,10 +596,12 @@ fn a_client_gets_no_streams_from_a_secondary() {
             let proof = raw::attach_proof(&connection.0, &key);
             let sealed = ticket.seal(&*world.signer);
             assert_eq!(thief.show(&mut connection, key.public_key(), sealed, proof).await, None);
-            let mut send = if uni {
-                soon("a stream", connection.0.open_uni()).await.unwrap()
+            // The other half is held: dropped, it would be stopped, which opens the stream before anything is written.
+            let (mut send, _recv) = if uni {
+                (soon("a stream", connection.0.open_uni()).await.unwrap(), None)
             } else {
-                soon("a stream", connection.0.open_bi()).await.unwrap().0
+                let (send, recv) = soon("a stream", connection.0.open_bi()).await.unwrap();
+                (send, Some(recv))
             };
             send.write_all(&[0, 1, 0, 0]).await.unwrap();
             assert_eq!(close_code(&connection.0).await, ErrorCode::INVALID_STREAM_ROLE.into_inner());
