@@ -163,7 +163,7 @@ impl Health {
         let pto = self.pto();
         Some(match (self.first_probe, self.last_probe) {
             (None, _) => self.last_heard.max(due_since) + pto / 2,
-            (Some(first), None) => first + pto * self.probes / (4 * (PROBES - 1)),
+            (Some(first), None) => self.probe_at(first),
             (Some(_), Some(last)) => {
                 let patience = (pto * 3 / 4).max(SUSPECT_MIN);
                 self.suspected.map_or(last + patience, |since| {
@@ -176,6 +176,11 @@ impl Health {
         })
     }
 
+    /// When the next probe goes out after the first.
+    fn probe_at(&self, first: Instant) -> Instant {
+        first + self.pto() * self.probes / (4 * (PROBES - 1))
+    }
+
     /// Decides, and remembers that it did.
     pub(crate) fn verdict(&mut self, now: Instant) -> Verdict {
         let Some(deadline) = self.deadline().filter(|&deadline| deadline <= now) else {
@@ -184,9 +189,11 @@ impl Health {
         if self.last_probe.is_none() {
             let first = *self.first_probe.get_or_insert(now);
             self.probes += 1;
-            // Late, one will do for all that are left.
-            let last = self.probes == PROBES || (self.probes > 1 && first + self.pto() / 4 <= now);
-            self.last_probe = last.then_some(now);
+            // Late, one will do for all that are due.
+            while self.probes < PROBES && self.probe_at(first) <= now {
+                self.probes += 1;
+            }
+            self.last_probe = (self.probes == PROBES).then_some(now);
             return Verdict::Probe;
         }
         // Whoever did not get its own turn in time cannot say that the server has had one. Once, or nobody would ever be
@@ -246,6 +253,20 @@ mod tests {
         assert_eq!(health.verdict(start + pto * 3 / 2), Verdict::Suspect);
         assert_eq!(health.verdict(start + pto * 2 - GRANULARITY), Verdict::Wait);
         assert_eq!(health.verdict(start + pto * 2), Verdict::Silent);
+    }
+
+    #[test]
+    fn a_probe_that_is_late_stands_for_those_that_are_due_with_it() {
+        let start = epoch();
+        let mut health = health(start);
+        let pto = health.pto();
+        health.on_due(start, true);
+        let first = start + pto / 2;
+        assert_eq!(health.verdict(first), Verdict::Probe);
+        let late = first + pto * 3 / 16;
+        assert_eq!(health.verdict(late), Verdict::Probe);
+        assert_eq!(health.deadline(), Some(first + pto / 4));
+        assert_eq!(health.verdict(late), Verdict::Wait);
     }
 
     #[test]
