@@ -505,8 +505,8 @@ fn a_client_goes_over_to_another_socket() {
     assert_eq!(endpoint.rebind_abstract(socket).unwrap_err().kind(), io::ErrorKind::NotConnected);
 }
 
-/// What tells a server that its client has moved leaves from the new socket, even if a session is in the middle of sending
-/// when it moves: a client that has nothing more to say would not be found otherwise.
+/// The packet that tells a server of a move leaves from the new socket, even if a session is in the middle of sending when
+/// it moves: a client that has nothing more to say would not be found otherwise.
 #[test]
 fn a_client_that_goes_over_while_it_sends_says_so_from_there() {
     const MOVED: u16 = 77;

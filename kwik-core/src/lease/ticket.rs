@@ -371,7 +371,7 @@ impl TicketError {
     }
 }
 
-/// What a primary says to a secondary by way of the client when it opens a job. Spec: PROTOCOL §5.
+/// A job as its primary describes it to the secondary, by way of the client. Spec: PROTOCOL §5.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct JobClaims<'a> {
     pub(crate) session: SessionId,
@@ -515,7 +515,7 @@ mod tests {
         let signature = key(1).sign(&[TICKET_DOMAIN, &renamed].concat());
         renamed.extend_from_slice(signature.as_bytes());
         assert_eq!(admit(&renamed), Err(TicketError::Untrusted));
-        // What is for somebody else is told before any signature is looked at, and time after it.
+        // A ticket for somebody else is refused before any signature is looked at, a late one after it.
         let forged = |ticket: Ticket| {
             let mut sealed = ticket.seal(&key(1)).to_vec();
             *sealed.last_mut().unwrap() ^= 1;

@@ -1,4 +1,4 @@
-//! Which addresses a server may make a client dial. Spec: PROTOCOL §9.
+//! Policy for the addresses that a server may make a client dial. Spec: PROTOCOL §9.
 //!
 //! A server must not turn clients into scanners of networks that only the client can reach.
 

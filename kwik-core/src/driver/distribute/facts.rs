@@ -1,4 +1,4 @@
-//! What happened since it was looked at last, in the scheduler's words.
+//! Collects what happened since the last look, and tells the scheduler in its words.
 
 use std::{task::Context, time::Instant};
 
@@ -92,7 +92,7 @@ impl Work {
                 ended.push((piece, leased.path, leased.range, outcome));
                 continue;
             }
-            // The place for news of how much of a lease has arrived, `handle_progress`: servers are not told yet.
+            // Leases are given without `NewLease::progress` yet; its reports would go to `handle_progress` here.
             let stalled = s.core.lease_status(id).is_some_and(|status| status.stalled.is_some());
             if stalled != leased.stalled {
                 leased.stalled = stalled;
@@ -161,7 +161,7 @@ pub(super) fn refusal(error: LeaseError, path: Option<PathState>) -> Result<Refu
         }
         (LeaseError::PathDead, Some(PathState::Active | PathState::Connecting))
         | (LeaseError::LimitExceeded | LeaseError::NoCredit | LeaseError::OutsideJob, _) => Ok(Refusal::Busy),
-        // What refuses its job does not want this object.
+        // A server that refuses the job does not want this object.
         (LeaseError::PathDead | LeaseError::JobClosed, _) => Ok(Refusal::Gone),
         // The session's end, or the stream's, is told elsewhere.
         (

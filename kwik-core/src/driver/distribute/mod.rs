@@ -190,7 +190,7 @@ impl<'a> Distribution<'a> {
             if done {
                 return Poll::Ready(Ok(()));
             }
-            // What was given out just now has nobody who waits for it yet.
+            // Pieces given out in this round are not waited for yet: look at them once before sleeping.
             if !acted && self.poll_timer(cx).is_pending() {
                 return Poll::Pending;
             }

@@ -114,7 +114,7 @@ impl Writer {
             let now = s.now();
             s.wakers.unset(Key::Run(own.run));
             s.core.reset_run(now, own.run);
-            // What was free a moment ago still is.
+            // The run that is reset owned this range until now, so nobody else does.
             own.run = s.core.write_at(now, stream, kept).ok()?;
             s.notify();
             Some(())
