@@ -2,6 +2,8 @@
 
 mod demo;
 mod failure;
+#[expect(dead_code, unused_imports, reason = "its users come next")]
+mod protocol;
 mod size;
 
 use std::{
