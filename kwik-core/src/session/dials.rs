@@ -7,7 +7,9 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 
-use super::{EXPORTER_LABEL, Machine, Session, link::Link, server_code, subject::path_span};
+use super::{
+    ClientSide, EXPORTER_LABEL, Machine, Session, dialled_mut, link::Link, server_code, subject::path_span,
+};
 use crate::{
     endpoint::{EndpointEvent, EndpointEventInner},
     error::{ConnectError, ErrorCode},
@@ -20,23 +22,23 @@ impl Session {
     /// Returns a connection, taken or not.
     pub(super) fn link_mut(&mut self, id: LinkId) -> Option<&mut Link> {
         let taken = self.links.get(id.path).is_some_and(|link| link.attempt() == id.attempt);
-        if taken { self.links.get_mut(id.path) } else { self.dialled.get_mut(&id).map(Box::as_mut) }
+        if taken { self.links.get_mut(id.path) } else { attempt(&mut self.client, id) }
     }
 
     /// Starts a connection.
     pub(super) fn dial(&mut self, link: LinkId, remote: SocketAddr, server_name: String) {
-        let Some(client) = &self.client else {
+        let Some(ClientSide { config, .. }) = self.client.as_deref() else {
             return;
         };
-        let (tls, transport) = (client.tls.clone(), client.transport.clone());
-        let authenticate = client.authenticate_to_secondaries;
+        let (tls, transport) = (config.tls.clone(), config.transport.clone());
+        let authenticate = config.authenticate_to_secondaries;
         let dial = quic::Dial { link, remote, server_name, tls, authenticate, transport };
         self.endpoint_events.push_back(EndpointEvent(EndpointEventInner::Dial(dial)));
     }
 
     /// The endpoint has started a connection, or cannot.
     pub(super) fn on_dialled(&mut self, id: LinkId, dialled: Result<Box<quic::Connection>, ConnectError>) {
-        let Machine::Client(client) = &mut self.machine else {
+        let (Machine::Client(client), Some(side)) = (&mut self.machine, &mut self.client) else {
             return;
         };
         match dialled {
@@ -45,7 +47,7 @@ impl Session {
                 if !client.is_dialling(id) {
                     link.quic.close(self.now, ErrorCode::NO_ERROR, Bytes::new());
                 }
-                self.dialled.insert(id, Box::new(link));
+                side.dialled.insert(id, Box::new(link));
             }
             Err(error) => {
                 tracing::debug!(path = %id.path, %error, "not dialled");
@@ -56,10 +58,13 @@ impl Session {
 
     /// Hands what the connections report that are not taken.
     pub(super) fn drain_dialled(&mut self) {
-        let ids: smallvec::SmallVec<[LinkId; 4]> = self.dialled.keys().copied().collect();
+        let Some(ClientSide { dialled, .. }) = self.client.as_deref() else {
+            return;
+        };
+        let ids: smallvec::SmallVec<[LinkId; 4]> = dialled.keys().copied().collect();
         for id in ids {
             let _path = path_span(&self.machine, id.path);
-            while let Some(event) = self.dialled.get_mut(&id).and_then(|link| link.quic.poll()) {
+            while let Some(event) = attempt(&mut self.client, id).and_then(|link| link.quic.poll()) {
                 match (event, &mut self.machine) {
                     (quic::Event::Connected, _) => self.on_attempt_connected(id),
                     (quic::Event::Lost(cause), Machine::Client(client)) => {
@@ -69,10 +74,12 @@ impl Session {
                 }
             }
             // One that was taken has moved.
-            if let Some(link) = self.dialled.get_mut(&id) {
-                if link.drain_endpoint_events(id.path, &mut self.endpoint_events) {
-                    self.dialled.remove(&id);
-                }
+            let Some(ClientSide { dialled, .. }) = self.client.as_deref_mut() else {
+                return;
+            };
+            let link = dialled.get_mut(&id);
+            if link.is_some_and(|link| link.drain_endpoint_events(id.path, &mut self.endpoint_events)) {
+                dialled.remove(&id);
             }
         }
     }
@@ -80,7 +87,10 @@ impl Session {
     /// The handshake is done: the path is this connection from now on, if its server is who it should be and none was taken
     /// before.
     fn on_attempt_connected(&mut self, id: LinkId) {
-        let (Some(link), Machine::Client(client)) = (self.dialled.get_mut(&id), &mut self.machine) else {
+        let (Machine::Client(client), Some(side)) = (&mut self.machine, &mut self.client) else {
+            return;
+        };
+        let Some(link) = side.dialled.get_mut(&id) else {
             return;
         };
         if link.quic.is_closed() {
@@ -97,7 +107,7 @@ impl Session {
             return;
         }
         let control = link.open_control();
-        if let Some(link) = self.dialled.remove(&id) {
+        if let Some(link) = side.dialled.remove(&id) {
             self.links.insert(id.path, link);
         }
         if !control {
@@ -107,11 +117,16 @@ impl Session {
 
     /// Closes those of the connections that are not taken, and not closed, which `which` names.
     pub(super) fn close_dialled(&mut self, which: impl Fn(LinkId) -> bool, code: ErrorCode) {
-        for (&id, link) in &mut self.dialled {
+        for (id, link) in dialled_mut(&mut self.client) {
             if which(id) && !link.quic.is_closed() {
                 link.quic.close(self.now, code, Bytes::new());
                 self.unsettled = true;
             }
         }
     }
+}
+
+/// One of the connections that are not taken; none on servers.
+fn attempt(client: &mut Option<Box<ClientSide>>, id: LinkId) -> Option<&mut Link> {
+    client.as_mut()?.dialled.get_mut(&id).map(Box::as_mut)
 }

@@ -13,11 +13,11 @@ impl Session {
     pub fn handle_network_change(&mut self, now: Instant) {
         let _session = self.enter();
         self.touch(now);
-        let Machine::Client(client) = &mut self.machine else {
+        let (Machine::Client(client), Some(side)) = (&mut self.machine, &mut self.client) else {
             return;
         };
         client.on_network_change();
-        self.watch.on_change(now);
+        side.watch.on_change(now);
         for (_, link) in self.links.iter_mut() {
             link.quic.local_address_changed();
         }
@@ -26,18 +26,18 @@ impl Session {
     /// Notes whether there is something that the primary may send for: leases, streams that are not read to their end, and
     /// streams that may still be written to, as room for that is something to send. Spec: PROTOCOL §8.6.
     pub(super) fn note_waits(&mut self) {
-        let Machine::Client(client) = &self.machine else {
+        let (Machine::Client(client), Some(side)) = (&self.machine, &mut self.client) else {
             return;
         };
         // The newest streams first: they are the ones that are still written to.
         let open = || !self.recv.is_empty() || self.send.values().rev().any(|half| !half.is_finished());
         let waits = self.lost.is_none() && (client.needs_primary() || open());
-        self.watch.on_waits(self.now, waits);
+        side.watch.on_waits(self.now, waits);
     }
 
     /// Instant at which the path to the primary is to be asked for a sign of life, unless it gives one before.
     pub(super) fn watch_at(&self) -> Option<Instant> {
-        self.watch.deadline(quic::keep_alive(self.transport.idle_timeout))
+        self.client.as_ref()?.watch.deadline(quic::keep_alive(self.transport.idle_timeout))
     }
 
     /// Asks the primary for a sign of life if it is time.
@@ -45,7 +45,9 @@ impl Session {
         if self.watch_at().is_none_or(|at| at > now) {
             return;
         }
-        self.watch.on_asked(now, quic::keep_alive(self.transport.idle_timeout));
-        self.links.home.quic.ping();
+        if let Some(side) = &mut self.client {
+            side.watch.on_asked(now, quic::keep_alive(self.transport.idle_timeout));
+            self.links.home.quic.ping();
+        }
     }
 }

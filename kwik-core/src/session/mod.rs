@@ -112,14 +112,10 @@ const EXPORTER_LABEL: &[u8] = b"EXPORTER-kwik/1 attach";
 /// `poll_endpoint_event`, `poll_question`, `poll_transmit`, `poll_event`; then sleep until `poll_timeout`.
 pub struct Session {
     links: Links,
-    /// Connections to further servers that are being made, or were not taken.
-    dialled: BTreeMap<LinkId, Box<Link>>,
     machine: Machine,
-    /// Dials further paths; clients only.
-    client: Option<ClientConfig>,
+    /// On clients. Boxed: a server of many sessions should not pay for it.
+    client: Option<Box<ClientSide>>,
     transport: Arc<TransportConfig>,
-    /// Address of the peer when the session began.
-    remote: SocketAddr,
     /// The latest instant that was passed in.
     now: Instant,
     /// Wall time of the latest datagram: frames come in datagrams.
@@ -156,8 +152,6 @@ pub struct Session {
     endpoint_events: VecDeque<EndpointEvent>,
     lost: Option<ConnectionError>,
     app_protocol: Option<Bytes>,
-    /// Quiet on the path to the primary, and when that is asked for a sign of life; on clients.
-    watch: Watch,
     /// Instant at which frames that were left unread for coming too fast are read on, and relays that wait for their rate go.
     resume_at: Option<Instant>,
     /// Messages of other servers that the application has not taken, and what they count for.
@@ -177,6 +171,15 @@ pub struct Session {
     log: Option<Box<log::Log>>,
 }
 
+/// Parts of a session that only clients have.
+struct ClientSide {
+    config: ClientConfig,
+    /// Connections to further servers that are being made, or were not taken.
+    dialled: BTreeMap<LinkId, Box<Link>>,
+    /// Quiet on the path to the primary, and when that is asked for a sign of life.
+    watch: Watch,
+}
+
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Session")
@@ -192,7 +195,8 @@ impl Session {
         let transport = config.transport.clone();
         let start = transport.streams_start.unwrap_or(limits::CLIENT_STREAMS_START);
         let permitted = native_streams(&transport, start).0;
-        Self::new(now, machine, Some(config), transport, permitted, connection)
+        let client = ClientSide { config, dialled: BTreeMap::new(), watch: Watch::new(now) };
+        Self::new(now, machine, Some(Box::new(client)), transport, permitted, connection)
     }
 
     pub(crate) fn server(
@@ -209,16 +213,14 @@ impl Session {
     fn new(
         now: Instant,
         machine: Machine,
-        client: Option<ClientConfig>,
+        client: Option<Box<ClientSide>>,
         transport: Arc<TransportConfig>,
         permitted: u64,
         connection: quic::Connection,
     ) -> Self {
         let remote = connection.remote_address();
         Self {
-            remote,
             links: Links::new(Link::new(now, connection, Attempt::FIRST)),
-            dialled: BTreeMap::new(),
             machine,
             client,
             transport,
@@ -245,7 +247,6 @@ impl Session {
             endpoint_events: VecDeque::new(),
             lost: None,
             app_protocol: None,
-            watch: Watch::new(now),
             resume_at: None,
             relayed: VecDeque::new(),
             relayed_bytes: 0,
@@ -305,7 +306,7 @@ impl Session {
                 link.quic.handle_timeout(now);
             }
         }
-        for link in self.dialled.values_mut() {
+        for link in dialled_mut(&mut self.client).map(|(_, link)| link) {
             if link.is_due(now) {
                 link.quic.handle_timeout(now);
             }
@@ -358,7 +359,7 @@ impl Session {
         let _session = self.enter();
         self.now = self.now.max(now);
         self.settle();
-        for (id, link) in &mut self.dialled {
+        for (id, link) in dialled_mut(&mut self.client) {
             let _path = path_span(&self.machine, id.path);
             if let Some(transmit) = link.quic.poll_transmit(now, max_datagrams, buf) {
                 return Some(transmit);
@@ -398,7 +399,8 @@ impl Session {
             return Some(self.now);
         }
         let taken = self.links.iter_mut().map(|(_, link)| link);
-        let live = taken.chain(self.dialled.values_mut().map(Box::as_mut)).filter(|link| !link.drained);
+        let live =
+            taken.chain(dialled_mut(&mut self.client).map(|(_, link)| link)).filter(|link| !link.drained);
         let links = live.fold(None, |at, link| earliest(at, link.quic.poll_timeout()));
         let machine = match &self.machine {
             Machine::Client(client) => client.deadline(),
@@ -412,7 +414,7 @@ impl Session {
     /// Returns whether nothing will ever be wanted again: the session can be dropped.
     pub fn is_drained(&self) -> bool {
         self.links.iter().all(|(_, link)| link.drained)
-            && self.dialled.is_empty()
+            && self.client.as_ref().is_none_or(|client| client.dialled.is_empty())
             && self.endpoint_events.is_empty()
     }
 
@@ -563,6 +565,11 @@ impl Session {
         self.events.push(Event::Lost(cause));
         self.unsettled = true;
     }
+}
+
+/// The connections to further servers that are not taken; none on servers.
+fn dialled_mut(client: &mut Option<Box<ClientSide>>) -> impl Iterator<Item = (LinkId, &mut Link)> {
+    client.iter_mut().flat_map(|client| &mut client.dialled).map(|(&id, link)| (id, link.as_mut()))
 }
 
 /// Code that the primary is told about a path that ended by itself.

@@ -385,8 +385,9 @@ impl Session {
         let Some(client) = &self.client else {
             return;
         };
-        let addresses = addresses.into_iter().map(|address| on_link_of(address, self.remote)).collect();
-        let question = Question::dial(path, self.remote, addresses, client.dial_policy.clone());
+        let primary = self.remote_address();
+        let addresses = addresses.into_iter().map(|address| on_link_of(address, primary)).collect();
+        let question = Question::dial(path, primary, addresses, client.config.dial_policy.clone());
         self.questions.push_back(question);
     }
 }

@@ -40,9 +40,7 @@ impl Session {
         }
         let _session = self.enter();
         while std::mem::take(&mut self.unsettled) {
-            if !self.dialled.is_empty() {
-                self.drain_dialled();
-            }
+            self.drain_dialled();
             let mut next = Some(HOME);
             while let Some(path) = next {
                 self.drain_link(path);
@@ -100,10 +98,10 @@ impl Session {
         let news = frames.wrapping_sub(heard) != acks.wrapping_sub(link.acks_heard);
         link.acks_heard = acks;
         let rtt = (fresh && !link.quic.is_handshaking()).then(|| link.quic.rtt());
-        if path == HOME {
-            self.watch.on_heard(self.now, news, link.quic.rtt());
-        }
         if let Machine::Client(client) = &mut self.machine {
+            if let (HOME, Some(side)) = (path, &mut self.client) {
+                side.watch.on_heard(self.now, news, link.quic.rtt());
+            }
             client.on_heard(self.now, path, frames, rtt);
         }
     }

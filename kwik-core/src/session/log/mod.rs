@@ -238,8 +238,9 @@ impl Session {
         let opened = self.transport.qlog.as_ref().and_then(|qlog| qlog.session(session, role, path, started));
         if let Some((writer, before)) = opened {
             let mut log = Log::new(writer, session, (role, path), started, before);
+            let remote = self.remote_address();
             log.event(self.now, "session_started", |data| {
-                data.path(path).text("remote", &self.remote);
+                data.path(path).text("remote", &remote);
             });
             self.log = Some(Box::new(log));
         }
