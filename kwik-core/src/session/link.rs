@@ -46,7 +46,7 @@ pub(super) struct Link {
     /// Frames are left unread until the budget allows them.
     pub(super) control_paused: bool,
     /// Internal streams with bytes to read.
-    pub(super) readable: SmallVec<[StreamId; 8]>,
+    pub(super) readable: SmallVec<[StreamId; 2]>,
     pub(super) frames_heard: u64,
     /// Instant at which the connection was last heard, as far as what it sent has been looked at.
     pub(super) heard_at: Instant,
