@@ -111,6 +111,9 @@ pub struct Chunk {
     pub offset: u64,
     /// The bytes; empty only if none were asked for.
     pub bytes: Bytes,
+    /// The server that brought them first: [`PathId::PRIMARY`] for the primary's own, and on servers. `None` where slivers
+    /// of several servers were gathered into one piece, and of an empty one.
+    pub source: Option<PathId>,
 }
 
 /// The state of a path as the primary knows it. Spec: PROTOCOL §8.

@@ -1,6 +1,6 @@
 //! Snapshots of what can be measured of a session, cheap and in quinn's style.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use crate::{
     action::PathState,
@@ -12,6 +12,8 @@ use crate::{
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PathStats {
+    /// Address of the peer; `None` only by default.
+    pub remote: Option<SocketAddr>,
     /// Round-trip time estimate.
     pub rtt: Duration,
     /// Congestion window in bytes.

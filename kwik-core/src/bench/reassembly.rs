@@ -80,7 +80,7 @@ fn insert(stream: &mut SplitRecv, source: u64, place: u64, chunk: &Bytes) -> u64
 }
 
 fn read_all(stream: &mut SplitRecv) -> u64 {
-    iter::from_fn(|| stream.read(usize::MAX, true)).map(|(_, bytes)| bytes.len() as u64).sum()
+    iter::from_fn(|| stream.read(usize::MAX, true)).map(|chunk| chunk.bytes.len() as u64).sum()
 }
 
 /// A stream with credit for all that will ever come.

@@ -14,7 +14,7 @@ use super::event::{self, DatagramEnd, Event, ReadEnd, WriteEnd, to_dir, to_id, v
 use crate::{
     action::{Chunk, Transmit},
     error::ErrorCode,
-    id::{Dir, StreamId},
+    id::{Dir, PathId, StreamId},
     limits,
     stats::PathStats,
 };
@@ -198,7 +198,9 @@ impl Connection {
         let mut recv = self.inner.recv_stream(to_id(stream));
         let mut chunks = recv.read(ordered).map_err(unreadable)?;
         let read = match chunks.next(max_len) {
-            Ok(Some(chunk)) => Ok(Chunk { offset: chunk.offset, bytes: chunk.bytes }),
+            Ok(Some(chunk)) => {
+                Ok(Chunk { offset: chunk.offset, bytes: chunk.bytes, source: Some(PathId::PRIMARY) })
+            }
             Ok(None) => Err(ReadEnd::Finished),
             Err(ReadError::Blocked) => Err(ReadEnd::Blocked),
             Err(ReadError::Reset(code)) => Err(ReadEnd::Reset(event::code(code))),
@@ -328,6 +330,7 @@ impl Connection {
     pub(crate) fn stats(&self) -> PathStats {
         let stats = self.inner.stats();
         PathStats {
+            remote: Some(self.remote_address()),
             rtt: stats.path.rtt,
             cwnd: stats.path.cwnd,
             congestion_events: stats.path.congestion_events,

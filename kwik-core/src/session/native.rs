@@ -54,7 +54,11 @@ impl RecvHalf {
         }
         let mut chunk = match self.taken.front_mut() {
             Some(front) if front.bytes.len() > max_len => {
-                let head = Chunk { offset: front.offset, bytes: front.bytes.split_to(max_len) };
+                let head = Chunk {
+                    offset: front.offset,
+                    bytes: front.bytes.split_to(max_len),
+                    source: front.source,
+                };
                 front.offset += head.bytes.len() as u64;
                 head
             }
@@ -66,6 +70,7 @@ impl RecvHalf {
         };
         self.read += chunk.bytes.len() as u64;
         chunk.offset -= self.header;
+        chunk.source = chunk.source.filter(|_| !chunk.bytes.is_empty());
         if self.unordered {
             let read = ByteRange::new(chunk.offset, chunk.bytes.len() as u64);
             read.map(|read| self.scattered.insert(read));

@@ -178,6 +178,12 @@ impl Assembler {
         (!ordered || run.start <= self.received.end_of_prefix(self.base)).then_some(run.start)
     }
 
+    /// Returns the source of the bytes at the lowest offset held: of all that the next [`Self::read`] takes.
+    pub(crate) fn next_source(&self) -> Option<PathId> {
+        let (_, run) = self.runs.first_key_value()?;
+        run.chunks.front().map_or(run.tail_source, |chunk| chunk.source)
+    }
+
     /// Returns whether placing `len` bytes at `offset` would raise the number of runs to more than `cap`.
     ///
     /// Counts the runs held and, since unordered reads leave delivered islands that must be remembered, those of
@@ -564,6 +570,12 @@ mod tests {
         other[100] = 1;
         assert!(assembler.insert(c, 900, other.into()).differed);
         assert_eq!(assembler.take_difference().unwrap().held, Some(A));
+        let mut sources = Vec::new();
+        while let Some(source) = assembler.next_source() {
+            let (at, bytes) = assembler.read(usize::MAX, true).unwrap();
+            sources.push((at, bytes.len(), source));
+        }
+        assert_eq!(sources, [(0, 1000, A), (1000, 1000, B), (2000, 1000, B)]);
 
         let mut slivers = Assembler::new(0, ConflictPolicy::FirstWins);
         slivers.insert(A, 0, Bytes::from_static(b"aa"));
@@ -573,6 +585,7 @@ mod tests {
         slivers.insert(B, 4, Bytes::from_static(b"bb"));
         slivers.insert(c, 5, Bytes::from_static(b"x"));
         assert_eq!(slivers.take_difference().unwrap().held, None, "gathered from both");
+        assert_eq!(slivers.next_source(), None);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::{
     tally::{Look, Tally},
 };
 use crate::{
-    action::ReaderStatus,
+    action::{Chunk, ReaderStatus},
     id::{ByteRange, OFFSET_MAX, PathId},
     limits::GUARANTEED_CREDIT,
 };
@@ -217,15 +217,17 @@ impl SplitRecv {
 
     /// Takes the next bytes for the application, and when nothing is there says so with `None`. With a `max_len` of 0
     /// it takes nothing and says where they are.
-    pub(crate) fn read(&mut self, max_len: usize, ordered: bool) -> Option<(u64, Bytes)> {
+    pub(crate) fn read(&mut self, max_len: usize, ordered: bool) -> Option<Chunk> {
         if max_len == 0 {
-            return Some((self.assembler.readable_at(ordered)?, Bytes::new()));
+            let offset = self.assembler.readable_at(ordered)?;
+            return Some(Chunk { offset, bytes: Bytes::new(), source: None });
         }
+        let source = self.assembler.next_source();
         let (offset, bytes) = self.assembler.read(max_len, ordered)?;
         let len = bytes.len() as u64;
         self.round_consumed = self.round_consumed.saturating_add(len);
         self.unshared = self.unshared.saturating_add(len);
-        Some((offset, bytes))
+        Some(Chunk { offset, bytes, source })
     }
 
     /// Switches to unordered reading for good: credit by offset stays where it is, the rest goes by amount.

@@ -273,12 +273,12 @@ impl Client {
         }
         let stream = self.streams.get_mut(&id).ok_or(ReadError::ClosedStream)?;
         let extra = stream.extra();
-        if let Some((offset, bytes)) = stream.read(max_len, ordered) {
+        if let Some(chunk) = stream.read(max_len, ordered) {
             self.gaps.remove(&id); // it waits for another byte now
-            self.held -= bytes.len() as u64;
+            self.held -= chunk.bytes.len() as u64;
             self.extra_window -= (extra - stream.extra()).min(self.extra_window);
             self.on_consumed(now, id);
-            return Ok(Some(Chunk { offset, bytes }));
+            return Ok(Some(chunk));
         }
         if stream.is_consumed() {
             self.end_stream(id, ErrorCode::NO_ERROR);

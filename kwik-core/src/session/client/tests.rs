@@ -382,7 +382,7 @@ fn the_end_is_told_once_and_must_fit() {
     let actions = machine.actions();
     assert_eq!(actions.last(), Some(&told(Frame::StreamComplete { stream: STREAM })));
     let read = machine.client.read(machine.now, STREAM, usize::MAX, true);
-    assert_eq!(read, Ok(Some(Chunk { offset: 100, bytes: Bytes::from(vec![7; 100]) })));
+    assert_eq!(read, Ok(Some(Chunk { offset: 100, bytes: Bytes::from(vec![7; 100]), source: Some(PATH) })));
     assert_eq!(machine.client.read(machine.now, STREAM, usize::MAX, true), Ok(None));
 
     let mut machine = Machine::new();

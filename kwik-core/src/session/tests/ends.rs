@@ -323,9 +323,13 @@ fn to_read_nothing_is_to_look_whether_there_is_something() {
         let now = world.now;
         let client = world.session(CLIENT);
         let chunk = |offset, len| {
-            Ok(Some(crate::action::Chunk { offset, bytes: object(range(offset, offset + len)) }))
+            Ok(Some(crate::action::Chunk {
+                offset,
+                bytes: object(range(offset, offset + len)),
+                source: Some(PathId::PRIMARY),
+            }))
         };
-        let nothing = |offset| Ok(Some(crate::action::Chunk { offset, bytes: Bytes::new() }));
+        let nothing = |offset| Ok(Some(crate::action::Chunk { offset, bytes: Bytes::new(), source: None }));
         for ordered in [true, false] {
             let at = if ordered { 0 } else { 4 };
             assert_eq!(client.read(now, stream, 0, ordered), nothing(at), "split: {split}");
