@@ -1,52 +1,221 @@
 //! Failures of the program: one line for the user and an exit code.
 
-use std::{fmt, process::ExitCode};
+use std::{fmt, io, process::ExitCode};
 
 /// Reason why the program ended before its work was done.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Failure {
-    kind: Kind,
+    cause: Cause,
     message: String,
+    remedy: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    /// The user asked for something impossible.
-    Input,
-    /// It was begun and went wrong.
+/// Kind of a failure, each with an exit code of its own. The codes are part of the program's interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Cause {
+    /// It was begun and went wrong in a way that none of the others names.
     Run,
+    /// The user asked for something impossible.
+    Usage,
+    /// The server has no such object.
+    NotFound,
+    /// The server does not give it to this client, or not now.
+    Refused,
+    /// No server is left that could bring what is missing.
+    NoSource,
+    /// What arrived, or what is there, does not have the digest that it should.
+    Digest,
+    /// The object became another while it was fetched.
+    Changed,
+    /// There is no room on the disk.
+    DiskFull,
+    /// The target exists.
+    Exists,
+    /// The transfer was slower than the user permits.
+    TooSlow,
+    /// The host is not known, or nobody answers there.
+    Unreachable,
+    /// The server's certificate is not trusted.
+    Untrusted,
     /// The user broke it off.
     Interrupted,
 }
 
+impl Cause {
+    /// All causes in the order of their exit codes.
+    pub(crate) const ALL: &'static [Self] = &[
+        Self::Run,
+        Self::Usage,
+        Self::NotFound,
+        Self::Refused,
+        Self::NoSource,
+        Self::Digest,
+        Self::Changed,
+        Self::DiskFull,
+        Self::Exists,
+        Self::TooSlow,
+        Self::Unreachable,
+        Self::Untrusted,
+        Self::Interrupted,
+    ];
+
+    /// The exit code: 130 as shells have it for an interrupt, the others count from 1.
+    pub(crate) const fn code(self) -> u8 {
+        match self {
+            Self::Run => 1,
+            Self::Usage => 2,
+            Self::NotFound => 3,
+            Self::Refused => 4,
+            Self::NoSource => 5,
+            Self::Digest => 6,
+            Self::Changed => 7,
+            Self::DiskFull => 8,
+            Self::Exists => 9,
+            Self::TooSlow => 10,
+            Self::Unreachable => 11,
+            Self::Untrusted => 12,
+            Self::Interrupted => 130,
+        }
+    }
+
+    /// The word for it where machines read.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Run => "failed",
+            Self::Usage => "usage",
+            Self::NotFound => "not-found",
+            Self::Refused => "refused",
+            Self::NoSource => "no-source",
+            Self::Digest => "digest",
+            Self::Changed => "changed",
+            Self::DiskFull => "disk-full",
+            Self::Exists => "exists",
+            Self::TooSlow => "too-slow",
+            Self::Unreachable => "unreachable",
+            Self::Untrusted => "untrusted",
+            Self::Interrupted => "interrupted",
+        }
+    }
+
+    /// One line of the help.
+    const fn help(self) -> &'static str {
+        match self {
+            Self::Run => "it was begun and failed for a reason that is none of the others",
+            Self::Usage => "bad arguments, or something impossible was asked for",
+            Self::NotFound => "the server has no such object",
+            Self::Refused => "the server does not give it, or not now",
+            Self::NoSource => "no server is left that could bring the rest",
+            Self::Digest => "bytes do not have the digest that they should",
+            Self::Changed => "the object became another while it was fetched",
+            Self::DiskFull => "no room on the disk",
+            Self::Exists => "the target exists (see --force and --continue)",
+            Self::TooSlow => "slower than --speed-limit for --speed-time",
+            Self::Unreachable => "the host is not known, or nobody answers there",
+            Self::Untrusted => "the server's certificate is not trusted",
+            Self::Interrupted => "interrupted (what had come is kept for --continue)",
+        }
+    }
+}
+
+/// The table of exit codes, for the help.
+pub(crate) fn exit_codes() -> String {
+    let mut text = String::from("Exit codes:\n    0  done\n");
+    for cause in Cause::ALL {
+        text.push_str(&format!("  {:3}  {}\n", cause.code(), cause.help()));
+    }
+    text
+}
+
 impl Failure {
+    /// Creates a failure; `message` says what and where, on one line.
+    pub(crate) fn new(cause: Cause, message: impl Into<String>) -> Self {
+        Self { cause, message: message.into(), remedy: None }
+    }
+
     /// Creates the failure for a request that cannot be done; `message` says what and where, on one line.
     pub(crate) fn input(message: impl Into<String>) -> Self {
-        Self { kind: Kind::Input, message: message.into() }
+        Self::new(Cause::Usage, message)
     }
 
     /// Creates the failure for a request that went wrong on the way; `message` is one line.
     pub(crate) fn run(message: impl Into<String>) -> Self {
-        Self { kind: Kind::Run, message: message.into() }
+        Self::new(Cause::Run, message)
     }
 
     /// The user broke it off.
     pub(crate) fn interrupted() -> Self {
-        Self { kind: Kind::Interrupted, message: "interrupted".into() }
+        Self::new(Cause::Interrupted, "interrupted")
     }
 
-    /// The exit code: 2 for bad input, 1 for what failed, 130 as shells have it for an interrupt.
+    /// Creates the failure of an operation on a file: `what` says which and where.
+    pub(crate) fn io(what: impl fmt::Display, error: &io::Error) -> Self {
+        use io::ErrorKind as Kind;
+        let kind = error.kind();
+        let cause = if matches!(kind, Kind::StorageFull | Kind::QuotaExceeded | Kind::FileTooLarge) {
+            Cause::DiskFull
+        } else if kind == Kind::AlreadyExists {
+            Cause::Exists
+        } else {
+            Cause::Run
+        };
+        Self::new(cause, format!("{what}: {error}"))
+    }
+
+    /// Adds what the user may do about it.
+    pub(crate) fn remedy(mut self, remedy: impl Into<String>) -> Self {
+        self.remedy = Some(remedy.into());
+        self
+    }
+
+    pub(crate) const fn cause(&self) -> Cause {
+        self.cause
+    }
+
     pub(crate) fn exit_code(&self) -> ExitCode {
-        ExitCode::from(match self.kind {
-            Kind::Run => 1,
-            Kind::Input => 2,
-            Kind::Interrupted => 130,
-        })
+        ExitCode::from(self.cause.code())
     }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+        // One line, whatever a peer or the system says.
+        for part in self.message.split(['\n', '\r']).filter(|part| !part.is_empty()) {
+            f.write_str(part)?;
+        }
+        match &self.remedy {
+            Some(remedy) => write!(f, " ({remedy})"),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn each_cause_has_a_code_and_a_name_of_its_own() {
+        let codes: BTreeSet<_> = Cause::ALL.iter().map(|cause| cause.code()).collect();
+        let names: BTreeSet<_> = Cause::ALL.iter().map(|cause| cause.name()).collect();
+        assert_eq!((codes.len(), names.len()), (Cause::ALL.len(), Cause::ALL.len()));
+        assert!(!codes.contains(&0));
+        assert!(Cause::ALL.is_sorted_by_key(|cause| cause.code()));
+    }
+
+    #[test]
+    fn a_failure_is_one_line_with_its_remedy() {
+        let failure = Failure::new(Cause::Exists, "a.bin exists").remedy("--force replaces it");
+        assert_eq!(failure.to_string(), "a.bin exists (--force replaces it)");
+        assert_eq!(Failure::run("one\r\ntwo").to_string(), "onetwo");
+    }
+
+    #[test]
+    fn a_full_disk_is_told_from_other_trouble() {
+        let of = |kind: io::ErrorKind| Failure::io("x", &kind.into()).cause();
+        assert_eq!(of(io::ErrorKind::StorageFull), Cause::DiskFull);
+        assert_eq!(of(io::ErrorKind::QuotaExceeded), Cause::DiskFull);
+        assert_eq!(of(io::ErrorKind::PermissionDenied), Cause::Run);
     }
 }

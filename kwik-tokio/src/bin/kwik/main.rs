@@ -4,6 +4,7 @@ mod demo;
 mod failure;
 #[expect(dead_code, unused_imports, reason = "its users come next")]
 mod protocol;
+mod manual;
 mod size;
 
 use std::{
@@ -11,7 +12,7 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Parser, Subcommand, error::ErrorKind};
+use clap::{CommandFactory as _, Parser, Subcommand, error::ErrorKind};
 
 use self::failure::Failure;
 
@@ -25,7 +26,9 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Completions(manual::Completions),
     Demo(demo::Args),
+    Man(manual::Man),
 }
 
 fn main() -> ExitCode {
@@ -34,7 +37,9 @@ fn main() -> ExitCode {
         Err(error) => return answer(&error),
     };
     let done = match cli.command {
+        Command::Completions(args) => args.print(Cli::command()),
         Command::Demo(args) => demo::run(&args),
+        Command::Man(args) => args.write(Cli::command()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -46,7 +46,8 @@ impl Man {
                 .map_err(|error| Failure::io("cannot make the page", &error))?;
             return print(&page);
         };
-        let failed = |error: io::Error| Failure::io(format_args!("cannot write in {}", dir.display()), &error);
+        let failed =
+            |error: io::Error| Failure::io(format_args!("cannot write in {}", dir.display()), &error);
         fs::create_dir_all(dir).map_err(failed)?;
         program.build();
         clap_mangen::generate_to(program, dir).map_err(failed)
