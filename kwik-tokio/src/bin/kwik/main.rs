@@ -2,9 +2,11 @@
 
 mod demo;
 mod failure;
+mod get;
+mod manual;
+mod positioned;
 #[expect(dead_code, unused_imports, reason = "its users come next")]
 mod protocol;
-mod manual;
 mod size;
 
 use std::{
@@ -28,6 +30,7 @@ struct Cli {
 enum Command {
     Completions(manual::Completions),
     Demo(demo::Args),
+    Get(get::Args),
     Man(manual::Man),
 }
 
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
     let done = match cli.command {
         Command::Completions(args) => args.print(Cli::command()),
         Command::Demo(args) => demo::run(&args),
+        Command::Get(args) => return get::run(&args),
         Command::Man(args) => args.write(Cli::command()),
     };
     match done {

@@ -5,7 +5,6 @@ mod certs;
 mod client;
 mod gather;
 mod network;
-mod positioned;
 mod primary;
 mod progress;
 mod report;

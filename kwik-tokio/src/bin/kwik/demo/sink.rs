@@ -15,8 +15,8 @@ use tokio::{
     task::{self, JoinHandle},
 };
 
-use super::{gather::Gather, positioned, source};
-use crate::failure::Failure;
+use super::{gather::Gather, source};
+use crate::{failure::Failure, positioned};
 
 /// Batches of chunks that may wait for the disk.
 const BATCHES: usize = 4;

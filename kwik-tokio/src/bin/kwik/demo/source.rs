@@ -12,8 +12,8 @@ use bytes::Bytes;
 use kwik_tokio::ByteRange;
 use tokio::{sync::mpsc, task};
 
-use super::{buffers::Buffers, positioned};
-use crate::failure::Failure;
+use super::buffers::Buffers;
+use crate::{failure::Failure, positioned};
 
 /// Bytes read at a time on behalf of the network.
 const CHUNK: u64 = 256 * 1024;

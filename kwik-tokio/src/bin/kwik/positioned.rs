@@ -4,19 +4,19 @@ use std::{fs::File, io};
 
 /// Fills `buf` with the bytes from `offset` on.
 #[cfg(unix)]
-pub(super) fn read_exact(file: &File, buf: &mut [u8], offset: u64) -> io::Result<()> {
+pub(crate) fn read_exact(file: &File, buf: &mut [u8], offset: u64) -> io::Result<()> {
     std::os::unix::fs::FileExt::read_exact_at(file, buf, offset)
 }
 
 /// Writes all of `buf` from `offset` on.
 #[cfg(unix)]
-pub(super) fn write_all(file: &File, buf: &[u8], offset: u64) -> io::Result<()> {
+pub(crate) fn write_all(file: &File, buf: &[u8], offset: u64) -> io::Result<()> {
     std::os::unix::fs::FileExt::write_all_at(file, buf, offset)
 }
 
 /// Fills `buf` with the bytes from `offset` on.
 #[cfg(windows)]
-pub(super) fn read_exact(file: &File, mut buf: &mut [u8], mut offset: u64) -> io::Result<()> {
+pub(crate) fn read_exact(file: &File, mut buf: &mut [u8], mut offset: u64) -> io::Result<()> {
     while !buf.is_empty() {
         let count = std::os::windows::fs::FileExt::seek_read(file, buf, offset)?;
         if count == 0 {
@@ -30,7 +30,7 @@ pub(super) fn read_exact(file: &File, mut buf: &mut [u8], mut offset: u64) -> io
 
 /// Writes all of `buf` from `offset` on.
 #[cfg(windows)]
-pub(super) fn write_all(file: &File, mut buf: &[u8], mut offset: u64) -> io::Result<()> {
+pub(crate) fn write_all(file: &File, mut buf: &[u8], mut offset: u64) -> io::Result<()> {
     while !buf.is_empty() {
         let count = std::os::windows::fs::FileExt::seek_write(file, buf, offset)?;
         if count == 0 {
