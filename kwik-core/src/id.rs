@@ -2,7 +2,9 @@
 //!
 //! Nothing here allocates or decides. Ranges are half-open byte ranges counted from the start of a stream.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
+
+use thiserror::Error;
 
 /// The largest stream offset QUIC can name, 2^62 − 1 (RFC 9000 §4.5). Spec: PROTOCOL §11.
 pub const OFFSET_MAX: u64 = (1 << 62) - 1;
@@ -270,6 +272,27 @@ impl fmt::Debug for ByteRange {
     }
 }
 
+/// A text is not the hexadecimal digits of a key, a signature or a hash: two for each byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("not {digits} hexadecimal digits")]
+pub struct ParseKeyError {
+    digits: usize,
+}
+
+fn unhex<const N: usize>(text: &str) -> Result<[u8; N], ParseKeyError> {
+    let error = ParseKeyError { digits: 2 * N };
+    if text.len() != 2 * N {
+        return Err(error);
+    }
+    let mut bytes = [0; N];
+    let mut digits = text.chars().map(|digit| digit.to_digit(16));
+    for byte in &mut bytes {
+        let (high, low) = digits.next().flatten().zip(digits.next().flatten()).ok_or(error)?;
+        *byte = u8::try_from(high * 16 + low).map_err(|_too_large| error)?;
+    }
+    Ok(bytes)
+}
+
 macro_rules! key_bytes {
     ($(#[$doc:meta])* $name:ident, $len:literal) => {
         $(#[$doc])*
@@ -293,6 +316,21 @@ macro_rules! key_bytes {
                 f.write_str(concat!(stringify!($name), "("))?;
                 hex(f, self.0.get(..4).unwrap_or_default())?;
                 f.write_str("…)")
+            }
+        }
+
+        /// All of it in hexadecimal digits, as it is read again.
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                hex(f, &self.0)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = ParseKeyError;
+
+            fn from_str(text: &str) -> Result<Self, ParseKeyError> {
+                unhex(text).map(Self)
             }
         }
     };
@@ -321,4 +359,23 @@ pub enum Role {
     Primary,
     /// Fills the ranges it is given.
     Secondary,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_read_as_they_are_shown() {
+        let key = SpkiHash::new(std::array::from_fn(|n| n as u8 * 8 + 1));
+        let text = key.to_string();
+        assert!(text.starts_with("0109") && text.len() == 64);
+        assert_eq!(text.parse(), Ok(key));
+        assert_eq!(text.to_uppercase().parse(), Ok(key));
+        let not_hex = text.replace('9', "g");
+        for wrong in ["", &text[1..], &format!("{text}00"), &not_hex, &"é".repeat(32), &"+1".repeat(32)] {
+            assert!(wrong.parse::<SpkiHash>().is_err(), "{wrong}");
+        }
+        assert_eq!("x".parse::<Signature>().unwrap_err().to_string(), "not 128 hexadecimal digits");
+    }
 }

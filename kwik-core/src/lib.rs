@@ -85,8 +85,8 @@ pub use error::{
 };
 pub use faults::{AggregationFaults, MappingFaults, MetadataFaults};
 pub use id::{
-    ByteRange, Dir, JobId, LeaseId, OFFSET_MAX, PathId, PublicKey, Role, SessionId, Side, Signature,
-    SpkiHash, StreamId,
+    ByteRange, Dir, JobId, LeaseId, OFFSET_MAX, ParseKeyError, PathId, PublicKey, Role, SessionId, Side,
+    Signature, SpkiHash, StreamId,
 };
 pub use lease::ticket::{Signer, SigningKey, spki_hash};
 pub use path::dial::{DialPolicy, DialRequest, NotMorePrivate};

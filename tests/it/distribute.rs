@@ -247,6 +247,10 @@ impl ReadAt for Failing {
         }
         Formula(OBJECT).read_at(offset, len)
     }
+
+    fn reset_code(&self, error: &std::io::Error) -> Option<ErrorCode> {
+        (error.to_string() == "the disk is gone").then_some(ErrorCode::from_u32(11))
+    }
 }
 
 #[test]
@@ -262,7 +266,7 @@ fn what_cannot_be_brought_is_told_to_both_ends() {
         });
         let mut recv = soon("the stream", client.accept_uni()).await.unwrap();
         let end = soon("an end", receive(&mut recv, OBJECT, false)).await;
-        assert_eq!(end, Err(ReadError::Reset(ErrorCode::from_u32(7))));
+        assert_eq!(end, Err(ReadError::Reset(ErrorCode::from_u32(11))), "the source says why");
         assert!(matches!(soon("an end", feed).await.unwrap(), Err(DistributeError::Source(_))));
 
         // The reader stops.

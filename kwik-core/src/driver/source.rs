@@ -13,7 +13,7 @@ use super::{
     lock::{Lock, Owed, Owes},
     runtime::Clock,
 };
-use crate::id::ByteRange;
+use crate::{error::ErrorCode, id::ByteRange};
 
 /// Bytes of a source hashed at a time.
 const HASHED_AT_ONCE: u64 = 256 * 1024;
@@ -30,6 +30,12 @@ pub trait ReadAt: Send + Sync + 'static {
     /// Returns whether reading may take a while, as by default: then it is done on a thread that may block.
     fn blocks(&self) -> bool {
         true
+    }
+
+    /// Returns the code with which the stream is reset if this error is why it is not completed; by default the one of
+    /// [`DistributeOptions::reset_code`](super::DistributeOptions::reset_code).
+    fn reset_code(&self, _error: &io::Error) -> Option<ErrorCode> {
+        None
     }
 }
 
@@ -82,6 +88,10 @@ impl<T: ReadAt + ?Sized> ReadAt for Arc<T> {
 
     fn blocks(&self) -> bool {
         (**self).blocks()
+    }
+
+    fn reset_code(&self, error: &io::Error) -> Option<ErrorCode> {
+        (**self).reset_code(error)
     }
 }
 

@@ -161,7 +161,10 @@ impl<'a> Distribution<'a> {
         }
         let end = ready!(self.poll_work(cx));
         self.over = true;
-        if end.is_err() {
+        if let Err(error) = &end {
+            if let DistributeError::Source(error) = error {
+                self.reset_code = self.work.source.reset_code(error).unwrap_or(self.reset_code);
+            }
             self.give_up();
         }
         Poll::Ready(end)
