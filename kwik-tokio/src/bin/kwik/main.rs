@@ -3,11 +3,15 @@
 mod demo;
 mod failure;
 mod get;
+mod keys;
 mod manual;
+mod mirror;
 mod positioned;
-#[expect(dead_code, unused_imports, reason = "its users come next")]
 mod protocol;
+mod serve;
+mod service;
 mod size;
+mod store;
 
 use std::{
     io::{self, Write as _},
@@ -31,7 +35,10 @@ enum Command {
     Completions(manual::Completions),
     Demo(demo::Args),
     Get(get::Args),
+    Keygen(keys::Args),
     Man(manual::Man),
+    Mirror(mirror::Args),
+    Serve(serve::Args),
 }
 
 fn main() -> ExitCode {
@@ -43,7 +50,10 @@ fn main() -> ExitCode {
         Command::Completions(args) => args.print(Cli::command()),
         Command::Demo(args) => demo::run(&args),
         Command::Get(args) => return get::run(&args),
+        Command::Keygen(args) => keys::run(&args),
         Command::Man(args) => args.write(Cli::command()),
+        Command::Mirror(args) => mirror::run(args),
+        Command::Serve(args) => serve::run(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -70,4 +80,14 @@ fn answer(error: &clap::Error) -> ExitCode {
 fn complain(line: &str) {
     // If standard error is closed too, the exit code is all that is left to say.
     writeln!(io::stderr(), "error: {line}").unwrap_or_default();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arguments_of_every_command_go_together() {
+        Cli::command().debug_assert();
+    }
 }

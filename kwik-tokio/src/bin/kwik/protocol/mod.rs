@@ -43,10 +43,10 @@ pub(crate) use self::{
     frame::{MessageError, Reader, encode},
     layout::{Layout, Place},
     message::{Answer, Code, Entry, Part, Parts, Refusal, Request, Want, Wanted},
-    path::{BadPath, ObjectPath},
+    path::ObjectPath,
     ranges::Ranges,
     supply::{Supplied, Supply},
-    tree::{BadTree, LeafHasher, Tree, Version, leaf_len, leaves},
+    tree::{LeafHasher, Tree, Version, leaf_len, leaves},
 };
 
 /// The application's protocol, named in the hello.

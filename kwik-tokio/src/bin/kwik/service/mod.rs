@@ -1,0 +1,104 @@
+//! What `kwik serve` and `kwik mirror` have in common: sockets, logs, signals, and the bytes they send.
+
+mod data;
+mod stop;
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use kwik_tokio::{Endpoint, ServerConfig};
+use tokio::runtime;
+use tracing::level_filters::LevelFilter;
+
+pub(crate) use self::{
+    data::Data,
+    stop::{Stop, Stopping, signalled},
+};
+use crate::{
+    failure::Failure,
+    store::{Directory, Store},
+};
+
+/// Arguments of every server.
+#[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
+pub(crate) struct Args {
+    /// Directory whose files are served
+    #[arg(long, value_name = "DIR")]
+    pub(crate) root: PathBuf,
+
+    /// Directory of the keys that `kwik keygen` made
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub(crate) keys: PathBuf,
+
+    /// UDP address to listen on; port 0 takes a free one
+    #[arg(long, value_name = "IP:PORT", default_value = "[::]:5945")]
+    pub(crate) listen: SocketAddr,
+
+    /// Clients served at once; further ones are turned away
+    #[arg(long, value_name = "N", default_value_t = 1024)]
+    pub(crate) sessions_max: usize,
+
+    /// Clients of one address served at once
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub(crate) sessions_per_client: usize,
+
+    /// Seconds in which what is under way may end, once the server is told to
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub(crate) drain_timeout: u64,
+
+    /// Log lines as JSON objects
+    #[arg(long)]
+    pub(crate) log_json: bool,
+
+    /// How much is logged: error, warn, info, debug or trace
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    pub(crate) log_level: LevelFilter,
+}
+
+impl Args {
+    /// Opens what is served.
+    pub(crate) fn store(&self) -> Result<Arc<dyn Store>, Failure> {
+        Ok(Arc::new(Directory::open(&self.root)?))
+    }
+}
+
+/// Runs a server in a runtime of its own, with its log on standard error.
+pub(crate) fn run(args: &Args, server: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let log = tracing_subscriber::fmt().with_writer(io::stderr).with_max_level(args.log_level);
+    let set = if args.log_json {
+        log.json().flatten_event(true).try_init()
+    } else {
+        log.with_ansi(false).try_init()
+    };
+    set.map_err(|error| Failure::run(format!("cannot log: {error}")))?;
+    let runtime = runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::run(format!("cannot start threads: {error}")))?;
+    let end = runtime.block_on(server);
+    // What still runs is of no use to anybody.
+    runtime.shutdown_background();
+    end
+}
+
+/// Opens the server's socket.
+pub(crate) fn listen(config: ServerConfig, at: SocketAddr) -> Result<Endpoint, Failure> {
+    let fail = |error: io::Error| Failure::input(format!("cannot listen on {at}: {error}"));
+    match Endpoint::server(config.clone(), at) {
+        // A system without IPv6: any address is then any of IPv4.
+        Err(_) if at.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) => {
+            Endpoint::server(config, SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), at.port())).map_err(fail)
+        }
+        opened => opened.map_err(fail),
+    }
+}
+
+/// Turns what KWIK says of a configuration into a failure.
+pub(crate) fn config_failed(error: kwik_tokio::ConfigError) -> Failure {
+    Failure::input(format!("these settings cannot be used: {error}"))
+}
