@@ -72,8 +72,15 @@ fn answer(error: &clap::Error) -> ExitCode {
         return if asked && printed { ExitCode::SUCCESS } else { Failure::input("").exit_code() };
     }
     let text = error.to_string();
-    let line = text.lines().next().unwrap_or_default();
-    complain(line.strip_prefix("error: ").unwrap_or(line));
+    let mut lines = text.lines().map(str::trim);
+    let mut line = lines.next().unwrap_or_default().to_owned();
+    if line.ends_with(':') {
+        // What is missing stands on lines of its own.
+        for named in lines.take_while(|named| !named.is_empty()) {
+            line = format!("{line} {named}");
+        }
+    }
+    complain(line.strip_prefix("error: ").unwrap_or(&line));
     Failure::input("").exit_code()
 }
 

@@ -33,7 +33,7 @@ pub(crate) struct Args {
     service: service::Args,
 
     /// Public key of a primary, as its `kwik keygen` printed it; may be given several times
-    #[arg(long = "trust", value_name = "PUBLIC-KEY", value_parser = keys::parse_public_key, required = true)]
+    #[arg(long = "trust", value_name = "PUBLIC-KEY", value_parser = keys::parse_public_key)]
     primaries: Vec<PublicKey>,
 }
 

@@ -54,6 +54,7 @@ pub(super) async fn fill(mut job: SecondaryJob, shared: Arc<Shared>, mut stoppin
             return job.refuse(codes::UNREADABLE);
         }
     };
+    tracing::debug!(%range, "job");
     let places = Arc::new(Semaphore::new(FILLED_AT_ONCE));
     let mut ending = false;
     while let Ok(place) = places.clone().acquire_owned().await {

@@ -18,6 +18,7 @@ use tokio::{
     task::{self, JoinHandle},
     time,
 };
+use tracing::Span;
 
 use super::Shared;
 use crate::{
@@ -60,6 +61,7 @@ pub(super) async fn answer(mut send: SendStream, mut recv: RecvStream, shared: &
         Ok(request) => request.map_err(RequestError::from),
         Err(_) => Err(RequestError::TimedOut),
     };
+    tracing::debug!("request");
     let answered = match request {
         Ok(Request::List { dir, recursive }) => list(&mut send, dir, recursive, shared).await,
         Ok(Request::Get(wants)) => get(&mut send, wants, shared).await,
@@ -198,7 +200,9 @@ struct Progress {
 
 /// Opens an object and computes its digests, where that may block.
 fn find(want: Want, shared: Arc<Shared>, progress: Arc<Progress>) -> JoinHandle<Found> {
+    let span = Span::current();
     task::spawn_blocking(move || {
+        let _inside = span.enter();
         let path = want.path;
         let refuse = |error: StoreError| {
             tracing::info!(object = %path, %error, "not given");
