@@ -1,15 +1,16 @@
 //! KWIK on async-std and smol: several servers feed one client stream.
 //!
-//! The same API as `kwik-tokio`, with the IO traits of `futures-io`. **Minimal so far**, and honestly so:
-//! - no segmentation offload, no coalesced receiving, no ECN: one system call per datagram, a fraction of `kwik-tokio`'s
-//!   throughput;
-//! - the address that a datagram was sent to is not known, so a server bound to a wildcard address may answer from
-//!   another of its addresses;
-//! - datagrams may be fragmented on the way, so path MTU discovery stays off;
-//! - socket buffers keep the system's default size.
+//! The same API as `kwik-tokio`, with the IO traits of `futures-io`. Sockets and timers are those of `async-io`; datagrams
+//! travel in trains, with ECN, from the address that their peer knows, as on tokio.
 //!
-//! async-std itself is discontinued (RUSTSEC-2025-0052). Only its `spawn` is used here; sockets and timers are those of
-//! `async-io`, which smol uses too.
+//! # async-std is discontinued
+//! Its authors have stopped work on it and name smol in its place (RUSTSEC-2025-0052): it gets no fixes, whatever is found.
+//! Only its `spawn` and `spawn_blocking` are used here, so little depends on that; but a new program takes smol, and an old one
+//! can go over when it likes, a part at a time, as both wait on the same reactor.
+//!
+//! # Features
+//! - `async-std` (by default): [`Endpoint`] runs its tasks on async-std's executor.
+//! - `smol`: [`smol::Endpoint`] runs them on smol's. Without async-std: `default-features = false, features = ["smol"]`.
 //!
 //! ```no_run
 #![doc = include_str!("../programs/client.rs")]
@@ -38,18 +39,9 @@
 //! }
 //! ```
 
+mod runtime;
 mod socket;
 mod timer;
-
-use std::{
-    future::Future,
-    io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
-};
-
-use kwik_core::driver::Runtime;
-use socket2::{Domain, Protocol, Type};
 
 pub use kwik_core::{
     AddPathError, AdmissionStats, AggregationFaults, ApiMisuse, ApplicationClose, ByteRange, Chunk,
@@ -69,100 +61,46 @@ pub use kwik_core::{
     schedule, spki_hash,
 };
 
+#[cfg(feature = "async-std")]
+pub use crate::runtime::AsyncStdRuntime;
 pub use crate::{
-    socket::{AsyncStdSocket, AsyncStdWritable},
-    timer::AsyncStdTimer,
+    socket::{AsyncIoSocket, AsyncIoWritable},
+    timer::AsyncIoTimer,
 };
 
 /// A KWIK endpoint on async-std.
+#[cfg(feature = "async-std")]
 pub type Endpoint = kwik_core::driver::Endpoint<AsyncStdRuntime>;
 
-/// async-std's executor, as endpoints use it.
-#[derive(Clone, Copy, Debug, Default)]
-#[non_exhaustive]
-pub struct AsyncStdRuntime;
+/// Endpoints on smol's executor; everything else is the same.
+///
+/// ```no_run
+/// # fn main() -> std::io::Result<()> {
+/// smol::block_on(async {
+///     let endpoint = kwik_async_std::smol::Endpoint::client(([0, 0, 0, 0], 0).into())?;
+///     // and on as anywhere
+///     # drop(endpoint);
+///     Ok(())
+/// })
+/// # }
+/// ```
+#[cfg(feature = "smol")]
+pub mod smol {
+    pub use crate::runtime::SmolRuntime;
 
-impl AsyncStdRuntime {
-    /// Takes over a bound socket, for [`Endpoint::new_from_socket`] and [`Endpoint::rebind_abstract`].
-    ///
-    /// # Errors
-    /// - Whatever the operating system says.
-    pub fn wrap_udp_socket(&self, socket: UdpSocket) -> io::Result<AsyncStdSocket> {
-        AsyncStdSocket::new(socket)
-    }
-}
-
-impl Runtime for AsyncStdRuntime {
-    type Socket = AsyncStdSocket;
-    type Timer = AsyncStdTimer;
-
-    fn current() -> io::Result<Self> {
-        Ok(Self) // there is one per process, started when needed
-    }
-
-    fn now(&self) -> Instant {
-        Instant::now()
-    }
-
-    fn unix_now(&self) -> Duration {
-        // A clock before 1970 makes every ticket look not yet valid, which is the safe side.
-        SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
-    }
-
-    fn seed(&self) -> io::Result<[u8; 32]> {
-        let mut seed = [0; 32];
-        getrandom::fill(&mut seed)?;
-        Ok(seed)
-    }
-
-    fn bind(&self, addr: SocketAddr) -> io::Result<AsyncStdSocket> {
-        let socket = socket2::Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
-        if addr.is_ipv6() {
-            if let Err(error) = socket.set_only_v6(false) {
-                tracing::debug!(%error, "socket reaches IPv6 only");
-            }
-        }
-        socket.bind(&addr.into())?;
-        self.wrap_udp_socket(socket.into())
-    }
-
-    fn wrap_udp_socket(&self, socket: UdpSocket) -> io::Result<AsyncStdSocket> {
-        self.wrap_udp_socket(socket)
-    }
-
-    fn source_for(&self, destination: SocketAddr) -> Option<IpAddr> {
-        let any = if destination.is_ipv4() {
-            IpAddr::from(Ipv4Addr::UNSPECIFIED)
-        } else {
-            IpAddr::from(Ipv6Addr::UNSPECIFIED)
-        };
-        let socket = UdpSocket::bind((any, 0)).ok()?;
-        socket.connect(destination).ok()?; // sends nothing, and has the system choose
-        socket.local_addr().ok().map(|local| local.ip())
-    }
-
-    fn timer(&self, at: Instant) -> AsyncStdTimer {
-        AsyncStdTimer::new(at)
-    }
-
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        drop(async_std::task::spawn(task)); // runs on without its handle
-    }
-
-    fn spawn_blocking(&self, work: impl FnOnce() + Send + 'static) {
-        drop(async_std::task::spawn_blocking(work));
-    }
+    /// A KWIK endpoint on smol.
+    pub type Endpoint = kwik_core::driver::Endpoint<SmolRuntime>;
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use kwik_core::driver::Socket as _;
+    use std::{io, net::UdpSocket};
 
-    #[test]
-    fn an_endpoint_goes_over_to_another_socket() {
-        async_std::task::block_on(async {
-            let endpoint = Endpoint::client(([127, 0, 0, 1], 0).into()).unwrap();
+    use kwik_core::driver::{Endpoint, Runtime};
+
+    fn goes_over<R: Runtime>() {
+        async_io::block_on(async {
+            let endpoint = Endpoint::<R>::client(([127, 0, 0, 1], 0).into()).unwrap();
             let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
             let local = socket.local_addr().unwrap();
             endpoint.rebind(socket).unwrap();
@@ -174,22 +112,15 @@ mod tests {
         });
     }
 
-    /// Whatever the system's default is, which most systems but Linux have the other way round.
     #[test]
-    fn an_ipv6_socket_takes_ipv4_and_says_what_it_takes() {
-        let mixed = match AsyncStdRuntime.bind("[::]:0".parse().unwrap()) {
-            Ok(socket) => socket,
-            Err(error) => {
-                // No IPv6 at all here, and then that is what any such socket says.
-                let again = UdpSocket::bind("[::]:0").unwrap_err();
-                assert_eq!(again.kind(), error.kind());
-                return;
-            }
-        };
-        assert!(!mixed.only_v6());
-        let socket = socket2::Socket::new(Domain::IPV6, Type::DGRAM, Some(Protocol::UDP)).unwrap();
-        socket.set_only_v6(true).unwrap();
-        socket.bind(&SocketAddr::from(([0_u16; 8], 0)).into()).unwrap();
-        assert!(AsyncStdRuntime.wrap_udp_socket(socket.into()).unwrap().only_v6());
+    #[cfg(feature = "async-std")]
+    fn an_endpoint_goes_over_to_another_socket() {
+        goes_over::<crate::AsyncStdRuntime>();
+    }
+
+    #[test]
+    #[cfg(feature = "smol")]
+    fn an_endpoint_on_smol_goes_over_to_another_socket() {
+        goes_over::<crate::smol::SmolRuntime>();
     }
 }

@@ -1,4 +1,4 @@
-//! A plain UDP socket on `async-io`'s reactor.
+//! A UDP socket that is registered with `async-io`'s reactor.
 
 use std::{
     future::Future as _,
@@ -7,35 +7,35 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Instant,
 };
 
 use async_io::{Async, WritableOwned};
 use kwik_core::{
     Transmit,
-    driver::{RecvMeta, Socket, Writable},
+    driver::{RecvMeta, Socket, Writable, udp::UdpState},
 };
-use socket2::SockRef;
 
 /// A UDP socket of one endpoint.
 #[derive(Debug)]
-pub struct AsyncStdSocket {
+pub struct AsyncIoSocket {
     io: Arc<Async<UdpSocket>>,
-    only_v6: bool,
+    state: UdpState,
 }
 
-impl AsyncStdSocket {
+impl AsyncIoSocket {
     /// Takes over a bound socket.
     pub(crate) fn new(socket: UdpSocket) -> io::Result<Self> {
-        let only_v6 = socket.local_addr()?.is_ipv6() && SockRef::from(&socket).only_v6().unwrap_or(false);
-        Ok(Self { io: Arc::new(Async::new(socket)?), only_v6 })
+        let state = UdpState::new(&socket, Instant::now)?;
+        Ok(Self { io: Arc::new(Async::new_nonblocking(socket)?), state })
     }
 }
 
-impl Socket for AsyncStdSocket {
-    type Writable = AsyncStdWritable;
+impl Socket for AsyncIoSocket {
+    type Writable = AsyncIoWritable;
 
     fn try_send(&self, transmit: &Transmit, bytes: &[u8]) -> io::Result<()> {
-        self.io.get_ref().send_to(bytes, transmit.destination).map(|_| ())
+        self.state.try_send(self.io.get_ref().into(), transmit, bytes)
     }
 
     fn poll_recv(
@@ -44,23 +44,16 @@ impl Socket for AsyncStdSocket {
         bufs: &mut [IoSliceMut<'_>],
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
-        let (Some(buf), Some(meta)) = (bufs.first_mut(), meta.first_mut()) else {
-            return Poll::Ready(Ok(0));
-        };
         loop {
-            match self.io.get_ref().recv_from(buf) {
-                Ok((len, addr)) => {
-                    *meta = RecvMeta { addr, len, stride: len, ecn: None, dst_ip: None };
-                    return Poll::Ready(Ok(1));
-                }
+            match self.state.recv(self.io.get_ref().into(), bufs, meta) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(self.io.poll_readable(cx))?,
-                Err(error) => return Poll::Ready(Err(error)),
+                done => return Poll::Ready(done),
             }
         }
     }
 
-    fn writable(self: &Arc<Self>) -> AsyncStdWritable {
-        AsyncStdWritable { io: self.io.clone(), waiting: None }
+    fn writable(self: &Arc<Self>) -> AsyncIoWritable {
+        AsyncIoWritable { io: self.io.clone(), waiting: None }
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -68,18 +61,30 @@ impl Socket for AsyncStdSocket {
     }
 
     fn only_v6(&self) -> bool {
-        self.only_v6
+        self.state.only_v6()
+    }
+
+    fn max_gso_segments(&self, destination: SocketAddr) -> usize {
+        self.state.max_gso_segments(destination)
+    }
+
+    fn max_gro_segments(&self) -> usize {
+        self.state.max_gro_segments()
+    }
+
+    fn may_fragment(&self) -> bool {
+        self.state.may_fragment()
     }
 }
 
 /// One task's wait for room to send.
 #[derive(Debug)]
-pub struct AsyncStdWritable {
+pub struct AsyncIoWritable {
     io: Arc<Async<UdpSocket>>,
     waiting: Option<Pin<Box<WritableOwned<UdpSocket>>>>,
 }
 
-impl Writable for AsyncStdWritable {
+impl Writable for AsyncIoWritable {
     fn poll_writable(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let io = &this.io;

@@ -34,19 +34,17 @@
 //! This crate only supplies a socket, a timer, the clock and a way to spawn; the order of work is in
 //! [`kwik_core::driver`], the protocol in the rest of [`kwik_core`].
 
-mod offload;
 mod socket;
 mod timer;
 
 use std::{
     future::Future,
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use kwik_core::driver::Runtime;
-use socket2::{Domain, Protocol, Type};
+use kwik_core::driver::{Runtime, udp};
 use tokio::runtime::Handle;
 
 /// quinn's name for what error codes are on the wire.
@@ -125,14 +123,7 @@ impl Runtime for TokioRuntime {
     }
 
     fn bind(&self, addr: SocketAddr) -> io::Result<TokioSocket> {
-        let socket = socket2::Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
-        if addr.is_ipv6() {
-            if let Err(error) = socket.set_only_v6(false) {
-                tracing::debug!(%error, "socket reaches IPv6 only");
-            }
-        }
-        socket.bind(&addr.into())?;
-        self.wrap_udp_socket(socket.into())
+        self.wrap_udp_socket(udp::bind(addr)?)
     }
 
     fn wrap_udp_socket(&self, socket: std::net::UdpSocket) -> io::Result<TokioSocket> {
@@ -140,14 +131,7 @@ impl Runtime for TokioRuntime {
     }
 
     fn source_for(&self, destination: SocketAddr) -> Option<IpAddr> {
-        let any = if destination.is_ipv4() {
-            IpAddr::from(Ipv4Addr::UNSPECIFIED)
-        } else {
-            IpAddr::from(Ipv6Addr::UNSPECIFIED)
-        };
-        let socket = std::net::UdpSocket::bind((any, 0)).ok()?;
-        socket.connect(destination).ok()?; // sends nothing, and has the system choose
-        socket.local_addr().ok().map(|local| local.ip())
+        udp::source_for(destination)
     }
 
     fn timer(&self, at: Instant) -> TokioTimer {

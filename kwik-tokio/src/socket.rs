@@ -1,4 +1,4 @@
-//! A UDP socket with segmentation offload, as `quinn-udp` gives it, registered with tokio.
+//! A UDP socket that is registered with tokio.
 
 use std::{
     fmt,
@@ -8,44 +8,26 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Instant,
 };
 
 use kwik_core::{
-    Ecn, Transmit,
-    driver::{RecvMeta, Socket, Writable},
+    Transmit,
+    driver::{RecvMeta, Socket, Writable, udp::UdpState},
 };
-use quinn_udp::{BATCH_SIZE, EcnCodepoint, UdpSocketState};
-use socket2::SockRef;
 use tokio::{io::Interest, net::UdpSocket};
-
-use crate::offload::Offload;
-
-/// Bytes the kernel is asked to buffer per direction: 50 ms at 80 MB/s. It may grant less.
-const BUFFER_BYTES: usize = 4 * 1024 * 1024;
 
 /// A UDP socket of one endpoint.
 pub struct TokioSocket {
     io: UdpSocket,
-    state: UdpSocketState,
-    offload: Offload,
-    only_v6: bool,
+    state: UdpState,
 }
 
 impl TokioSocket {
     /// Takes over a bound socket. To be called from within a tokio runtime.
     pub(crate) fn new(socket: std::net::UdpSocket) -> io::Result<Self> {
-        let state = UdpSocketState::new((&socket).into())?; // makes it non-blocking, too
-        for (what, set) in [
-            ("send", state.set_send_buffer_size((&socket).into(), BUFFER_BYTES)),
-            ("receive", state.set_recv_buffer_size((&socket).into(), BUFFER_BYTES)),
-        ] {
-            if let Err(error) = set {
-                tracing::debug!(%error, what, "socket buffer stays at the system's default");
-            }
-        }
-        let only_v6 = socket.local_addr()?.is_ipv6() && SockRef::from(&socket).only_v6().unwrap_or(false);
-        let offload = Offload::new(state.max_gso_segments());
-        Ok(Self { io: UdpSocket::from_std(socket)?, state, offload, only_v6 })
+        let state = UdpState::new(&socket, Instant::now)?; // makes it non-blocking, too
+        Ok(Self { io: UdpSocket::from_std(socket)?, state })
     }
 }
 
@@ -53,22 +35,7 @@ impl Socket for TokioSocket {
     type Writable = TokioWritable;
 
     fn try_send(&self, transmit: &Transmit, bytes: &[u8]) -> io::Result<()> {
-        let sent = quinn_udp::Transmit {
-            destination: transmit.destination,
-            ecn: transmit.ecn.map(|ecn| match ecn {
-                Ecn::Ect0 => EcnCodepoint::Ect0,
-                Ecn::Ect1 => EcnCodepoint::Ect1,
-                Ecn::Ce => EcnCodepoint::Ce,
-            }),
-            contents: bytes,
-            segment_size: transmit.segment_size,
-            src_ip: transmit.src_ip,
-        };
-        let result = self.io.try_io(Interest::WRITABLE, || self.state.try_send((&self.io).into(), &sent));
-        if transmit.segment_size.is_some() {
-            self.offload.note(transmit.destination, &result);
-        }
-        result
+        self.io.try_io(Interest::WRITABLE, || self.state.try_send((&self.io).into(), transmit, bytes))
     }
 
     fn poll_recv(
@@ -77,14 +44,10 @@ impl Socket for TokioSocket {
         bufs: &mut [IoSliceMut<'_>],
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
-        let mut received = [quinn_udp::RecvMeta::default(); BATCH_SIZE];
-        let count = bufs.len().min(meta.len()).min(BATCH_SIZE);
-        let (bufs, _) = bufs.split_at_mut(count);
-        let (received, _) = received.split_at_mut(count);
         let mut asked = false;
-        let received_now = loop {
+        loop {
             let ready = self.io.poll_recv_ready(cx)?;
-            let mut recv = || self.state.recv((&self.io).into(), bufs, received);
+            let mut recv = || self.state.recv((&self.io).into(), bufs, meta);
             let result = match ready {
                 Poll::Ready(()) => self.io.try_io(Interest::READABLE, recv),
                 Poll::Pending if asked => return Poll::Pending,
@@ -94,28 +57,13 @@ impl Socket for TokioSocket {
             };
             asked = true;
             match result {
-                Ok(count) => break count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock && ready.is_pending() => {
                     return Poll::Pending;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {} // tokio forgets the readiness
-                Err(error) => return Poll::Ready(Err(error)),
+                done => return Poll::Ready(done),
             }
-        };
-        for (to, from) in meta.iter_mut().zip(received).take(received_now) {
-            *to = RecvMeta {
-                addr: from.addr,
-                len: from.len,
-                stride: from.stride,
-                ecn: from.ecn.map(|ecn| match ecn {
-                    EcnCodepoint::Ect0 => Ecn::Ect0,
-                    EcnCodepoint::Ect1 => Ecn::Ect1,
-                    EcnCodepoint::Ce => Ecn::Ce,
-                }),
-                dst_ip: from.dst_ip,
-            };
         }
-        Poll::Ready(Ok(received_now))
     }
 
     fn writable(self: &Arc<Self>) -> TokioWritable {
@@ -127,15 +75,15 @@ impl Socket for TokioSocket {
     }
 
     fn only_v6(&self) -> bool {
-        self.only_v6
+        self.state.only_v6()
     }
 
     fn max_gso_segments(&self, destination: SocketAddr) -> usize {
-        self.offload.segments(destination)
+        self.state.max_gso_segments(destination)
     }
 
     fn max_gro_segments(&self) -> usize {
-        self.state.gro_segments()
+        self.state.max_gro_segments()
     }
 
     fn may_fragment(&self) -> bool {

@@ -13,6 +13,7 @@
 
 pub mod authority;
 pub mod feed;
+pub mod host;
 pub mod object;
 pub mod raw;
 pub mod sim;

@@ -2,7 +2,8 @@
 //!
 //! An adapter implements [`Runtime`] (a clock, a timer, a socket, a way to spawn) and gets quinn's API back. This module
 //! owns no socket, no clock and no thread, and decides nothing about the protocol: it moves facts into
-//! [`Session`](crate::session::Session)s, moves datagrams out, and wakes whoever waits.
+//! [`Session`](crate::session::Session)s, moves datagrams out, and wakes whoever waits. What every adapter asks the system
+//! for through its socket is in `udp` (feature `udp`).
 //!
 //! # Tasks
 //! One task per endpoint reads the socket and routes datagrams; one task per session does all of that session's work, so
@@ -58,6 +59,8 @@ mod session;
 mod source;
 mod stream;
 mod task;
+#[cfg(feature = "udp")]
+pub mod udp;
 
 pub use connection::Connection;
 pub use distribute::{DistributeError, DistributeEvent, DistributeOptions, Distribution};

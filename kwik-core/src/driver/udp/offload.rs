@@ -6,12 +6,11 @@
 use std::{
     io,
     net::SocketAddr,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
+
+use crate::driver::lock::{Lock, Owes};
 
 /// Time that a destination gets no trains after one to it has failed; twice as long each time that the next fails as well.
 const WAIT_FIRST: Duration = Duration::from_secs(10);
@@ -31,47 +30,51 @@ struct Failure {
     wait: Duration,
 }
 
+impl Owes for Vec<Failure> {}
+
 /// Trains that have failed on one socket, by destination.
 #[derive(Debug)]
-pub(crate) struct Offload {
+pub(super) struct Offload {
     /// Datagrams in one, at most.
     segments: usize,
-    /// There are failures: the usual case takes no lock.
+    /// There are failures: the usual case takes no lock and reads no clock.
     failed: AtomicBool,
-    failures: Mutex<Vec<Failure>>,
+    failures: Lock<Vec<Failure>>,
+    now: fn() -> Instant,
 }
 
 impl Offload {
-    pub(crate) fn new(segments: usize) -> Self {
-        Self { segments, failed: AtomicBool::new(false), failures: Mutex::new(Vec::new()) }
+    pub(super) const fn new(segments: usize, now: fn() -> Instant) -> Self {
+        Self { segments, failed: AtomicBool::new(false), failures: Lock::new(Vec::new()), now }
     }
 
     /// Returns how many datagrams one call may send to `destination`.
-    pub(crate) fn segments(&self, destination: SocketAddr) -> usize {
+    pub(super) fn segments(&self, destination: SocketAddr) -> usize {
         if self.failed.load(Ordering::Relaxed) {
-            self.segments_at(destination, Instant::now())
+            self.segments_at(destination, (self.now)())
         } else {
             self.segments
         }
     }
 
     /// Takes what became of a train.
-    pub(crate) fn note(&self, destination: SocketAddr, result: &io::Result<()>) {
+    pub(super) fn note(&self, destination: SocketAddr, result: &io::Result<()>) {
         match result {
             Ok(()) if self.failed.load(Ordering::Relaxed) => self.on_sent(destination),
             Ok(()) => {}
             Err(error) if error.raw_os_error().is_some_and(|code| REFUSALS.contains(&code)) => {
-                self.on_refused(destination, Instant::now());
+                self.on_refused(destination, (self.now)());
             }
             Err(_) => {}
         }
     }
 
     fn with<T>(&self, f: impl FnOnce(&mut Vec<Failure>) -> T) -> T {
-        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        let value = f(&mut failures);
-        self.failed.store(!failures.is_empty(), Ordering::Relaxed);
-        value
+        self.failures.with(|failures| {
+            let value = f(failures);
+            self.failed.store(!failures.is_empty(), Ordering::Relaxed);
+            value
+        })
     }
 
     fn segments_at(&self, destination: SocketAddr, now: Instant) -> usize {
@@ -112,6 +115,11 @@ impl Offload {
 mod tests {
     use super::*;
 
+    #[expect(clippy::disallowed_methods, reason = "any instant will do")]
+    fn now() -> Instant {
+        Instant::now()
+    }
+
     fn host(last: u8) -> SocketAddr {
         SocketAddr::from(([192, 0, 2, last], 443))
     }
@@ -119,8 +127,8 @@ mod tests {
     /// One tunnel that takes no trains once cost every destination its offload, for good.
     #[test]
     fn a_train_that_failed_is_tried_again_and_nobody_else_pays() {
-        let offload = Offload::new(64);
-        let start = Instant::now();
+        let start = now();
+        let offload = Offload::new(64, now);
         offload.on_refused(host(1), start);
         assert_eq!((offload.segments_at(host(1), start), offload.segments_at(host(2), start)), (1, 64));
         offload.on_refused(host(1), start); // was under way
@@ -136,8 +144,8 @@ mod tests {
 
     #[test]
     fn an_interface_without_offload_does_not_fail_for_each_destination() {
-        let offload = Offload::new(64);
-        let start = Instant::now();
+        let start = now();
+        let offload = Offload::new(64, now);
         (0..=u8::MAX).for_each(|last| offload.on_refused(host(last), start));
         assert_eq!(offload.with(|failures| failures.len()), FAILURES_MAX);
         assert_eq!(offload.segments_at(host(255), start), 1);
@@ -152,7 +160,7 @@ mod tests {
     /// Only what says that the interface cannot is taken for that.
     #[test]
     fn other_failures_are_no_reason() {
-        let offload = Offload::new(64);
+        let offload = Offload::new(64, now);
         for code in [1, 11, 101, 111, 113] {
             offload.note(host(1), &Err(io::Error::from_raw_os_error(code)));
         }
