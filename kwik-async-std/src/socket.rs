@@ -5,7 +5,10 @@ use std::{
     io::{self, IoSliceMut},
     net::{SocketAddr, UdpSocket},
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, ready},
     time::Instant,
 };
@@ -21,13 +24,16 @@ use kwik_core::{
 pub struct AsyncIoSocket {
     io: Arc<Async<UdpSocket>>,
     state: UdpState,
+    /// Something has come since the socket was last found empty.
+    busy: AtomicBool,
 }
 
 impl AsyncIoSocket {
     /// Takes over a bound socket.
     pub(crate) fn new(socket: UdpSocket) -> io::Result<Self> {
         let state = UdpState::new(&socket, Instant::now)?;
-        Ok(Self { io: Arc::new(Async::new_nonblocking(socket)?), state })
+        let io = Arc::new(Async::new_nonblocking(socket)?);
+        Ok(Self { io, state, busy: AtomicBool::new(false) })
     }
 }
 
@@ -46,8 +52,19 @@ impl Socket for AsyncIoSocket {
     ) -> Poll<io::Result<usize>> {
         loop {
             match self.state.recv(self.io.get_ref().into(), bufs, meta) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(self.io.poll_readable(cx))?,
-                done => return Poll::Ready(done),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    // Half a dozen system calls go into a wait for the reactor. While datagrams come in a stream, more of
+                    // them are there once other tasks have had their turn.
+                    if self.busy.swap(false, Ordering::Relaxed) {
+                        cx.waker().wake_by_ref();
+                        return Poll::Pending;
+                    }
+                    ready!(self.io.poll_readable(cx))?;
+                }
+                done => {
+                    self.busy.store(done.is_ok(), Ordering::Relaxed);
+                    return Poll::Ready(done);
+                }
             }
         }
     }

@@ -137,7 +137,19 @@ pub struct AcceptError {
     pub response: Option<Transmit>,
 }
 
-/// One UDP socket's worth of sessions.
+/// One UDP socket's worth of sessions. Owns none of them: it routes to them by [`SessionHandle`].
+///
+/// # Driving it
+/// Every datagram of the socket goes to [`Self::handle`], which says whose it is. A client at the door is let in, turned away
+/// or left without an answer; an answer of the endpoint's own is in the buffer that was given, and is sent as it is. What a
+/// session asks for with [`Session::poll_endpoint_event`] goes to [`Self::handle_session_event`]. A session that is
+/// [drained](Session::is_drained) is dropped and needs no goodbye here; one that is dropped before is
+/// [forgotten](Self::forget). The endpoint has no timers of its own.
+///
+/// # Seeds
+/// All that is random in it and in its sessions follows from the seed: connection ids, tokens, session ids, nonces. So it comes
+/// from the operating system, for each endpoint anew; one that repeats, or that somebody else knows, makes them guessable.
+/// Tests pass a constant and get the same decisions again. TLS has randomness of its own, from its provider.
 #[derive(Debug)]
 pub struct Endpoint {
     quic: quic::Endpoint,

@@ -11,6 +11,7 @@
 
 mod as_quinn;
 mod attach;
+mod conformance;
 mod distribute;
 mod failure;
 mod hooks;

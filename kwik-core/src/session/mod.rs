@@ -108,8 +108,21 @@ const EXPORTER_LABEL: &[u8] = b"EXPORTER-kwik/1 attach";
 
 /// One session, on a client or on a server. Owns no clock, socket or randomness of its own.
 ///
-/// Facts (`handle_*`) never fail. After any fact or command, poll in this order until each has nothing more:
-/// `poll_endpoint_event`, `poll_question`, `poll_transmit`, `poll_event`; then sleep until `poll_timeout`.
+/// # Driving it
+/// Facts (`handle_*`) never fail; whoever owns the session repeats, for as long as it is not [drained](Self::is_drained):
+/// 1. Take what has arrived: each [`DatagramEvent::Session`](crate::DatagramEvent::Session) goes to [`Self::handle_event`].
+/// 2. If [`Self::poll_timeout`] has come, [`Self::handle_timeout`]. Before it, ask [`Self::is_verdict_due`]: if it says so, a
+///    peer may be found silent, and step 1 must have left nothing in the socket or in queues since the deadline came. After a
+///    stall everything is late at once, and a loop that runs timers first gives up peers whose datagrams it has not read.
+/// 3. Poll until none of these has anything more: [`Self::poll_endpoint_event`], whose answer from
+///    [`Endpoint::handle_session_event`](crate::Endpoint::handle_session_event) comes back by `handle_event` before anything
+///    else; [`Self::poll_question`], whose answer goes to [`Self::handle_answer`]; [`Self::poll_transmit`], while the socket
+///    takes datagrams; [`Self::poll_event`], whose news the application may answer with commands.
+/// 4. Sleep until [`Self::poll_timeout`], a datagram, a command, or, if the socket was full, until it has room.
+///
+/// Step 3 is due after every fact, every command and every read: reading gives credit back. A command that comes while the
+/// loop sleeps wakes it; [`Self::wants_transmit`] says whether that is worth it. Times never go back; `now` may stay the same.
+/// The example `blocking` is such a loop, in 150 lines; feature `driver` is the one of the adapters.
 pub struct Session {
     links: Links,
     machine: Machine,

@@ -4,8 +4,10 @@
 //! and two mirrors. Everything else is as each comes by default. Usage:
 //!
 //! ```text
-//! cargo run --release -p kwik-tests --bin runtimes -- [MiB per run] [runs]
+//! cargo run --release -p kwik-tests --bin runtimes -- [MiB per run] [runs] [part of a name]
 //! ```
+//!
+//! Beside the rates stands the processor time of both ends together, which others on the machine disturb less.
 
 use std::{
     error::Error,
@@ -58,40 +60,34 @@ fn main() -> Fallible<()> {
     let mut arguments = std::env::args().skip(1);
     let size = MIB * arguments.next().map_or(Ok(SIZE_MIB), |mib| mib.parse())?;
     let runs = arguments.next().map_or(Ok(RUNS), |runs| runs.parse())?;
+    let which = arguments.next().unwrap_or_default();
+    let cases: Vec<_> = CASES.into_iter().filter(|(name, _)| name.contains(&which)).collect();
     let mut out = io::stdout();
-    writeln!(out, "one stream, {} MiB, {runs} runs each, interleaved, MB/s; /3: three servers", size / MIB)?;
-    for (name, _) in CASES {
-        write!(out, "{name:>12}")?;
-    }
-    writeln!(out)?;
-    let mut rates = CASES.map(|_| Vec::new());
+    writeln!(
+        out,
+        "one stream, {} MiB, {runs} runs each, interleaved; MB/s, and ms of processor per MB",
+        size / MIB
+    )?;
+    let mut results: Vec<_> = cases.iter().map(|_| (Vec::new(), Vec::new())).collect();
+    #[expect(clippy::cast_precision_loss, reason = "a rate for humans")]
+    let megabytes = size as f64 / 1e6;
     for first in 0..runs {
-        // Each begins in turn.
-        let mut row = CASES.map(|_| 0.0);
-        for at in 0..CASES.len() {
-            let at = (at + first) % CASES.len();
-            if let (Some((_, case)), Some(rate)) = (CASES.get(at), row.get_mut(at)) {
-                #[expect(clippy::cast_precision_loss, reason = "a rate for humans")]
-                let bytes = size as f64;
-                *rate = bytes / case(size)?.as_secs_f64() / 1e6;
+        for at in 0..cases.len() {
+            let at = (at + first) % cases.len(); // each begins in turn
+            if let (Some((_, case)), Some((rates, costs))) = (cases.get(at), results.get_mut(at)) {
+                let cpu = cpu_time::ProcessTime::now();
+                rates.push(megabytes / case(size)?.as_secs_f64());
+                costs.push(cpu.elapsed().as_secs_f64() * 1e3 / megabytes);
             }
         }
-        for (rate, all) in row.iter().zip(&mut rates) {
-            write!(out, "{rate:12.1}")?;
-            all.push(*rate);
+    }
+    for ((name, _), (rates, costs)) in cases.iter().zip(results) {
+        write!(out, "{name:>12}: {:7.1} {:6.2}  (", median(rates.clone()), median(costs))?;
+        for rate in rates {
+            write!(out, " {rate:.0}")?;
         }
-        writeln!(out)?;
+        writeln!(out, " )")?;
     }
-    let medians = rates.map(median);
-    for median in medians {
-        write!(out, "{median:12.1}")?;
-    }
-    writeln!(out, "  median")?;
-    for (at, median) in medians.iter().enumerate() {
-        let tokio = if at < 4 { medians.first() } else { medians.get(4) };
-        write!(out, "{:12.2}", median / tokio.copied().unwrap_or(f64::NAN))?;
-    }
-    writeln!(out, "  of tokio's")?;
     Ok(())
 }
 
@@ -170,7 +166,8 @@ async fn serve<R: kwik_core::driver::Runtime>(
 async fn send(session: &PrimarySession, size: u64, shared: bool) -> Fallible<()> {
     let mut stream = session.open_uni().await?;
     if shared {
-        stream.distribute(Same(chunk()), size, DistributeOptions::new("object")).await?;
+        // The client leaves as soon as it has everything, which may be before this server has heard so.
+        drop(stream.distribute(Same(chunk()), size, DistributeOptions::new("object")).await);
         return Ok(());
     }
     let chunk = chunk();
