@@ -50,7 +50,7 @@ impl Families {
     }
 }
 
-/// What became of a datagram.
+/// Outcome of a datagram.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum DatagramEvent {
@@ -127,13 +127,13 @@ impl Incoming {
     }
 }
 
-/// Why a client was not let in.
+/// Refusal of a client at the door.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct AcceptError {
     /// The reason.
     pub cause: ConnectionError,
-    /// What to send the client, if anything; its bytes are in the buffer given to `accept`.
+    /// Answer to send the client, if any; its bytes are in the buffer given to `accept`.
     pub response: Option<Transmit>,
 }
 
@@ -159,7 +159,7 @@ pub struct Endpoint {
     server: Option<Arc<ServerConfig>>,
     nonces: Nonces,
     families: Families,
-    /// Where each QUIC connection belongs.
+    /// Session and path of each QUIC connection.
     routes: BTreeMap<usize, (SessionHandle, LinkId)>,
     /// The connections of each session.
     owned: BTreeSet<(SessionHandle, usize)>,

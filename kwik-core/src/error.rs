@@ -237,7 +237,7 @@ impl FrameError {
     }
 }
 
-/// Why a session is over, or why one of its paths is. Variants as in quinn.
+/// Reason for the end of a session, or of one of its paths. Variants as in quinn.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Error)]
 #[non_exhaustive]
 pub enum ConnectionError {
@@ -276,7 +276,7 @@ pub enum ConnectionError {
 pub struct ApplicationClose {
     /// The code.
     pub error_code: ErrorCode,
-    /// What the closing end said, for humans; at most what fits a packet.
+    /// Text of the closing end, for humans; at most as long as fits a packet.
     pub reason: Bytes,
 }
 
@@ -341,12 +341,12 @@ pub enum ReadError {
     /// Two servers have brought different bytes for one place, which is not to be: the stream was given up.
     #[error("{stream}: {} and {} disagree about bytes {range}", source_name(.sources[0]), source_name(.sources[1]))]
     Conflict {
-        /// Which stream.
+        /// The stream.
         stream: StreamId,
         /// From the first byte that differs on.
         range: ByteRange,
-        /// Whose bytes were there first, and whose came second; the primary's own are under [`PathId::PRIMARY`]. `None`
-        /// where slivers of several servers were gathered into one piece.
+        /// Source of the bytes that were there first, and of those that came second; the primary's own are under
+        /// [`PathId::PRIMARY`]. `None` where slivers of several servers were gathered into one piece.
         sources: [Option<PathId>; 2],
     },
     /// The session is over, and the stream had no bytes of other servers.
@@ -359,12 +359,12 @@ pub enum ReadError {
     /// is to bring them (`AGGREGATION_TIMEOUT`; the stream goes on should they come after all).
     #[error("{stream}: bytes {missing} are missing: {code}")]
     Incomplete {
-        /// Which stream.
+        /// The stream.
         stream: StreamId,
         /// The first missing range. While nobody has said where the stream ends it reaches to the last byte that anybody was
         /// given, and is one byte long behind that.
         missing: ByteRange,
-        /// Why nobody will send it.
+        /// Reason that nobody will send it.
         code: ErrorCode,
     },
     /// The peer gave the stream up.
@@ -372,7 +372,7 @@ pub enum ReadError {
     Reset(ErrorCode),
 }
 
-/// Whose bytes they are, for humans.
+/// Name of the bytes' source, for humans.
 fn source_name(source: Option<PathId>) -> String {
     match source {
         Some(PathId::PRIMARY) => "the primary".to_owned(),

@@ -1,4 +1,4 @@
-//! What the parts of the core cost, in instructions: `cargo bench -p kwik-tests --features bench --bench instructions`.
+//! Cost of the core's parts, in instructions: `cargo bench -p kwik-tests --features bench --bench instructions`.
 //!
 //! Needs valgrind. Unlike times, the counts do not depend on what else the machine does, and are the same in every run
 //! of one build. Each body runs in a process of its own under callgrind, once for few and once for many runs; the
@@ -20,7 +20,7 @@ type Fallible<T> = Result<T, Box<dyn Error>>;
 const FEW: u64 = 4;
 /// Runs that are counted.
 const COUNTED: u64 = 16;
-/// What the process that is counted is called with: this, a body's name and how often.
+/// First argument of the process that is counted; a body's name and a number of runs follow.
 const CHILD: &str = "--count";
 
 fn main() -> Fallible<ExitCode> {

@@ -1,4 +1,4 @@
-//! What the parts of the core cost, in time: `cargo bench -p kwik-tests --features bench --bench time`.
+//! Cost of the core's parts, in time: `cargo bench -p kwik-tests --features bench --bench time`.
 //!
 //! A shared machine changes its pace while this runs: compare two versions by turns, or count instructions instead
 //! (`--bench instructions`).

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use kwik_tests::{authority::Authority, raw::loopback, run, soon, world::World};
 
-/// What a call came to, in words that both libraries share.
+/// Result of a call, in words that both libraries share.
 fn words(said: &impl std::fmt::Debug) -> String {
     let said =
         format!("{said:?}").replace("code 0x", "").replace("ClosedStream { _private: () }", "ClosedStream");
@@ -154,7 +154,7 @@ fn streams_end_as_they_do_in_quinn() {
     });
 }
 
-/// What quinn leaves open, or says otherwise than what happened.
+/// Cases that quinn leaves open, or says otherwise than what happened.
 #[test]
 fn nobody_is_told_that_what_was_given_up_has_arrived() {
     run(async {

@@ -1,4 +1,4 @@
-//! Who is let in, and who is not: tickets, certificates, roles, dead ports. Spec: PROTOCOL §8, §9.
+//! Admission and refusal: tickets, certificates, roles, dead ports. Spec: PROTOCOL §8, §9.
 
 use std::{
     net::{SocketAddr, UdpSocket},
@@ -23,7 +23,7 @@ use pb::FrameType;
 
 const OBJECT: Object = Object(3);
 const MIB: u64 = 1024 * 1024;
-/// How long the primary may be left without a reason. Issue: "the reason arrives at the primary within 3 s".
+/// Longest time that the primary may be left without a reason.
 const REASON: Duration = Duration::from_secs(3);
 
 fn loopback(port: u16) -> SocketAddr {
@@ -545,7 +545,7 @@ fn a_ticket_is_good_once_per_endpoint_with_its_key() {
     });
 }
 
-/// What a client may say to a server before anything else is a hello, and it has ten seconds for it.
+/// A client's first words to a server are a hello, and it has ten seconds for it.
 #[test]
 fn servers_want_a_hello_first() {
     run(async {

@@ -20,7 +20,7 @@ const KILLS: u64 = 50;
 /// Worlds at a time.
 const AT_ONCE: usize = 4;
 
-/// Who dies.
+/// The one that dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Victim {
     Primary,

@@ -15,7 +15,7 @@ use kwik_tokio::{
     PublicKey, SecondaryConfig, ServerConfig, Signature, Signer, SigningKey,
 };
 
-/// What a hook has to do with: the session that it is called for, once there is one.
+/// The session that a hook is called for, once there is one.
 #[derive(Clone, Default)]
 struct Around {
     session: Arc<Mutex<Option<Connection>>>,

@@ -420,7 +420,7 @@ fn a_client_opens_public_streams_only() {
     });
 }
 
-/// What a client says is missing of a lease can only be part of the lease: the application leases it again as it is.
+/// A client can only call part of a lease missing: the application leases it again as it is.
 #[test]
 fn a_client_cannot_lose_more_than_was_leased() {
     run(async {

@@ -1,4 +1,4 @@
-//! What a hostile secondary may try, and what it costs: its path. The object always arrives.
+//! Attempts of a hostile secondary, and their cost: its path. The object always arrives.
 //! Spec: DESIGN §2, PROTOCOL §5, §9.
 
 use std::time::Duration;
@@ -41,7 +41,7 @@ struct Scene {
     honest: Job,
     stream: SendStream,
     recv: RecvStream,
-    /// What the hostile secondary was asked for.
+    /// Requests that the hostile secondary got.
     lease: Lease,
     notice: pb::LeaseNotice,
     _job: Job,
@@ -469,7 +469,7 @@ fn rubbish_on_control_costs_the_path() {
     });
 }
 
-/// What later versions may add is skipped.
+/// Additions of later versions are skipped.
 #[test]
 fn unknown_even_frames_are_skipped() {
     run(async {

@@ -85,7 +85,7 @@ fn one_stream_from_three_servers() {
     });
 }
 
-/// What the handles tell of a stream that two servers fill, and of its leases. Spec: RATIONALE §12.
+/// The handles tell of a stream that two servers fill, and of its leases. Spec: RATIONALE §12.
 #[test]
 fn a_half_filled_stream_has_figures() {
     run(async {
@@ -491,7 +491,7 @@ fn a_secondarys_reset_reaches_the_primary_with_its_code() {
     });
 }
 
-/// What a job does not allow cannot be leased.
+/// Nothing can be leased that a job does not allow.
 #[test]
 fn leases_stay_inside_their_job() {
     run(async {

@@ -1,4 +1,4 @@
-//! What is bounded stays bounded, and who reaches a bound hurts nobody else. Spec: DESIGN §2 (I5, I6, I7), PROTOCOL §6, §11.
+//! Bounds hold, and a peer that reaches one hurts nobody else. Spec: DESIGN §2 (I5, I6, I7), PROTOCOL §6, §11.
 
 use std::time::Duration;
 
@@ -266,7 +266,7 @@ fn jobs_are_bounded() {
     });
 }
 
-/// What only a primary can do fails on a client, as the program's mistake.
+/// A primary's commands fail on a client, as the program's mistake.
 #[test]
 fn a_client_has_no_leases() {
     run(async {

@@ -175,7 +175,7 @@ fn dropped_handles_do_as_quinns_do() {
     });
 }
 
-/// When the last handle of a session is dropped it is closed with code 0; a stream's handle is one, too.
+/// A session is closed with code 0 when its last handle is dropped; a stream's handle is one, too.
 #[test]
 fn dropping_everything_closes_with_code_0() {
     run(async {
@@ -350,7 +350,7 @@ fn a_close_carries_code_and_reason_both_ways() {
     });
 }
 
-/// What an endpoint closes with reaches every session, and it is idle afterwards.
+/// An endpoint's close reaches every session with its code, and the endpoint is idle afterwards.
 #[test]
 fn an_endpoint_closes_all_its_sessions() {
     run(async {

@@ -46,7 +46,7 @@ fn the_programs_of_the_readme_bring_the_object() {
     });
 }
 
-/// What is run is what is read.
+/// The programs that are run are those that are read.
 #[test]
 fn the_readme_shows_what_is_run() {
     let blocks: Vec<&str> =

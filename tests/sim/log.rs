@@ -18,7 +18,7 @@ fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-/// What was written, by the end that wrote it.
+/// Records of each end's log, by the end that wrote it.
 type Logs = Arc<Mutex<BTreeMap<(String, u32), Vec<u8>>>>;
 
 struct Sink(Logs, (String, u32));

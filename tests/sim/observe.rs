@@ -1,4 +1,4 @@
-//! What sessions count, next to what the world did to them. Spec: RATIONALE §12.
+//! Counters of sessions, next to what the world did to them. Spec: RATIONALE §12.
 
 use std::time::Duration;
 

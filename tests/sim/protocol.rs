@@ -48,7 +48,7 @@ fn five_clients_have_three_streams_each_from_two_secondaries() {
     world.finish();
 }
 
-/// What comes first counts, the other is stopped, and nothing comes twice. Spec: PROTOCOL §5.2.
+/// The copy that comes first counts, the other is stopped, and nothing comes twice. Spec: PROTOCOL §5.2.
 #[test]
 fn two_secondaries_bring_the_same_ranges() {
     let plan = PrimaryPlan {

@@ -1,4 +1,4 @@
-//! What the simulator found, each told again as small as it goes. Every one failed before its fix.
+//! Faults that the simulator found, each told again as small as it goes. Every one failed before its fix.
 
 use std::time::Duration;
 

@@ -66,7 +66,7 @@ fn a_silent_death_costs_a_few_round_trips() {
     }
 }
 
-/// What a server is granted beside the probe timeouts before it is called silent: its turn on a core.
+/// Time that a server is granted beside the probe timeouts before it is called silent: its turn on a core.
 const FLOOR: Duration = Duration::from_millis(74);
 
 /// Paths that nobody uses cost their keep-alives and nothing else.

@@ -1,4 +1,4 @@
-//! What `tracing` is told: one can follow a session, a path, a stream and a lease by its id. Spec: RATIONALE §12.
+//! Spans and events of `tracing`: one can follow a session, a path, a stream and a lease by its id. Spec: RATIONALE §12.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -51,7 +51,7 @@ impl Visit for Take<'_> {
 }
 
 impl Capture {
-    /// What is kept is no part of the machine that is looked at.
+    /// Works on the record, uncounted: it is no part of the machine that is looked at.
     fn with<T>(&self, work: impl FnOnce(&mut Captured) -> T) -> T {
         heap::uncounted(|| work(&mut self.0.lock().expect("nobody panics here")))
     }

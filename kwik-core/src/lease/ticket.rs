@@ -308,7 +308,7 @@ impl<'a> Unproved<'a> {
     }
 }
 
-/// Why a ticket does not admit.
+/// Reason that a ticket does not admit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub(crate) enum TicketError {
     #[error("ticket is for another server")]
@@ -378,11 +378,11 @@ pub(crate) struct JobClaims<'a> {
     pub(crate) path: PathId,
     pub(crate) job: JobId,
     pub(crate) stream: StreamId,
-    /// Where leases of the job may lie.
+    /// Range that leases of the job may lie in.
     pub(crate) range: ByteRange,
-    /// How many bytes all leases of the job may have together.
+    /// Bytes that all leases of the job may have together.
     pub(crate) total: u64,
-    /// When the job ends, in seconds since the Unix epoch.
+    /// End of the job, in seconds since the Unix epoch.
     pub(crate) expiry: u64,
     pub(crate) payload: &'a [u8],
 }
@@ -416,7 +416,7 @@ impl JobClaims<'_> {
     }
 }
 
-/// What of a fixed layout is not read yet.
+/// The part of a fixed layout that is not read yet.
 struct Fields<'a>(&'a [u8]);
 
 impl Fields<'_> {

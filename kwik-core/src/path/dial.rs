@@ -141,7 +141,7 @@ pub(crate) struct FailedDials {
     until: BTreeMap<SocketAddr, (Instant, u32)>,
 }
 
-/// How long an address is left alone after its first failure; twice as long after each further one.
+/// Time that an address is left alone after its first failure; twice as long after each further one.
 const BACKOFF_FIRST: Duration = Duration::from_secs(1);
 /// And how often it is doubled at most: 64 s.
 const BACKOFF_DOUBLINGS: u32 = 6;
@@ -178,7 +178,7 @@ impl FailedDials {
     }
 }
 
-/// How far an address reaches, widest first.
+/// Reach of an address, widest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Class {
     Global,

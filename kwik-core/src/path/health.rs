@@ -1,4 +1,4 @@
-//! When a path that owes bytes has gone silent. Spec: PROTOCOL §8.
+//! The moment at which a path that owes bytes counts as silent. Spec: PROTOCOL §8.
 //!
 //! Life is counted in decrypted frames, not in datagrams, and a path is asked five times, for three answers, before
 //! anything is held against it: first it is suspected, so that somebody else may begin to bring what the reader waits
@@ -10,21 +10,20 @@ use std::time::{Duration, Instant};
 
 use crate::limits;
 
-/// What a peer may hold an acknowledgement back (RFC 9000 §18.2, `max_ack_delay` default).
+/// Longest time that a peer may hold an acknowledgement back (RFC 9000 §18.2, `max_ack_delay` default).
 const MAX_ACK_DELAY: Duration = Duration::from_millis(25);
-/// What an operating system may keep a server with work to do from running: four time slices of 3 ms, and no more,
-/// because with it a silent death is still noticed within 3 PTO + 4 RTT however short the path is.
+/// Longest time that an operating system may keep a server with work to do from running: four time slices of 3 ms, and
+/// no more, because with it a silent death is still noticed within 3 PTO + 4 RTT however short the path is.
 const SCHEDULING: Duration = Duration::from_millis(12);
 /// Probes before anything is held against a path, from half a PTO to three quarters. A peer acknowledges every second one
 /// at once (RFC 9000 §13.2.2), and the last on its own, so that they bring three answers in time. They have to be so many: a
 /// disk that is slow is asked about ten times a second, and where a hundredth of the packets is lost each way, two answers
 /// are both lost every hour or two.
 pub(crate) const PROBES: u32 = 5;
-/// How long the last of them must have stayed unanswered before its path is suspected: what the peer may take its time
-/// for. On paths longer than 24 ms three quarters of a PTO are longer than that.
+/// Time that the last of them must have stayed unanswered before its path is suspected: as long as the peer may take. On
+/// paths longer than 24 ms three quarters of a PTO are longer than that.
 const SUSPECT_MIN: Duration = MAX_ACK_DELAY.saturating_add(SCHEDULING);
-/// How long nothing must have been heard before a path is called silent: that for each probe. Above 11 ms of round trip
-/// 2 PTO are longer.
+/// Time without a word before a path is called silent: that for each probe. Above 11 ms of round trip 2 PTO are longer.
 const SILENCE_MIN: Duration = SUSPECT_MIN.saturating_mul(2);
 /// Least room for variance (RFC 9002 §6.1.2, kGranularity).
 const GRANULARITY: Duration = Duration::from_millis(1);
@@ -38,7 +37,7 @@ const PTO_PER_RTT: u32 = 2;
 /// Probe timeouts in which something must have come of a lease.
 const STALL_PTOS: u32 = 3;
 
-/// What to do about a path now.
+/// Measure to take about a path now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// Nothing yet.
@@ -66,9 +65,9 @@ pub(crate) struct Health {
     rtt: Option<Rtt>,
     heard: u64,
     last_heard: Instant,
-    /// Since when bytes are due, if they are.
+    /// Time since which bytes are due, if they are.
     due_since: Option<Instant>,
-    /// When the first and the last probe of this silence went out, and how many did.
+    /// Times of the first and the last probe of this silence, and the number of them.
     first_probe: Option<Instant>,
     probes: u32,
     last_probe: Option<Instant>,
@@ -157,7 +156,7 @@ impl Health {
         self.rtt.map_or(Duration::ZERO, |rtt| rtt.shortest * PTO_PER_RTT)
     }
 
-    /// When to ask for a verdict next.
+    /// Time to ask for a verdict next.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let due_since = self.due_since?;
         let pto = self.pto();
@@ -176,7 +175,7 @@ impl Health {
         })
     }
 
-    /// When the next probe goes out after the first.
+    /// Time of the next probe after the first.
     fn probe_at(&self, first: Instant) -> Instant {
         first + self.pto() * self.probes / (4 * (PROBES - 1))
     }

@@ -1,6 +1,6 @@
-//! What peers make a session do, counted for its audit (feature `audit`); otherwise nothing is, and nothing kept.
+//! Work that peers make a session do, counted for its audit (feature `audit`); otherwise nothing is, and nothing kept.
 
-/// What the peers of a session have made it do so far: what simulators hold against the bounds of PROTOCOL §11.
+/// Work that the peers of a session have made it do so far; simulators hold it against the bounds of PROTOCOL §11.
 #[cfg(any(test, fuzzing, feature = "audit"))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -19,7 +19,7 @@ pub struct Effort {
     pub spent_max: u64,
 }
 
-/// Where it is counted.
+/// The counters.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     #[cfg(any(test, fuzzing, feature = "audit"))]

@@ -74,13 +74,13 @@ impl Links {
         self.others.iter_mut().map(|(_, link)| link.as_mut())
     }
 
-    /// How many there are, the one to the peer included.
+    /// Number of connections, the one to the peer included.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         1 + self.others.len()
     }
 
-    /// Where the connection of a path is among the others, or would be.
+    /// Index of a path's connection among the others, or the one that it would have.
     fn place(&self, path: PathId) -> Result<usize, usize> {
         self.others.binary_search_by_key(&path, |(path, _)| *path)
     }

@@ -378,7 +378,7 @@ impl SplitRecv {
         enough
     }
 
-    /// How far the reader is, and what it lets servers send beyond.
+    /// Position of the reader, and credit that it leaves to servers beyond.
     pub(crate) fn reader(&self) -> ReaderStatus {
         ReaderStatus { position: self.assembler.read_position().max(self.base), window: self.window }
     }

@@ -49,7 +49,7 @@ impl Decoder {
     /// Returns the next frame; `None` until more bytes are pushed.
     ///
     /// # Errors
-    /// What is wrong with the bytes, now and at every later call: the stream cannot be picked up again.
+    /// The bytes' fault, now and at every later call: the stream cannot be picked up again.
     /// - [`FrameError::TooLarge`] for a length above 4 KiB, before its body is looked at, and for an overlong text,
     ///   ticket or payload.
     /// - [`FrameError::UnknownMandatory`] for an unknown odd type.

@@ -240,7 +240,7 @@ pub(crate) struct LeaseGrant {
     pub(crate) progress: bool,
 }
 
-/// What has come over a path since the last report.
+/// Bytes and leases that have come over a path since the last report.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ProgressReport {
     /// The path.

@@ -25,7 +25,7 @@ pub(super) fn put(value: u64, out: &mut impl BufMut) {
 /// Returns the integer at the start of `bytes` and how many bytes it takes.
 ///
 /// # Errors
-/// How many bytes are missing to the end of the integer, at least 1, if it is not all there.
+/// Number of bytes missing to the end of the integer, at least 1, if it is not all there.
 pub(super) fn read(bytes: &[u8]) -> Result<(u64, usize), usize> {
     let Some(&first) = bytes.first() else {
         return Err(1);

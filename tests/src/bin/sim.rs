@@ -25,7 +25,7 @@ use kwik_tests::sim::{
 /// Runs simulated worlds, one per seed, and checks what must be true in each.
 #[derive(Debug, Parser)]
 struct Args {
-    /// How many seeds; by default 100, or of soaks one.
+    /// Number of seeds; by default 100, or of soaks one.
     #[arg(long)]
     seeds: Option<u64>,
     /// The first seed.
@@ -40,7 +40,7 @@ struct Args {
     /// Worlds at once; as many as there are processors by default.
     #[arg(long)]
     jobs: Option<usize>,
-    /// What kind of worlds: swarm, lossy, idle, evil, floods, mixes or soak.
+    /// Kind of worlds: swarm, lossy, idle, evil, floods, mixes or soak.
     #[arg(long, default_value = "swarm")]
     profile: String,
     /// Streams of a soak.

@@ -60,7 +60,7 @@ pub struct Machine {
     touched: BTreeSet<SessionHandle>,
     /// Timers fire in the next turn, due or not.
     early: bool,
-    /// What sessions that are gone had been made to do.
+    /// Work that sessions that are gone had been made to do.
     efforts: Vec<(Option<NodeId>, Effort)>,
     buf: Vec<u8>,
 }

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::soak::{GROUP, STRETCHES, Stretch, WARM_UP, judge_heap};
 
-/// How long a mix goes on, in the world's time.
+/// Duration of a mix, in the world's time.
 pub const LENGTH: Duration = Duration::from_secs(600);
 /// After about so many streams it is over earlier.
 pub const STREAMS: u64 = 4_000;
@@ -54,7 +54,7 @@ enum Piece {
 /// Leases of one object.
 const LEASES_MAX: u64 = 200;
 
-/// What is drawn from a seed.
+/// Draws from a seed.
 #[derive(Debug)]
 struct Mix {
     at_once: usize,
@@ -63,7 +63,7 @@ struct Mix {
     window: u64,
     /// The size of the largest object.
     largest: u64,
-    /// What readers want of one object, at most.
+    /// Most bytes that readers want of one object.
     wanted: u64,
     /// Ranges that the primary writes itself, per thousand.
     own: u16,

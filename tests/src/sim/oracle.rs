@@ -74,7 +74,7 @@ struct Model {
     unread: bool,
     /// Its reader is there and does not read.
     left: bool,
-    /// How its sender would have it read.
+    /// Manner in which its sender would have it read.
     asked: Option<Reading>,
 }
 

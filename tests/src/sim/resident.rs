@@ -47,7 +47,7 @@ impl Resident {
         }
     }
 
-    /// What its peers made a session of an honest machine do.
+    /// Work that its peers made a session of an honest machine do.
     pub(super) fn effort(&self, client: Option<NodeId>) -> Option<Effort> {
         match self {
             Self::Honest(machine) => machine.effort(client),

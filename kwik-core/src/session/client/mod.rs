@@ -159,7 +159,7 @@ struct Path {
     begun: SmallVec<[Instant; 1]>,
     /// Usual time from when a lease is due to its first byte.
     first_byte: Option<Duration>,
-    /// What the primary is to be told of its leases.
+    /// News of its leases that the primary is to be told.
     progress: Progress,
 }
 

@@ -13,7 +13,7 @@ use crate::{
     wire::ProgressReport,
 };
 
-/// What the client has reported of one path.
+/// The client's reports of one path.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     /// A lease of it was given of which the client is to report.

@@ -41,7 +41,7 @@ impl HeaderDecoder {
     /// Takes the next bytes of the stream, at most as many as are wanted, and returns the header once it is complete.
     ///
     /// # Errors
-    /// What is wrong with the header, now and at every later call.
+    /// The header's fault, now and at every later call.
     /// - [`FrameError::TooLarge`] for a length above 128, before its body is wanted, or for a relay above 64 KiB.
     /// - [`FrameError::UnknownMandatory`] for an unknown type, [`FrameError::Field`] for type 0.
     /// - [`FrameError::Malformed`] if more is pushed than was wanted.

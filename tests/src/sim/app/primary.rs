@@ -75,7 +75,7 @@ pub struct Offer {
     pub tail: u64,
     /// End of the offer.
     pub ending: Ending,
-    /// How it is read, whatever the client's plan says.
+    /// Manner in which it is read, whatever the client's plan says.
     pub reading: Option<Reading>,
 }
 

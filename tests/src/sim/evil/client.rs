@@ -44,13 +44,13 @@ pub(super) struct Client {
     /// Streams being read: what is known of each, by connection.
     reading: BTreeMap<(usize, quinn_proto::StreamId), Reading>,
     look_at: Option<Duration>,
-    /// What is said byte by byte, and when next.
+    /// Bytes that are said one by one, and the time of the next.
     drip: Option<(Duration, usize, Vec<u8>)>,
     resets: u64,
     /// Jobs that were there to forge.
     forged: usize,
     flood: Option<Flood>,
-    /// What it floods, once that has begun.
+    /// Target of its flood, once that has begun.
     flooded: Option<usize>,
 }
 

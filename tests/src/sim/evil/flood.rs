@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{raw, sim::dice::Dice, wire};
 
-/// How long a flood goes on.
+/// Duration of a flood.
 pub(super) const LENGTH: Duration = Duration::from_secs(10);
 /// Bytes of it that wait for QUIC.
 const AHEAD: usize = 16 * 1024;
@@ -33,7 +33,7 @@ pub(super) enum Target {
     Secondary,
 }
 
-/// What is known of the session that is flooded.
+/// Facts about the session that is flooded.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Facts {
     pub(super) path: u32,
@@ -41,7 +41,7 @@ pub(super) struct Facts {
     pub(super) job: u64,
     /// The highest lease that was named.
     pub(super) lease: u64,
-    /// What the job allows.
+    /// Range that the job allows.
     pub(super) start: u64,
     pub(super) len: u64,
     /// An address where nobody answers.
@@ -57,7 +57,7 @@ enum Say {
     Credit,
     /// Cuts of leases, each a byte shorter than the last.
     Cuts,
-    /// What is gone already is ended.
+    /// Ends of leases that are gone already.
     Gone,
     /// Leases that are given and taken back.
     GivenAndTaken,

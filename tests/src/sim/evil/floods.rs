@@ -40,10 +40,10 @@ const HEAP_MAX: i64 = 2 << 20;
 /// And a client, which answers one question with pages of ranges: what QUIC's window permits it to send, and what may wait for
 /// that.
 const ANSWERS_MAX: u64 = limits::QUIC_SEND_WINDOW + limits::CONTROL_BACKLOG_MAX as u64;
-/// What a byte that arrives may cost in these worlds, in nanoseconds: one of small frames costs a few.
+/// Highest cost of a byte that arrives in these worlds, in nanoseconds: one of small frames costs a few.
 const NANOS_PER_BYTE_MAX: u64 = 2_000;
 
-/// What a machine was made to do by its session with the flooder.
+/// Work that its session with the flooder made a machine do.
 #[derive(Debug, Default)]
 struct Toll {
     node: Option<NodeId>,

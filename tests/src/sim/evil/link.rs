@@ -34,7 +34,7 @@ pub(super) enum Fact {
     Closed(Option<u64>),
 }
 
-/// What waits to be written to a stream.
+/// Bytes that wait to be written to a stream.
 #[derive(Debug, Default)]
 struct Pending {
     bytes: VecDeque<Bytes>,

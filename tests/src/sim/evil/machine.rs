@@ -34,7 +34,7 @@ use crate::{
     },
 };
 
-/// What a machine does above QUIC.
+/// Behaviour of a machine above QUIC.
 pub(super) trait Script: fmt::Debug {
     /// Something happened on a connection.
     fn fact(&mut self, stage: &mut Stage<'_, '_>, link: usize, fact: Fact);
@@ -42,11 +42,11 @@ pub(super) trait Script: fmt::Debug {
     /// Does what is due.
     fn tick(&mut self, stage: &mut Stage<'_, '_>);
 
-    /// When it wants a turn without anything having happened.
+    /// Time at which it wants a turn without anything having happened.
     fn wake_at(&self) -> Option<Duration>;
 }
 
-/// What a script may use.
+/// The tools of a script.
 pub(super) struct Stage<'a, 'b> {
     pub(super) cx: &'a mut Cx<'b>,
     pub(super) links: &'a mut BTreeMap<usize, Link>,
@@ -68,12 +68,12 @@ impl Stage<'_, '_> {
     }
 }
 
-/// How a machine shows itself before anything is said above TLS.
+/// Appearance of a machine before anything is said above TLS.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Face {
     /// It has another certificate than the one it is known by.
     pub(super) impostor: bool,
-    /// What it speaks instead of `kwik/1`; nothing says nothing.
+    /// Protocol that it speaks instead of `kwik/1`; nothing says nothing.
     pub(super) alpn: Option<&'static [u8]>,
 }
 
@@ -274,7 +274,7 @@ impl EvilMachine {
         any
     }
 
-    /// When the machine wants a turn: by its own clock, and by the world's.
+    /// Time at which the machine wants a turn: by its own clock, and by the world's.
     pub(crate) fn deadlines(&mut self) -> (Option<Instant>, Option<Duration>) {
         (self.links.values_mut().filter_map(|link| link.conn.poll_timeout()).min(), self.script.wake_at())
     }

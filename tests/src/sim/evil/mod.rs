@@ -52,7 +52,7 @@ pub const OTHER_PRIMARY: NodeId = NodeId::secondary(9);
 /// Dials that a primary asks for and that are all refused.
 const FORBIDDEN_DIALS: usize = 8;
 
-/// Who attacks.
+/// Role of the attacker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "the three roles there are")]
 pub enum Actor {
@@ -76,7 +76,7 @@ impl Actor {
     }
 }
 
-/// What must come of an attack, and where it must be seen.
+/// Required consequence of an attack, and the place at which it must be seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Expect {
@@ -128,11 +128,11 @@ impl Expect {
 pub struct Attack {
     /// Rows of the threat model.
     pub rows: &'static str,
-    /// Who carries it out.
+    /// Attacker who carries it out.
     pub actor: Actor,
-    /// What is done.
+    /// The deed.
     pub kind: Kind,
-    /// What must come of it.
+    /// Required consequence.
     pub expect: Expect,
 }
 
@@ -144,7 +144,7 @@ impl Attack {
     }
 }
 
-/// Which machines scripts run, and whether they attack or only could.
+/// Machines that scripts run, and whether they attack or only could.
 #[derive(Clone, Copy, Debug)]
 pub struct Casting {
     attack: &'static Attack,
@@ -203,12 +203,12 @@ impl Casting {
     }
 }
 
-/// What a machine that a script runs has done and seen.
+/// Record of a machine that a script runs: what it did and saw.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
     /// The attack was carried out.
     fired: bool,
-    /// Who closed connections, and with which application codes.
+    /// Ends that closed connections, with their application codes.
     closes: Vec<(NodeId, Option<u64>)>,
     /// Codes that streams were stopped with.
     stops: Vec<u64>,
@@ -216,13 +216,13 @@ pub struct Seen {
     refusals: Vec<u64>,
     /// Control was not taken.
     held_back: bool,
-    /// What should have been done honestly, was.
+    /// All that should have been done honestly, was.
     served: bool,
     /// Nothing is heard or said any more.
     silent: bool,
     datagrams: usize,
     bytes: usize,
-    /// What it floods others with, and whom first, and how many frames of it were made.
+    /// Flood that it makes, its first target, and the number of frames made.
     flood: Option<(String, NodeId)>,
     said: u64,
     /// Leases that were filled, as far as it was told or has seen: streams that came to an end, or answers that say so.

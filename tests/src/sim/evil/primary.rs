@@ -29,7 +29,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Primary {
     kind: Option<Kind>,
-    /// Whether the session does not survive the attack.
+    /// The attack ends the session.
     fatal: bool,
     dice: Dice,
     signer: Arc<SigningKey>,
@@ -360,7 +360,7 @@ impl Primary {
     }
 }
 
-/// Whether an attack comes before anything was leased.
+/// Returns whether an attack comes before anything was leased.
 fn is_early(kind: Kind) -> bool {
     matches!(kind, Kind::FinalBelowSplit | Kind::RunBelowSplit | Kind::UnsplitRuns)
 }

@@ -22,9 +22,9 @@ const MIB: u64 = 1024 * 1024;
 
 /// The path of the secondary that attacks: the third that is added.
 const EVIL_PATH: PathId = PathId::new(3);
-/// How long a world may take.
+/// Longest time that a world may take.
 pub(super) const LIMIT: Duration = Duration::from_secs(240);
-/// How long the world goes on once everything has happened: what must not happen has its chance.
+/// Time that the world goes on once everything has happened: what must not happen has its chance.
 pub(super) const AFTERMATH: Duration = Duration::from_secs(2);
 
 /// Returns the attack of a seed: one after another, so that as many seeds as attacks see them all.

@@ -26,11 +26,11 @@ pub(super) struct Secondary {
     /// Leases of the victim to let pass before the attack.
     patience: u64,
     peers: BTreeMap<usize, Serving>,
-    /// When to look again whether control was taken.
+    /// Time to look again whether control was taken.
     look_at: Option<Duration>,
     /// A lease that is held back, and until when at most.
     held: Option<(u64, Duration)>,
-    /// What it floods, and with what.
+    /// Target of its flood, and the frames of it.
     flood: Option<(usize, Flood)>,
 }
 
@@ -68,7 +68,7 @@ impl Fill {
     }
 }
 
-/// How long a lease is held back for an attack on credit.
+/// Time that a lease is held back for an attack on credit.
 const HELD_MAX: Duration = Duration::from_secs(3);
 
 impl Secondary {

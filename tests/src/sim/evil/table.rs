@@ -8,7 +8,7 @@ use super::{
     Expect::{self, Conflict, Dropped, HeldBack, LeaseLost, Path, PathUntold, Refused, Session, Stopped},
 };
 
-/// What is done.
+/// The deed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 #[expect(missing_docs, reason = "said where it is done, and by the table")]

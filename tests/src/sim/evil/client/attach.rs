@@ -171,7 +171,7 @@ impl Client {
     }
 }
 
-/// Whether a connection is no path's own.
+/// Returns whether a connection is no path's own.
 fn own_is_none(paths: &BTreeMap<u32, Path>, key: usize) -> bool {
     !paths.values().any(|path| path.link == Some(key))
 }

@@ -1,4 +1,4 @@
-//! What primaries do that they must not.
+//! Deeds that are forbidden to primaries.
 
 use kwik_proto::v1 as pb;
 use pb::{FrameType as Type, StreamHeaderType as Header};
