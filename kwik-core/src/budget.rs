@@ -6,12 +6,13 @@ const NANOS: u128 = 1_000_000_000;
 
 /// Tokens that refill at a rate up to a burst, can be earned besides, and may be owed.
 ///
-/// It keeps the remainder of a token's time: however often it is asked, a rate of 16 a minute is 16 a minute.
+/// It keeps what has grown of a token, exactly: however often it is asked, a rate of 16 a minute is 16 a minute.
 #[derive(Debug)]
 pub(crate) struct Bucket {
     /// Below zero: owed.
     left: i64,
-    /// Instant from which the next token has been growing.
+    /// Part of the next token that had grown when it was last refilled, in nanoseconds times the rate's tokens.
+    part: u128,
     refilled: Instant,
     rate: Rate,
     burst: u64,
@@ -33,15 +34,19 @@ impl Rate {
         Self { tokens, per: Duration::from_secs(60) }
     }
 
-    /// Whole tokens that grow in `time`.
-    fn tokens_in(self, time: Duration) -> u128 {
-        time.as_nanos() * u128::from(self.tokens) / self.per.as_nanos().max(1)
+    /// The growth of one token, in nanoseconds times the rate's tokens.
+    fn whole(self) -> u128 {
+        self.per.as_nanos().max(1)
     }
 
-    /// The time in which `tokens` grow, rounded down or up.
-    fn time_for(self, tokens: u128, up: bool) -> Duration {
-        let (nanos, rate) = (tokens * self.per.as_nanos(), u128::from(self.tokens.max(1)));
-        let nanos = if up { nanos.div_ceil(rate) } else { nanos / rate };
+    /// The growth in `time`, in the same unit.
+    fn growth(self, time: Duration) -> u128 {
+        time.as_nanos().saturating_mul(self.tokens.into())
+    }
+
+    /// The time of so much growth, rounded up.
+    fn time_for(self, growth: u128) -> Duration {
+        let nanos = growth.div_ceil(u128::from(self.tokens.max(1)));
         let (secs, nanos) = (nanos / NANOS, nanos % NANOS);
         Duration::new(u64::try_from(secs).unwrap_or(u64::MAX), u32::try_from(nanos).unwrap_or_default())
     }
@@ -50,7 +55,7 @@ impl Rate {
 impl Bucket {
     /// A full bucket.
     pub(crate) fn new(now: Instant, rate: Rate, burst: u64) -> Self {
-        Self { left: signed(burst), refilled: now, rate, burst }
+        Self { left: signed(burst), part: 0, refilled: now, rate, burst }
     }
 
     /// Takes `tokens`, or says when there will be as many; more than a burst never.
@@ -66,7 +71,8 @@ impl Bucket {
         match u128::try_from(i128::from(tokens) - i128::from(self.left)) {
             Err(_) | Ok(0) => Ok(()),
             Ok(short) => {
-                let wait = self.rate.time_for(short, true);
+                let wait =
+                    self.rate.time_for(self.rate.whole().saturating_mul(short).saturating_sub(self.part));
                 Err(self.refilled.checked_add(wait).unwrap_or(self.refilled))
             }
         }
@@ -88,13 +94,12 @@ impl Bucket {
     }
 
     fn refill(&mut self, now: Instant) {
-        let grown = self.rate.tokens_in(now.saturating_duration_since(self.refilled));
-        self.left = self.left.saturating_add(i64::try_from(grown).unwrap_or(i64::MAX));
+        let grown = self.rate.growth(now.saturating_duration_since(self.refilled)).saturating_add(self.part);
+        self.refilled = self.refilled.max(now);
+        self.left = self.left.saturating_add(i64::try_from(grown / self.rate.whole()).unwrap_or(i64::MAX));
+        self.part = grown % self.rate.whole();
         if self.left >= signed(self.burst) {
-            (self.left, self.refilled) = (signed(self.burst), self.refilled.max(now));
-        } else {
-            // Not `now`: what is left of a token's time counts for the next.
-            self.refilled += self.rate.time_for(grown, false);
+            (self.left, self.part) = (signed(self.burst), 0);
         }
     }
 }
@@ -167,5 +172,51 @@ mod tests {
         let (each, about) = (Duration::from_secs(1) / 16, Duration::from_micros(1));
         assert!(at + about >= start + each && at < start + each + about);
         assert_eq!(bucket.take(at, 65_536), Ok(()));
+    }
+
+    /// A token's time that is no whole number of nanoseconds was once rounded down at each call: whoever asked often got more.
+    ///
+    /// Every sequence of five calls out of twelve, for slow and fast rates and no, small and larger bursts: no more is ever
+    /// taken than a burst, what was earned and what has grown, and a promised time is the first at which it holds.
+    #[test]
+    fn no_sequence_of_calls_takes_more_than_there_is() {
+        let start = Instant::now();
+        let nanos = Duration::from_nanos;
+        for (tokens, per, burst) in [(1, 3, 2), (2, 3, 3), (3, 2, 1), (1, 1, 0)] {
+            let rate = Rate { tokens, per: nanos(per) };
+            for sequence in 0..12_u32.pow(5) {
+                let mut bucket = Bucket::new(start, rate, burst);
+                let (mut now, mut taken, mut earned) = (start, 0, 0);
+                for step in 0..5 {
+                    let call = sequence / 12_u32.pow(step) % 12;
+                    now += nanos(u64::from(call % 3));
+                    match call / 3 {
+                        0 => bucket.spend(1),
+                        1 => bucket.earn(1),
+                        wanted => match bucket.take(now, u64::from(wanted) - 1) {
+                            Ok(()) => taken += u64::from(wanted) - 1,
+                            Err(at) => check_promise(&mut bucket, now, at, u64::from(wanted) - 1),
+                        },
+                    }
+                    (taken, earned) = (taken + u64::from(call / 3 == 0), earned + u64::from(call / 3 == 1));
+                    let grown = tokens * u64::try_from((now - start).as_nanos()).unwrap() / per;
+                    let owed = i64::try_from(taken).unwrap() - i64::try_from(burst + earned + grown).unwrap();
+                    assert!(bucket.left <= signed(burst));
+                    assert!(bucket.left <= -owed, "{bucket:?} after {sequence}");
+                }
+            }
+        }
+    }
+
+    /// At the promised time there is enough, and a nanosecond before it there is not.
+    fn check_promise(bucket: &mut Bucket, now: Instant, at: Instant, wanted: u64) {
+        assert!(at > now);
+        let before = (bucket.left, bucket.part, bucket.refilled);
+        if wanted <= bucket.burst {
+            assert_eq!(bucket.ready(at, wanted), Ok(()), "not late");
+            (bucket.left, bucket.part, bucket.refilled) = before;
+        }
+        assert!(bucket.ready(at - Duration::from_nanos(1), wanted).is_err(), "not early");
+        (bucket.left, bucket.part, bucket.refilled) = before;
     }
 }
