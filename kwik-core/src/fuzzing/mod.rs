@@ -20,7 +20,7 @@ pub use assemble::assemble_ops;
 pub use dial::dial_policy;
 pub use leases::lease_table;
 pub use ranges::ranges_ops;
-pub use ticket::ticket_open;
+pub use ticket::{ticket_decode, ticket_open};
 pub use wire::{frame_decode, header_decode};
 
 #[cfg(test)]

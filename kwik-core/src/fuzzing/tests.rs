@@ -77,6 +77,7 @@ targets! {
     schedule_ops(300, 120);
     secondary_ops(300, 80);
     session_datagram(150, 40);
+    ticket_decode(3000, 8);
     ticket_open(300, 8);
 }
 

@@ -28,6 +28,8 @@ const JOB_DOMAIN: &[u8] = b"kwik/1 job\0";
 const TICKET_VERSION: u8 = 3;
 /// Bytes of the key that signed a ticket by which it is named: enough to tell keys apart that one server trusts.
 const KEY_ID_LEN: usize = 8;
+/// The name of a key in the tickets that it signs.
+type KeyId = [u8; KEY_ID_LEN];
 /// Bytes of a ticket before its audience: version, key id, session, path, client key, issued, expires, nonce.
 const TICKET_HEAD: usize = 1 + KEY_ID_LEN + 16 + 4 + 32 + 8 + 8 + 16;
 /// Bytes of the longest sealed ticket.
@@ -173,19 +175,48 @@ impl Ticket {
     /// The signature covers the domain and the body, and with it the version, the name of the key and how many keys the
     /// audience has.
     pub(crate) fn seal(&self, signer: &dyn Signer) -> Bytes {
-        let mut sealed = Vec::with_capacity(TICKET_LEN_MAX);
-        sealed.push(TICKET_VERSION);
-        sealed.extend_from_slice(&key_id(&signer.public_key()));
-        sealed.extend_from_slice(self.session.as_bytes());
-        sealed.extend_from_slice(&self.path.into_inner().to_be_bytes());
-        sealed.extend_from_slice(self.client_key.as_bytes());
-        sealed.extend_from_slice(&self.issued.to_be_bytes());
-        sealed.extend_from_slice(&self.expires.to_be_bytes());
-        sealed.extend_from_slice(&self.nonce);
-        self.audience.iter().for_each(|key| sealed.extend_from_slice(key.as_bytes()));
+        let mut sealed = self.encode(&key_id(&signer.public_key()));
         let signature = signer.sign(&[TICKET_DOMAIN, &sealed].concat());
         sealed.extend_from_slice(signature.as_bytes());
         Bytes::from(sealed)
+    }
+
+    /// Returns the body of a ticket that the key of this name signs.
+    pub(crate) fn encode(&self, key: &KeyId) -> Vec<u8> {
+        let mut body = Vec::with_capacity(TICKET_LEN_MAX);
+        body.push(TICKET_VERSION);
+        body.extend_from_slice(key);
+        body.extend_from_slice(self.session.as_bytes());
+        body.extend_from_slice(&self.path.into_inner().to_be_bytes());
+        body.extend_from_slice(self.client_key.as_bytes());
+        body.extend_from_slice(&self.issued.to_be_bytes());
+        body.extend_from_slice(&self.expires.to_be_bytes());
+        body.extend_from_slice(&self.nonce);
+        self.audience.iter().for_each(|key| body.extend_from_slice(key.as_bytes()));
+        body
+    }
+
+    /// Reads the body of a ticket, and the name of the key that is said to have signed it; `None` if its length or version
+    /// is another.
+    pub(crate) fn decode(body: &[u8]) -> Option<(KeyId, Self)> {
+        let mut fields = Fields(body);
+        if fields.take()? != [TICKET_VERSION] {
+            return None;
+        }
+        let id = fields.take()?;
+        let session = SessionId::new(fields.take()?);
+        let path = PathId::new(u32::from_be_bytes(fields.take()?));
+        let client_key = PublicKey::new(fields.take()?);
+        let issued = u64::from_be_bytes(fields.take()?);
+        let expires = u64::from_be_bytes(fields.take()?);
+        let nonce = fields.take()?;
+        let mut audience = Audience::new(SpkiHash::new(fields.take()?));
+        while !fields.0.is_empty() {
+            let key = SpkiHash::new(fields.take()?);
+            // One that is named twice would be a second form of the same ticket.
+            audience = audience.with(key).filter(|_| !audience.contains(&key))?;
+        }
+        Some((id, Self { session, path, audience, client_key, issued, expires, nonce }))
     }
 
     /// Returns the ticket and the one of `keys` that signed it, if it admits whoever has shown it at `now_unix`.
@@ -253,7 +284,7 @@ impl Ticket {
 }
 
 /// Returns the bytes by which a key is named in the tickets that it signs.
-fn key_id(key: &PublicKey) -> [u8; KEY_ID_LEN] {
+fn key_id(key: &PublicKey) -> KeyId {
     let mut id = [0; KEY_ID_LEN];
     id.iter_mut().zip(key.as_bytes()).for_each(|(to, from)| *to = *from);
     id
@@ -271,31 +302,9 @@ struct Unproved<'a> {
 impl<'a> Unproved<'a> {
     fn read(sealed: &'a [u8], keys: &[PublicKey]) -> Result<Self, TicketError> {
         let (body, signature) = sealed.split_last_chunk().ok_or(TicketError::Malformed)?;
-        let (id, ticket) = Self::parse(body).ok_or(TicketError::Malformed)?;
+        let (id, ticket) = Ticket::decode(body).ok_or(TicketError::Malformed)?;
         let signer = *keys.iter().find(|key| key_id(key) == id).ok_or(TicketError::Untrusted)?;
         Ok(Self { ticket, signer, body, signature: Signature::new(*signature) })
-    }
-
-    /// Reads the body of a ticket, and who is said to have signed it; `None` if its length or version is another.
-    fn parse(body: &[u8]) -> Option<([u8; KEY_ID_LEN], Ticket)> {
-        let mut fields = Fields(body);
-        if fields.take()? != [TICKET_VERSION] {
-            return None;
-        }
-        let id = fields.take()?;
-        let session = SessionId::new(fields.take()?);
-        let path = PathId::new(u32::from_be_bytes(fields.take()?));
-        let client_key = PublicKey::new(fields.take()?);
-        let issued = u64::from_be_bytes(fields.take()?);
-        let expires = u64::from_be_bytes(fields.take()?);
-        let nonce = fields.take()?;
-        let mut audience = Audience::new(SpkiHash::new(fields.take()?));
-        while !fields.0.is_empty() {
-            let key = SpkiHash::new(fields.take()?);
-            // One that is named twice would be a second form of the same ticket.
-            audience = audience.with(key).filter(|_| !audience.contains(&key))?;
-        }
-        Some((id, Ticket { session, path, audience, client_key, issued, expires, nonce }))
     }
 
     /// Looks at the signature.
