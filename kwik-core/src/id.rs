@@ -378,4 +378,41 @@ mod tests {
         }
         assert_eq!("x".parse::<Signature>().unwrap_err().to_string(), "not 128 hexadecimal digits");
     }
+
+    /// Every pair of ranges at either end of what QUIC can name, against the offsets in them.
+    #[test]
+    fn every_pair_of_ranges_at_the_edges_is_related_as_its_bytes_are() {
+        for base in [0, OFFSET_MAX - 6] {
+            let offsets = base..=base + 6;
+            let pairs = offsets.clone().flat_map(|start| offsets.clone().map(move |end| (start, end)));
+            let all: Vec<ByteRange> =
+                pairs.filter_map(|(start, end)| ByteRange::between(start, end)).collect();
+            assert_eq!(all.len(), 21, "all that are not empty");
+            let bytes = |range: ByteRange| {
+                offsets.clone().filter(move |at| (range.start()..range.end()).contains(at))
+            };
+            for a in &all {
+                assert_eq!(Some(*a), ByteRange::new(a.start(), a.len()));
+                assert_eq!(a.len(), bytes(*a).count() as u64);
+                for b in &all {
+                    let both: Vec<u64> = bytes(*a).filter(|at| bytes(*b).any(|other| other == *at)).collect();
+                    let common = both.first().zip(both.last()).map(|(first, last)| (*first, *last + 1));
+                    assert_eq!(a.intersection(*b).map(|range| (range.start(), range.end())), common);
+                    assert_eq!(a.overlaps(*b), !both.is_empty(), "{a} {b}");
+                    assert_eq!(a.contains(*b), both.len() as u64 == b.len(), "{a} {b}");
+                }
+            }
+        }
+    }
+
+    /// Nothing empty, nothing beyond what QUIC can name, and no sum that is too large for a number.
+    #[test]
+    fn no_range_leaves_what_can_be_named() {
+        let edges = [0, 1, 2, OFFSET_MAX - 1, OFFSET_MAX, OFFSET_MAX + 1, u64::MAX - 1, u64::MAX];
+        for (a, b) in edges.into_iter().flat_map(|a| edges.map(|b| (a, b))) {
+            assert_eq!(ByteRange::between(a, b).is_some(), a < b && b <= OFFSET_MAX, "{a}..{b}");
+            let end = u128::from(a) + u128::from(b);
+            assert_eq!(ByteRange::new(a, b).is_some(), b > 0 && end <= OFFSET_MAX.into(), "{a} + {b}");
+        }
+    }
 }

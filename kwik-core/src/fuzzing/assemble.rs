@@ -227,3 +227,46 @@ fn agree(assembler: &Assembler, model: &Model) {
     assert_eq!(assembler.received().len(), runs(received()));
     assert_eq!(assembler.read_position(), model.position() as u64);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Pieces of a space of five bytes, split behind the first, of one of two contents, and reads of one byte.
+    fn pieces() -> Vec<Option<(usize, Vec<u8>)>> {
+        let inserts =
+            (0..5).flat_map(|at| (at + 1..=5).flat_map(move |end| [0, 1].map(|fill| (at, end, fill))));
+        let mut pieces: Vec<_> = inserts.map(|(at, end, fill)| Some((at, vec![fill; end - at]))).collect();
+        pieces.push(None);
+        pieces
+    }
+
+    /// Every sequence of three operations out of all there are on five bytes, under each policy, and then everything is
+    /// read: an assembler does what an array of bytes would.
+    #[test]
+    fn every_short_sequence_of_inserts_and_reads_is_that_of_an_array() {
+        let pieces = pieces();
+        for policy in [ConflictPolicy::FirstWins, ConflictPolicy::LastWins, ConflictPolicy::PrimaryWins] {
+            for sequence in 0..pieces.len().pow(3) {
+                let (mut assembler, mut model) = (Assembler::new(1, policy), Model::new(1, 6));
+                for step in 0..3 {
+                    // The second of three is the primary's.
+                    let source = PathId::new(u32::from(step != 1));
+                    match &pieces[sequence / pieces.len().pow(step) % pieces.len()] {
+                        Some((at, bytes)) => {
+                            let expected = model.insert(*at, bytes, policy.replaces(source));
+                            let bytes = Bytes::copy_from_slice(bytes);
+                            assert_eq!(assembler.insert(source, *at as u64, bytes), expected, "{sequence}");
+                        }
+                        None => {
+                            read(&mut assembler, &mut model, 1, sequence % 2 == 0);
+                        }
+                    }
+                    agree(&assembler, &model);
+                }
+                while read(&mut assembler, &mut model, 2, false) {}
+                agree(&assembler, &model);
+            }
+        }
+    }
+}

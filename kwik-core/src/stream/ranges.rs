@@ -200,4 +200,69 @@ mod tests {
         set.remove(range(1, 2));
         assert_eq!(extents(&set), [(0, 1), (2, OFFSET_MAX)]);
     }
+
+    /// The bits of a range of the first bytes.
+    fn mask(range: ByteRange) -> u64 {
+        (1 << range.end()) - (1 << range.start())
+    }
+
+    /// The set that has exactly these bytes, put together by inserts of single ones.
+    fn set_of(bits: u64) -> RangeSet {
+        let mut set = RangeSet::new();
+        for at in (0..SPACE).filter(|at| bits >> at & 1 == 1) {
+            assert_eq!(set.insert(range(at, at + 1)), 1);
+        }
+        set
+    }
+
+    /// The extents of these bytes.
+    fn extents_of(bits: u64) -> Vec<(u64, u64)> {
+        let has = |at: u64| bits >> at & 1 == 1;
+        let starts = (0..SPACE).filter(|at| has(*at) && (*at == 0 || !has(at - 1)));
+        starts.map(|start| (start, (start..).find(|at| !has(*at)).unwrap_or(SPACE))).collect()
+    }
+
+    fn bounds(ranges: impl Iterator<Item = ByteRange>) -> Vec<(u64, u64)> {
+        ranges.map(|range| (range.start(), range.end())).collect()
+    }
+
+    /// Bytes of which all sets are tried.
+    const SPACE: u64 = 8;
+
+    /// Each operation on each set of eight bytes with each range of them: whatever a set has been through, it is one of
+    /// these, so what holds after one operation holds after any number.
+    #[test]
+    fn every_operation_on_every_small_set_is_that_on_its_bytes() {
+        let ranges = || (0..SPACE).flat_map(|start| (start + 1..=SPACE).map(move |end| range(start, end)));
+        for bits in 0..1_u64 << SPACE {
+            let set = set_of(bits);
+            assert_eq!(extents(&set), extents_of(bits));
+            assert_eq!((set.total(), set.len()), (bits.count_ones().into(), extents_of(bits).len()));
+            assert_eq!(set.max_end(), extents_of(bits).last().map(|(_, end)| *end));
+            for at in 0..=SPACE {
+                let end = at + u64::from((!(bits >> at)).trailing_zeros());
+                assert_eq!(set.end_of_prefix(at), end, "{bits:b} from {at}");
+            }
+            for range in ranges() {
+                let (mask, case) = (mask(range), (bits, range));
+                assert_eq!(set.contains(range), bits & mask == mask, "{case:?}");
+                assert_eq!(set.overlaps(range), bits & mask != 0, "{case:?}");
+                assert_eq!(bounds(set.present(range)), extents_of(bits & mask), "{case:?}");
+                assert_eq!(bounds(set.missing(range)), extents_of(!bits & mask), "{case:?}");
+
+                let mut more = set.clone();
+                assert_eq!(more.insert(range), u64::from((!bits & mask).count_ones()), "{case:?}");
+                assert_eq!(more, set_of(bits | mask), "{case:?}");
+                let mut less = set.clone();
+                less.remove(range);
+                assert_eq!(less, set_of(bits & !mask), "{case:?}");
+
+                // Apart from the rest: no byte of it is there, nor the one behind it.
+                let mut apart = set.clone();
+                let free = (mask | mask << 1) & bits == 0;
+                assert_eq!(apart.insert_apart(range), free, "{case:?}");
+                assert_eq!(apart, if free { set_of(bits | mask) } else { set.clone() }, "{case:?}");
+            }
+        }
+    }
 }

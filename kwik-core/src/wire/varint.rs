@@ -70,6 +70,51 @@ mod tests {
         }
     }
 
+    /// All there is of one and two bytes, and of the longer forms every first byte and the edges of every value: each is
+    /// what RFC 9000 §16 says it is.
+    #[test]
+    fn every_short_input_is_read_as_the_rfc_says() {
+        let expected = |bytes: &[u8]| {
+            let len = [1, 2, 4, 8][usize::from(bytes[0] >> 6)];
+            let rest = bytes.iter().take(len).skip(1);
+            let value = rest.fold(u64::from(bytes[0] & 0x3f), |value, byte| value * 256 + u64::from(*byte));
+            if bytes.len() < len { Err(len - bytes.len()) } else { Ok((value, len)) }
+        };
+        assert_eq!(read(&[]), Err(1));
+        for first in 0..=u8::MAX {
+            assert_eq!(read(&[first]), expected(&[first]));
+            for second in 0..=u8::MAX {
+                assert_eq!(read(&[first, second]), expected(&[first, second]));
+            }
+            for (len, fill) in (3..10).flat_map(|len| [0, 1, 0x7f, 0x80, 0xff].map(|fill| (len, fill))) {
+                let mut bytes = vec![fill; len];
+                bytes[0] = first;
+                assert_eq!(read(&bytes), expected(&bytes), "{bytes:x?}");
+            }
+        }
+    }
+
+    /// Every value around each power of two: the shortest form is written, and every form that is long enough is read.
+    #[test]
+    fn every_form_of_an_edge_is_read_and_the_shortest_written() {
+        let edges =
+            (0..62).flat_map(|bit| (-3..=3).filter_map(move |off| (1_u64 << bit).checked_add_signed(off)));
+        for value in edges.chain(MAX - 3..=MAX).filter(|value| *value <= MAX) {
+            let forms = (0..4_u32).filter(|form| value < 1 << ((8 << form) - 2));
+            let mut forms = forms.map(|form| {
+                let bytes = (value | (u64::from(form) << ((8 << form) - 2))).to_be_bytes();
+                bytes[8 - (1 << form)..].to_vec()
+            });
+            let mut out = Vec::new();
+            put(value, &mut out);
+            let shortest = forms.next();
+            assert_eq!(Some(&out), shortest.as_ref(), "{value}");
+            for form in shortest.into_iter().chain(forms) {
+                assert_eq!(read(&form), Ok((value, form.len())));
+            }
+        }
+    }
+
     proptest! {
         #[test]
         fn round_trip(value in 0..=MAX, tail in 0_usize..4) {
