@@ -215,3 +215,37 @@ fn what_a_server_cannot_do_it_says_on_one_line() {
         assert!(errors.len() == 1 && errors[0].contains(why), "{args:?}: {said}");
     }
 }
+
+#[test]
+fn settings_are_read_again_and_no_session_ends() {
+    let world = World::new();
+    let bytes = world.file("files", "x", 4 * MIB);
+    let primary = world.keys("primary", "p");
+    let (mut mirror, name) = world.mirror("m", "files", &primary.value("public key"));
+    fs::write(world.path("kwik.toml"), "mirrors = []\n").unwrap();
+    let mut server = world.serve("serve", "p", "files", &["--config", &world.text("kwik.toml")]);
+    let client = world
+        .get(&server, "x", "out")
+        .args(["--limit-rate", "400KiB"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    server.log.says("request");
+    // A mistake changes nothing.
+    fs::write(world.path("kwik.toml"), "mirrors = [7]\n").unwrap();
+    server.signal("HUP");
+    server.log.says("settings stay as they were");
+    // A mirror that is named is attached to the sessions that there are; new keys are shown to new clients.
+    fs::write(world.path("kwik.toml"), format!("mirrors = [\"{name}\"]\n")).unwrap();
+    fs::remove_dir_all(world.path("p")).unwrap();
+    let new = world.keys("primary", "p");
+    mirror.signal("HUP");
+    mirror.log.says("settings read again");
+    server.signal("HUP");
+    server.log.says("mirror attached");
+    server.log.wait_for(|line| line["message"] == "settings read again" && line["pin"] == new.value("pin"));
+    brought(&client.wait_with_output().unwrap(), &world.path("out"), &bytes);
+    let pinned = ["get", &format!("kwik://{}/x", server.address), "--pin", &new.value("pin")];
+    let output = world::kwik().args(pinned).args(["-o", &world.text("pinned")]).output().unwrap();
+    brought(&output, &world.path("pinned"), &bytes);
+}

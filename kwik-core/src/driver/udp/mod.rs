@@ -77,12 +77,31 @@ impl UdpState {
     /// - Whatever the operating system says.
     pub fn new(socket: &UdpSocket, now: fn() -> Instant) -> io::Result<Self> {
         let inner = UdpSocketState::new(socket.into())?; // makes it non-blocking, too
-        for (what, set) in [
-            ("send", inner.set_send_buffer_size(socket.into(), BUFFER_BYTES)),
-            ("receive", inner.set_recv_buffer_size(socket.into(), BUFFER_BYTES)),
+        for (what, set, size, setting) in [
+            (
+                "send",
+                inner.set_send_buffer_size(socket.into(), BUFFER_BYTES),
+                inner.send_buffer_size(socket.into()),
+                "net.core.wmem_max",
+            ),
+            (
+                "receive",
+                inner.set_recv_buffer_size(socket.into(), BUFFER_BYTES),
+                inner.recv_buffer_size(socket.into()),
+                "net.core.rmem_max",
+            ),
         ] {
             if let Err(error) = set {
                 tracing::debug!(%error, what, "socket buffer stays at the system's default");
+            }
+            match size {
+                Ok(size) if size < BUFFER_BYTES => tracing::warn!(
+                    what,
+                    size,
+                    wanted = BUFFER_BYTES,
+                    "small socket buffer: fast paths lose packets; on Linux `sysctl -w {setting}={BUFFER_BYTES}` lets it grow"
+                ),
+                Ok(_) | Err(_) => {}
             }
         }
         let only_v6 = socket.local_addr()?.is_ipv6() && SockRef::from(socket).only_v6().unwrap_or(false);

@@ -226,6 +226,11 @@ pub(crate) struct Identity {
     pub(crate) tls: rustls::ServerConfig,
 }
 
+/// Returns the files of a server's keys in a directory.
+pub(crate) fn files(dir: &Path) -> [PathBuf; 3] {
+    [SERVER_CERTIFICATE, SERVER_KEY, SIGNING_KEY].map(|name| dir.join(name))
+}
+
 /// Reads a server's key and certificate from a directory.
 pub(crate) fn load_identity(dir: &Path) -> Result<Identity, Failure> {
     let path = dir.join(SERVER_CERTIFICATE);

@@ -4,7 +4,9 @@ mod work;
 
 use std::{sync::Arc, time::Duration};
 
-use kwik_tokio::{Accepted, Endpoint, Incoming, PublicKey, SecondaryConfig, SecondarySession, ServerConfig};
+use kwik_tokio::{
+    Accepted, Endpoint, Incoming, PublicKey, SecondaryConfig, SecondarySession, ServerConfig, SpkiHash,
+};
 use tokio::{task::JoinSet, time};
 use tracing::Instrument as _;
 
@@ -12,7 +14,7 @@ use crate::{
     failure::Failure,
     keys,
     protocol::codes,
-    service::{self, Stop, Stopping},
+    service::{self, Config, Stop, Stopping},
     store::{Store, Trees},
 };
 
@@ -50,23 +52,55 @@ struct Shared {
     trees: Trees,
 }
 
-async fn serve(args: Args) -> Result<(), Failure> {
+/// Reads what is read again while the mirror runs.
+fn settings(args: &Args) -> Result<(ServerConfig, SpkiHash), Failure> {
+    let path = args.service.config.as_deref();
+    let file = Config::read(path)?;
+    Config::check_unused(path, "mirrors", &file.mirrors)?;
+    let mut primaries = args.primaries.clone();
+    for text in &file.trust {
+        let key = keys::parse_public_key(text)
+            .map_err(|why| Failure::input(format!("the key `{text}` in the configuration: {why}")))?;
+        primaries.push(key);
+    }
     let identity = keys::load_identity(&args.service.keys)?;
-    let mut primaries = args.primaries.into_iter();
+    let mut primaries = primaries.into_iter();
     let first =
         primaries.next().ok_or_else(|| Failure::input("no primary is trusted: name one with --trust"))?;
     let role = SecondaryConfig::new(first, &identity.certificate).map_err(service::config_failed)?;
     let role = primaries.fold(role, SecondaryConfig::primary);
     let config = ServerConfig::new(identity.tls).map_err(service::config_failed)?.secondary(role);
+    Ok((config, identity.pin))
+}
+
+async fn serve(args: Args) -> Result<(), Failure> {
+    let (config, pin) = settings(&args)?;
     let store = args.service.store()?;
+    let mut reload = args.service.reload()?;
     let endpoint = service::listen(config, args.service.listen)?;
     let address = endpoint.local_addr().map_err(|error| Failure::run(format!("no address: {error}")))?;
-    tracing::info!(%address, pin = %identity.pin, "mirroring");
+    tracing::info!(%address, %pin, "mirroring");
 
     let shared = Arc::new(Shared { store, trees: Trees::default() });
     let stop = Stop::new();
     let accepting = tokio::spawn(accept(endpoint.clone(), shared, args.service.sessions_max, stop.listen()));
-    service::signalled().await?;
+    loop {
+        tokio::select! {
+            signalled = service::signalled() => {
+                signalled?;
+                break;
+            }
+            () = reload.wait() => {}
+        }
+        let changed = settings(&args).and_then(|(config, pin)| {
+            endpoint.set_server_config(Some(config)).map_err(service::config_failed)?;
+            Ok(pin)
+        });
+        match changed {
+            Ok(pin) => tracing::info!(%pin, "settings read again"),
+            Err(failure) => tracing::error!(%failure, "settings stay as they were"),
+        }
+    }
     tracing::info!("ending: no new work, what was begun is finished");
     stop.now();
     drop(accepting); // it ends by itself

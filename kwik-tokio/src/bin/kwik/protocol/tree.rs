@@ -193,7 +193,7 @@ mod tests {
     use super::*;
 
     fn bytes(len: u64) -> Vec<u8> {
-        (0..len).map(|n| (n % 251) as u8).collect()
+        (0_u8..251).cycle().take(usize::try_from(len).unwrap()).collect()
     }
 
     fn tree(bytes: &[u8]) -> Tree {

@@ -3,7 +3,8 @@
 use std::{fmt, net::SocketAddr, str::FromStr, time::Duration};
 
 use kwik_tokio::{AddPathError, ErrorCode, NewPath, PathError, PrimarySession, SpkiHash};
-use tokio::{net, time};
+use tokio::{net, sync::watch, task::JoinSet, time};
+use tracing::Instrument as _;
 
 use crate::protocol::{PORT, codes};
 
@@ -11,6 +12,8 @@ use crate::protocol::{PORT, codes};
 const RETRY_MIN: Duration = Duration::from_secs(2);
 /// Longest time between two tries.
 const RETRY_MAX: Duration = Duration::from_secs(60);
+/// Time in which a mirror that is named no more may end what it has begun.
+const DRAIN: Duration = Duration::from_secs(30);
 /// Addresses of one server that clients are told. Spec: PROTOCOL §11.
 const ADDRESSES_MAX: usize = 4;
 
@@ -58,40 +61,65 @@ impl fmt::Display for Mirror {
     }
 }
 
-/// Keeps a mirror attached to a session, for as long as the session lives.
-pub(super) async fn keep(session: PrimarySession, mirror: Mirror) {
+/// Keeps the mirrors that are named attached to a session, for as long as it lives. The list may change.
+pub(super) async fn keep_all(session: PrimarySession, mut mirrors: watch::Receiver<Vec<Mirror>>) {
+    let mut kept = Vec::new();
+    let mut tasks = JoinSet::new();
+    loop {
+        let named = mirrors.borrow_and_update().clone();
+        for mirror in named.iter().filter(|mirror| !kept.contains(*mirror)) {
+            tasks.spawn(keep(session.clone(), mirror.clone(), mirrors.clone()).in_current_span());
+        }
+        kept = named;
+        if mirrors.changed().await.is_err() {
+            // The list is final.
+            while tasks.join_next().await.is_some() {}
+            return;
+        }
+    }
+}
+
+/// Keeps a mirror attached to a session, for as long as the session lives and the mirror is named.
+async fn keep(session: PrimarySession, mirror: Mirror, mut mirrors: watch::Receiver<Vec<Mirror>>) {
     let mut pause = RETRY_MIN;
     loop {
         match attach(&session, &mirror).await {
             Ok(path) => {
                 tracing::info!(%mirror, %path, "mirror attached");
                 pause = RETRY_MIN;
-                match session.path_dead(path).await {
+                let dead = tokio::select! {
+                    dead = session.path_dead(path) => dead,
+                    () = dropped(&mirror, &mut mirrors) => {
+                        tracing::info!(%mirror, %path, "mirror is named no more");
+                        // It fails if the path is gone already.
+                        let _gone = session.drain_path(path, DRAIN);
+                        return;
+                    }
+                };
+                match dead {
                     Ok(code) => tracing::warn!(%mirror, %path, why = reason(code), %code, "mirror lost"),
                     Err(_) => return,
                 }
             }
-            Err(Missed::Address(error)) => {
-                tracing::warn!(%mirror, %error, "mirror not attached: its name is not known, or this server's resolver does not answer");
+            Err(missed) => {
+                if !missed.tell(&mirror) {
+                    return;
+                }
             }
-            Err(Missed::Path(PathError::Dead { code, .. })) => {
-                tracing::warn!(%mirror, why = reason(code), %code, "mirror not attached");
-            }
-            Err(Missed::Path(PathError::Add(
-                error @ (AddPathError::Misuse(_) | AddPathError::InvalidAddress),
-            ))) => {
-                tracing::error!(%mirror, %error, "mirror cannot be attached");
-                return;
-            }
-            Err(Missed::Path(PathError::Add(AddPathError::LimitExceeded(most)))) => {
-                tracing::warn!(%mirror, most, "mirror not attached: as many as may be are");
-            }
-            Err(Missed::Path(_)) => return,
         }
         tokio::select! {
             () = time::sleep(pause) => pause = (pause * 2).min(RETRY_MAX),
+            () = dropped(&mirror, &mut mirrors) => return,
             _ = session.closed() => return,
         }
+    }
+}
+
+/// Waits until a mirror is named no more.
+async fn dropped(mirror: &Mirror, mirrors: &mut watch::Receiver<Vec<Mirror>>) {
+    if mirrors.wait_for(|named| !named.contains(mirror)).await.is_err() {
+        // The list is final.
+        std::future::pending::<()>().await;
     }
 }
 
@@ -99,6 +127,36 @@ pub(super) async fn keep(session: PrimarySession, mirror: Mirror) {
 enum Missed {
     Address(std::io::Error),
     Path(PathError),
+}
+
+impl Missed {
+    /// Logs why. Returns whether another try may succeed.
+    fn tell(&self, mirror: &Mirror) -> bool {
+        match self {
+            Self::Address(error) => {
+                tracing::warn!(
+                    %mirror,
+                    %error,
+                    "mirror not attached: its name is not known, or this server's resolver does not answer"
+                );
+                true
+            }
+            Self::Path(PathError::Dead { code, .. }) => {
+                tracing::warn!(%mirror, why = reason(*code), %code, "mirror not attached");
+                true
+            }
+            Self::Path(PathError::Add(AddPathError::LimitExceeded(most))) => {
+                tracing::warn!(%mirror, most, "mirror not attached: as many as may be are");
+                true
+            }
+            Self::Path(PathError::Add(error @ (AddPathError::Misuse(_) | AddPathError::InvalidAddress))) => {
+                tracing::error!(%mirror, %error, "mirror cannot be attached");
+                false
+            }
+            // The session is over.
+            Self::Path(_) => false,
+        }
+    }
 }
 
 async fn attach(session: &PrimarySession, mirror: &Mirror) -> Result<kwik_tokio::PathId, Missed> {

@@ -11,13 +11,14 @@ use std::{
     time::Duration,
 };
 
-use kwik_tokio::{Endpoint, ServerConfig};
+use kwik_tokio::{Endpoint, PublicKey, ServerConfig, Signer as _, SpkiHash};
+use tokio::sync::watch;
 
 use self::{mirrors::Mirror, session::serve_client};
 use crate::{
     failure::Failure,
     keys,
-    service::{self, Stop, Stopping},
+    service::{self, Config, Stop, Stopping},
     store::{Store, Trees},
 };
 
@@ -52,25 +53,71 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
 struct Shared {
     store: Arc<dyn Store>,
     trees: Trees,
-    mirrors: Vec<Mirror>,
+    mirrors: watch::Receiver<Vec<Mirror>>,
     guests: Guests,
 }
 
+/// What is read again while the server runs.
+struct Settings {
+    config: ServerConfig,
+    pin: SpkiHash,
+    public_key: PublicKey,
+    mirrors: Vec<Mirror>,
+}
+
+impl Settings {
+    fn read(args: &Args) -> Result<Self, Failure> {
+        let path = args.service.config.as_deref();
+        let file = Config::read(path)?;
+        Config::check_unused(path, "trust", &file.trust)?;
+        let mut mirrors = args.mirrors.clone();
+        for text in &file.mirrors {
+            let mirror = text
+                .parse()
+                .map_err(|why| Failure::input(format!("the mirror `{text}` in the configuration: {why}")))?;
+            mirrors.push(mirror);
+        }
+        let identity = keys::load_identity(&args.service.keys)?;
+        let signer = Arc::new(keys::load_signing_key(&args.service.keys)?);
+        let public_key = signer.public_key();
+        let config = ServerConfig::new(identity.tls).map_err(service::config_failed)?.primary(signer);
+        Ok(Self { config, pin: identity.pin, public_key, mirrors })
+    }
+}
+
 async fn serve(args: Args) -> Result<(), Failure> {
-    let identity = keys::load_identity(&args.service.keys)?;
-    let signer = Arc::new(keys::load_signing_key(&args.service.keys)?);
-    let public_key = kwik_tokio::Signer::public_key(&*signer);
-    let config = ServerConfig::new(identity.tls).map_err(service::config_failed)?.primary(signer);
+    let Settings { config, pin, public_key, mirrors } = Settings::read(&args)?;
     let store = args.service.store()?;
+    let mut reload = args.service.reload()?;
     let endpoint = service::listen(config, args.service.listen)?;
     let address = endpoint.local_addr().map_err(|error| Failure::run(format!("no address: {error}")))?;
-    tracing::info!(%address, pin = %identity.pin, %public_key, mirrors = args.mirrors.len(), "serving");
+    tracing::info!(%address, %pin, %public_key, mirrors = mirrors.len(), "serving");
 
     let guests = Guests::new(args.service.sessions_max, args.service.sessions_per_client);
-    let shared = Arc::new(Shared { store, trees: Trees::default(), mirrors: args.mirrors, guests });
+    let mirrors = watch::Sender::new(mirrors);
+    let shared = Arc::new(Shared { store, trees: Trees::default(), mirrors: mirrors.subscribe(), guests });
     let stop = Stop::new();
     let accepting = tokio::spawn(accept(endpoint.clone(), shared, stop.listen()));
-    service::signalled().await?;
+    loop {
+        tokio::select! {
+            signalled = service::signalled() => {
+                signalled?;
+                break;
+            }
+            () = reload.wait() => {}
+        }
+        let changed = Settings::read(&args).and_then(|settings| {
+            endpoint.set_server_config(Some(settings.config)).map_err(service::config_failed)?;
+            mirrors.send_replace(settings.mirrors);
+            Ok((settings.pin, settings.public_key))
+        });
+        match changed {
+            Ok((pin, public_key)) => {
+                tracing::info!(%pin, %public_key, mirrors = mirrors.borrow().len(), "settings read again");
+            }
+            Err(failure) => tracing::error!(%failure, "settings stay as they were"),
+        }
+    }
     tracing::info!("ending: no new clients, what is under way goes on");
     stop.now();
     drop(accepting); // it ends by itself

@@ -29,10 +29,9 @@ pub(super) async fn serve_client(incoming: Incoming, shared: &Arc<Shared>, stopp
 
 async fn serve_session(session: PrimarySession, shared: &Arc<Shared>, mut stopping: Stopping) {
     tracing::info!("connected");
+    // Ends with the session, and with this task.
     let mut attached = JoinSet::new();
-    for mirror in shared.mirrors.iter().cloned() {
-        attached.spawn(mirrors::keep(session.clone(), mirror).in_current_span());
-    }
+    attached.spawn(mirrors::keep_all(session.clone(), shared.mirrors.clone()).in_current_span());
     let places = Arc::new(Semaphore::new(REQUESTS_AT_ONCE));
     let mut requests = JoinSet::new();
     let end = loop {

@@ -1,6 +1,8 @@
 //! What `kwik serve` and `kwik mirror` have in common: sockets, logs, signals, and the bytes they send.
 
+mod config;
 mod data;
+mod reload;
 mod stop;
 
 use std::{
@@ -15,11 +17,14 @@ use tokio::runtime;
 use tracing::level_filters::LevelFilter;
 
 pub(crate) use self::{
+    config::Config,
     data::Data,
+    reload::Reload,
     stop::{Stop, Stopping, signalled},
 };
 use crate::{
     failure::Failure,
+    keys,
     store::{Directory, Store},
 };
 
@@ -34,6 +39,10 @@ pub(crate) struct Args {
     /// Directory of the keys that `kwik keygen` made
     #[arg(long, value_name = "DIR", default_value = ".")]
     pub(crate) keys: PathBuf,
+
+    /// TOML file with more settings (`mirrors`, `trust`), read again like the keys on SIGHUP and when it changes
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
 
     /// UDP address to listen on; port 0 takes a free one
     #[arg(long, value_name = "IP:PORT", default_value = "[::]:5945")]
@@ -64,6 +73,11 @@ impl Args {
     /// Opens what is served.
     pub(crate) fn store(&self) -> Result<Arc<dyn Store>, Failure> {
         Ok(Arc::new(Directory::open(&self.root)?))
+    }
+
+    /// Watches the files that are read again. To be called from within the runtime.
+    pub(crate) fn reload(&self) -> Result<Reload, Failure> {
+        Reload::new(keys::files(&self.keys).into_iter().chain(self.config.clone()).collect())
     }
 }
 

@@ -205,7 +205,7 @@ mod tests {
     }
 
     fn object(len: usize, stamp: &'static str) -> Counted {
-        let bytes: Vec<u8> = (0..len).map(|n| (n % 253) as u8).collect();
+        let bytes: Vec<u8> = (0_u8..253).cycle().take(len).collect();
         Counted { bytes: bytes.into(), reads: AtomicUsize::new(0), stamp, fails: false }
     }
 
