@@ -171,6 +171,15 @@ fn a_file_that_changes_while_it_is_served_is_never_spliced() {
 }
 
 #[test]
+fn more_files_may_be_open_than_processes_start_with() {
+    let world = World::new();
+    world.keys("primary", "p");
+    let mut server = world.serve("serve", "p", "files", &[]);
+    let line = server.log.says("limit of open files raised");
+    assert!(line["to"].as_u64() >= line["from"].as_u64(), "{line}");
+}
+
+#[test]
 fn a_directory_of_small_files_arrives() {
     let world = World::new();
     let files: Vec<_> = (0..150)

@@ -90,6 +90,8 @@ pub(crate) fn run(args: &Args, server: impl Future<Output = Result<(), Failure>>
         log.with_ansi(false).try_init()
     };
     set.map_err(|error| Failure::run(format!("cannot log: {error}")))?;
+    #[cfg(unix)]
+    raise_open_files();
     let runtime = runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -98,6 +100,20 @@ pub(crate) fn run(args: &Args, server: impl Future<Output = Result<(), Failure>>
     // What still runs is of no use to anybody.
     runtime.shutdown_background();
     end
+}
+
+/// Lets this process have as many files open as the system permits: each client has up to 512, if it fetches many small
+/// ones, and systems start processes with a limit of 1,024 for the sake of programs that this is none of.
+#[cfg(unix)]
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+    let limit = getrlimit(Resource::Nofile);
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    match raised {
+        Ok(()) => tracing::debug!(from = limit.current, to = limit.maximum, "limit of open files raised"),
+        Err(error) => tracing::warn!(%error, limit = limit.current, "the limit of open files stays as it is"),
+    }
 }
 
 /// Opens the server's socket.
