@@ -449,7 +449,7 @@ fn fetch(object: &Bytes) -> Fallible<Vec<u8>> {
     fetched?;
     match client.app.ended {
         Some(end) => end?,
-        None => return Err(client.app.lost.map_or("no end".into(), Into::into)),
+        None => return Err(client.app.lost.map_or_else(|| "no end".into(), Into::into)),
     }
     Ok(client.app.object)
 }

@@ -367,7 +367,7 @@ mod tests {
 
     #[test]
     fn keys_are_read_as_they_are_shown() {
-        let key = SpkiHash::new(std::array::from_fn(|n| n as u8 * 8 + 1));
+        let key = SpkiHash::new(std::array::from_fn(|n| u8::try_from(n * 8 + 1).unwrap()));
         let text = key.to_string();
         assert!(text.starts_with("0109") && text.len() == 64);
         assert_eq!(text.parse(), Ok(key));
