@@ -104,7 +104,7 @@ mod tests {
     fn a_relay_counts_once_in_whatever_order() {
         let mut once = Once::default();
         for id in [5, 3, 0, 131, 4, 130] {
-            assert!(once.insert(id), "{id}");
+            assert!(!once.contains(id) && once.insert(id) && once.contains(id), "{id}");
         }
         for id in [5, 3, 131, 4, 130] {
             assert!(!once.insert(id), "{id} again");

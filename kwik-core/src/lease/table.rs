@@ -234,6 +234,9 @@ mod tests {
         assert_eq!(ids(table.overlapping(stream(11), range(0, 1000))), [0; 0]);
         assert_eq!((table.count_of_path(A), table.count_of_stream(stream(3))), (2, 3));
         assert_eq!(table.get(LeaseId::new(1)).map(Live::range), Some(range(200, 300)));
+        table.clear();
+        assert_eq!(ids(table.of_path(A)), [0; 0]);
+        assert!(table.get(LeaseId::new(1)).is_none());
     }
 
     #[test]

@@ -108,6 +108,10 @@ mod tests {
             ("drain", |state| state.on_drain(ErrorCode::NO_ERROR)),
             ("end", |state| state.on_end(ErrorCode::PATH_DEAD)),
         ];
+        let is = |test: fn(State) -> bool| states.map(test);
+        assert_eq!(is(State::is_attaching), [true, true, false, false, false, false]);
+        assert_eq!(is(State::is_serving), [false, false, true, false, true, false]);
+        assert_eq!(is(State::is_live), [true, true, true, true, true, false]);
         let mut edges = Vec::new();
         for from in states {
             for (name, step) in moves {

@@ -506,6 +506,13 @@ mod tests {
     }
 
     #[test]
+    fn effects_add_up() {
+        let (one, other) = (inserted(1, 2, false), inserted(10, 20, true));
+        assert_eq!((one.plus(other), other.plus(one)), (inserted(11, 22, true), inserted(11, 22, true)));
+        assert_eq!(one.plus(one), inserted(2, 4, false));
+    }
+
+    #[test]
     fn first_bytes_win_and_differences_show() {
         let mut assembler = Assembler::new(0, ConflictPolicy::FirstWins);
         assembler.insert(A, 2, Bytes::from_static(b"cd"));

@@ -310,3 +310,16 @@ pub(crate) struct RelayOpen {
     /// By the server that it is from.
     pub(crate) seal: Option<Signature>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_set_of_features_contains_its_parts_and_no_others() {
+        let two = Features(Features::RELAY.0 | Features::DRAIN.0);
+        assert!(Features::OFFERED.contains(two) && two.contains(two) && two.contains(Features::RELAY));
+        assert!(!two.contains(Features::OFFERED) && !two.contains(Features::HEDGE));
+        assert!(!Features::RELAY.contains(two), "one part is not enough");
+    }
+}
