@@ -11,6 +11,7 @@
 //!   - `session/client`, `session/primary`, `session/secondary`: the machines. They know no QUIC type.
 //!   - `stream` puts ranges from many servers into one order; `path` knows whether a server answers; `lease` knows
 //!     who may write what. None of the three knows another.
+//! - [`distribute`] hands out an object as [`schedule`] decides, over a session that it is passed. It reads no source.
 //! - [`schedule`] decides which path brings which range of an object. It knows no session: a primary's application drives it.
 //! - `wire` turns bytes into frames that can only be valid; nothing else names the protobuf types.
 //! - `quic` is the wall around quinn-proto; nothing else names it.
@@ -46,6 +47,7 @@ mod audit;
 pub mod bench;
 mod budget;
 mod config;
+pub mod distribute;
 #[cfg(feature = "driver")]
 pub mod driver;
 mod endpoint;

@@ -57,12 +57,12 @@ pub use kwik_core::{
     PathId, PathInfo, PathState, PublicKey, ReadError, ReaderStatus, ReassemblyStats, Relay, RelayError,
     Role, SecondaryConfig, SendDatagramError, ServerConfig, SessionId, SessionStats, Side, Signature, Signer,
     SigningKey, SourceStats, SpkiHash, StreamId, StreamStats, TransportConfig, WriteError, Written,
+    distribute::{DistributeEvent, DistributeOptions},
     driver::{
-        Accepted, Connecting, Connection, DistributeError, DistributeEvent, DistributeOptions, Distribution,
-        EndpointStats, Incoming, IncomingFuture, Job, JobError, Lease, PathError, PrimarySession,
-        RangeWriteError, RangeWriter, Ranges, ReadAt, ReadExactError, ReadToEndError, RecvStream, ResetError,
-        RetryError, SecondaryJob, SecondaryLease, SecondarySession, SecondaryStream, SendStream,
-        StoppedError,
+        Accepted, Connecting, Connection, DistributeError, Distribution, EndpointStats, Incoming,
+        IncomingFuture, Job, JobError, Lease, PathError, PrimarySession, RangeWriteError, RangeWriter,
+        Ranges, ReadAt, ReadExactError, ReadToEndError, RecvStream, ResetError, RetryError, SecondaryJob,
+        SecondaryLease, SecondarySession, SecondaryStream, SendStream, StoppedError,
     },
     schedule, spki_hash,
 };

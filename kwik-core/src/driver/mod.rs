@@ -63,7 +63,7 @@ mod task;
 pub mod udp;
 
 pub use connection::Connection;
-pub use distribute::{DistributeError, DistributeEvent, DistributeOptions, Distribution};
+pub use distribute::{DistributeError, Distribution};
 pub use endpoint::{Endpoint, EndpointStats};
 pub use error::{
     JobError, PathError, RangeWriteError, ReadExactError, ReadToEndError, ResetError, RetryError,

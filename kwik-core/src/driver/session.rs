@@ -25,6 +25,7 @@ use super::{
 };
 use crate::{
     action::{Event, Relay, RunId},
+    distribute::Distributor,
     error::{ApiMisuse, ConnectionError, ErrorCode, RelayError},
     id::{Dir, JobId, LeaseId, PathId, Role, StreamId},
     session::{Answer, Question, Session},
@@ -38,6 +39,7 @@ pub(super) enum Key {
     Connected,
     DatagramReceived,
     DatagramsUnblocked,
+    Distribution(StreamId),
     Draining,
     Finished(StreamId),
     Gap(StreamId),
@@ -84,6 +86,8 @@ pub(super) struct State {
     pub(super) core: Session,
     pub(super) wakers: Wakers<Key>,
     pub(super) unwatched: Unwatched,
+    /// Primary: the objects that are distributed, each over one stream.
+    pub(super) objects: BTreeMap<StreamId, Distributor>,
     /// The ends of streams that are sent, for as long as somebody may ask: the core forgets streams that are over.
     pub(super) sent: BTreeMap<StreamId, Option<SendEnd>>,
     /// Rises whenever a path changes.
@@ -176,6 +180,11 @@ impl State {
 
     /// Wakes whoever waits for `event`.
     pub(super) fn on_event(&mut self, event: Event) {
+        for (stream, object) in &mut self.objects {
+            if object.handle_event(&event) {
+                self.wakers.wake(Key::Distribution(*stream));
+            }
+        }
         let key = match event {
             Event::Available(dir) => Key::Available(dir),
             Event::Connected => {
@@ -350,6 +359,7 @@ impl SessionRef {
                 core,
                 wakers: Wakers::default(),
                 unwatched: Unwatched::default(),
+                objects: BTreeMap::new(),
                 sent: BTreeMap::new(),
                 paths_seen: 0,
                 connected: false,

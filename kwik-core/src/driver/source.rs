@@ -33,7 +33,7 @@ pub trait ReadAt: Send + Sync + 'static {
     }
 
     /// Returns the code with which the stream is reset if this error is why it is not completed; by default the one of
-    /// [`DistributeOptions::reset_code`](super::DistributeOptions::reset_code).
+    /// [`DistributeOptions::reset_code`](crate::distribute::DistributeOptions::reset_code).
     fn reset_code(&self, _error: &io::Error) -> Option<ErrorCode> {
         None
     }

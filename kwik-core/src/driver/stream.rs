@@ -11,13 +11,14 @@ use bytes::Bytes;
 
 use super::{
     COPY_MAX,
-    distribute::{DistributeOptions, Distribution},
+    distribute::Distribution,
     error::StoppedError,
     ranges::{Job, RangeWriter, Ranges},
     session::{Key, SendEnd, SessionRef, State, own_code},
     source::ReadAt,
 };
 use crate::{
+    distribute::DistributeOptions,
     error::{ClosedStream, ErrorCode, LeaseError, WriteError},
     id::{ByteRange, StreamId},
     session::{NewJob, Written},

@@ -198,6 +198,10 @@ impl Scheduler {
         }
         self.reader.on_bytes(now, offset - before);
         self.read = Some((offset, now));
+        // What it has taken has come, whoever has not told so yet.
+        while let Some((piece, arrived)) = self.ledger.first_behind(offset) {
+            self.handle_progress(now, piece, arrived);
+        }
     }
 
     /// Bytes that came over a path were of no use, beside those that are counted here anyhow.

@@ -7,7 +7,8 @@ use smallvec::SmallVec;
 use super::{
     Decision, Digests, PathView, PieceId, Scheduler, WorkView,
     limits::{
-        DEADLINE_FACTOR, DEADLINE_MIN, FOREVER, PIECE_MIN, PIECES_MAX, RATE_GUESS, bytes_in, scale, time_for,
+        DEADLINE_FACTOR, DEADLINE_MIN, FOREVER, PIECE_MIN, PIECES_MAX, RATE_GUESS, READ_STALE, bytes_in,
+        scale, time_for,
     },
     path::Path,
 };
@@ -99,6 +100,7 @@ impl Scheduler {
             latency: path.latency(),
             owed: path.owed.saturating_sub(path.leaving),
             price: path.price,
+            measured: path.meter.measured().is_some(),
             has_room: path.stalled == 0 && path.has_room(now, scale(self.ledger.unowned(), rate, rates) / 2),
         };
         usable.into_iter().map(view).collect()
@@ -149,13 +151,16 @@ impl Scheduler {
     /// Returns the offset up to which fresh ranges are given to a path from which bytes take so long: to what there
     /// will be credit for by then, if the reader goes on as before.
     pub(super) fn limit(&self, latency: Duration) -> u64 {
-        let credit = self.credit();
-        let Some((_, told)) = self.read.filter(|_| credit < u64::MAX) else {
+        let mut credit = self.credit();
+        let (Some((_, told)), Some(window)) = (self.read, self.window) else {
             return credit;
         };
-        let until = self.now.saturating_duration_since(told) + self.control_trip() / 2 + latency;
-        credit
-            .saturating_add(bytes_in(until, self.reader.rate(self.now)).min(self.window.unwrap_or_default()))
+        // What the reader takes is told with bytes that come. While nothing is told, it is taken to have what came: to
+        // wait for it would be to wait for ever, if nobody has work.
+        if self.ledger.is_idle() || self.now.saturating_duration_since(told) > READ_STALE {
+            credit = credit.max(self.ledger.first_missing().saturating_add(window));
+        }
+        credit.saturating_add(bytes_in(latency, self.reader.rate(self.now)).min(window))
     }
 
     /// The shortest range worth giving out before the limit rises.
@@ -163,10 +168,16 @@ impl Scheduler {
         self.window.map_or(PIECE_MIN, |window| PIECE_MIN.min(window / 4))
     }
 
-    /// Returns the offset that the reader needs next, as far as is known.
+    /// Returns the offset that the reader needs next, as far as is known: where it was told to be, and as far beyond as it
+    /// goes in the time since and that the news took, up to what is not there.
     fn needed(&self) -> u64 {
         let missing = self.ledger.first_missing();
-        self.read.map_or(missing, |(read, _)| read.min(missing))
+        let Some((read, told)) = self.read else {
+            return missing;
+        };
+        let since = self.now.saturating_duration_since(told) + self.control_trip() / 2;
+        let reached = read.saturating_add(bytes_in(since, self.reader.rate(self.now)));
+        read.max(missing.min(reached))
     }
 
     /// Returns the length that a piece of a path should have: what it brings in a while, and no more than a `part` of

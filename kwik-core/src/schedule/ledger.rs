@@ -153,6 +153,13 @@ impl Ledger {
         self.owners.values().next().copied()
     }
 
+    /// The first owner of bytes before `offset` of which fewer are known to have come than lie before it, and how many do.
+    pub(super) fn first_behind(&self, offset: u64) -> Option<(PieceId, u64)> {
+        let before = self.owners.range(..offset).filter_map(|(_, id)| Some((*id, self.pieces.get(id)?)));
+        let behind = before.filter(|(_, piece)| piece.next() < offset.min(piece.range.end()));
+        behind.map(|(id, piece)| (id, offset.min(piece.range.end()) - piece.range.start())).next()
+    }
+
     /// The first of what was returned, at most `len` of it.
     pub(super) fn next_returned(&self, len: u64) -> Option<ByteRange> {
         first_of(self.returned.iter().next()?, len)

@@ -31,6 +31,12 @@ pub(super) const PATIENCE_MIN: Duration = Duration::from_millis(100);
 /// And at most, however rarely news of it comes.
 pub(super) const PATIENCE_MAX: Duration = Duration::from_millis(500);
 
+/// The time after which news of the reader says nothing about where it is now.
+pub(super) const READ_STALE: Duration = Duration::from_millis(200);
+
+/// A path crawls if it brings less than the fastest divided by this: a reader in order would wait for it.
+pub(super) const CRAWLS: u64 = 16;
+
 /// The shortest part worth taking from another path.
 pub(super) const STEAL_MIN: u64 = 32 * 1024;
 /// The shortest part worth bringing twice.

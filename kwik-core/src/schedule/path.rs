@@ -36,6 +36,9 @@ pub(super) struct Meter {
     last: Option<Instant>,
     /// The usual time between news; fades.
     pause: Duration,
+    /// The highest rate that was measured, and the instant since which nothing has been due.
+    best: u64,
+    rested: Option<Instant>,
 }
 
 impl Meter {
@@ -43,6 +46,7 @@ impl Meter {
     pub(super) fn begin(&mut self, at: Instant) {
         self.since = Some((at, 0));
         self.last = Some(at);
+        self.rested = None;
     }
 
     /// Nothing is due any more.
@@ -52,6 +56,12 @@ impl Meter {
             self.before.1 = self.before.1.saturating_add(counted);
         }
         (self.since, self.last) = (None, None);
+    }
+
+    /// Nothing is due from `now` on.
+    pub(super) fn rest_from(&mut self, now: Instant) {
+        self.rest();
+        self.rested = Some(now);
     }
 
     /// Counts bytes. Returns for how long they stayed away beyond what was to be expected.
@@ -88,6 +98,7 @@ impl Meter {
                 if sample > rate { rate + weight(sample - rate) } else { rate - weight(rate - sample) }
             }
         });
+        self.best = self.best.max(self.rate.unwrap_or_default());
         self.since = Some((now, 0));
         late
     }
@@ -106,6 +117,11 @@ impl Meter {
     pub(super) fn rate(&self, now: Instant) -> u64 {
         let rate = self.rate.unwrap_or(RATE_GUESS);
         let (quiet, patience) = (self.quiet(now), self.patience());
+        if let Some(rested) = self.rested.filter(|_| rate < self.best) {
+            // It was slow when it was last asked. To find out whether it still is it has to be asked again some time.
+            let seconds = now.saturating_duration_since(rested).as_secs().min(30);
+            return rate.saturating_mul(1 << seconds).min(self.best);
+        }
         if quiet <= patience {
             return rate;
         }
@@ -255,7 +271,7 @@ impl Path {
         self.owed = self.owed.saturating_sub(left);
         if self.queue.is_empty() {
             self.note_stall(now);
-            self.meter.rest();
+            self.meter.rest_from(now);
         }
     }
 

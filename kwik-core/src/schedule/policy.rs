@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use super::limits::{FOREVER, bytes_in, time_for};
+use super::limits::{CRAWLS, FOREVER, bytes_in, time_for};
 use crate::id::PathId;
 
 /// A path as a policy sees it.
@@ -21,13 +21,15 @@ pub struct PathView {
     pub price: u64,
     /// It has room for more now.
     pub has_room: bool,
+    /// Its rate was measured.
+    pub measured: bool,
 }
 
 impl PathView {
     /// Describes a path of which nothing else is known, for the tests of a policy.
     #[must_use]
     pub const fn new(path: PathId, rate: u64, latency: Duration) -> Self {
-        Self { path, rate, latency, owed: 0, price: 0, has_room: true }
+        Self { path, rate, latency, owed: 0, price: 0, has_room: true, measured: true }
     }
 
     /// Returns when it would have brought `len` bytes more, from now.
@@ -137,6 +139,13 @@ pub struct InOrder;
 
 impl Policy for InOrder {
     fn rank(&self, work: &WorkView<'_>, path: &PathView) -> Option<u64> {
+        let fastest = work.paths.iter().map(|other| other.rate).max().unwrap_or_default();
+        let busy = time_for(path.owed.saturating_add(work.len), path.rate);
+        let read = work.window.map_or(FOREVER, |window| time_for(window - window / 4, work.reader_rate));
+        // Wherever it worked, the reader would be there first and wait for it.
+        if path.measured && path.rate < fastest / CRAWLS && busy > read {
+            return None;
+        }
         CompletionTime.rank(work, path)
     }
 

@@ -72,6 +72,11 @@ impl Session {
         self.primary().map(Primary::paths).unwrap_or_default()
     }
 
+    /// Returns what is known of one path, dead ones included.
+    pub fn path(&self, path: PathId) -> Option<PathInfo> {
+        self.primary()?.path(path)
+    }
+
     /// Announces work for one path on one stream, and splits the stream if it is not split. The job's payload goes
     /// to the path's application; leases may be granted before it answers.
     ///

@@ -1,7 +1,7 @@
 //! Runs worlds by the thousand: `cargo run --release -p kwik-tests --bin sim -- --seeds 2000`.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     fs,
     io::{self, BufRead as _, BufReader, Write as _},
     path::PathBuf,
@@ -15,16 +15,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use cpu_time::ProcessTime;
 use kwik_tests::sim::{
-    Record, evil, marks, soak,
+    Record, bench, evil, marks, soak,
     swarm::{self, Options, Outcome, Profile},
 };
 
 /// Runs simulated worlds, one per seed, and checks what must be true in each.
 #[derive(Debug, Parser)]
 struct Args {
+    #[command(subcommand)]
+    mode: Option<Mode>,
     /// Number of seeds; by default 100, or of soaks one.
     #[arg(long)]
     seeds: Option<u64>,
@@ -55,6 +57,26 @@ struct Args {
     /// Print a line per seed; used by `--twice`.
     #[arg(long, hide = true)]
     hashes: bool,
+}
+
+/// Something else than drawn worlds.
+#[derive(Clone, Debug, Subcommand)]
+enum Mode {
+    /// Measures what several links bring together, and what a death or a crawl in the middle costs
+    Bench {
+        /// Print one JSON object instead of a line per row
+        #[arg(long)]
+        json: bool,
+        /// Seconds of the summed rate that an object is long
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=600))]
+        seconds: u64,
+        /// Worlds in which a link dies; 0 leaves out mishaps
+        #[arg(long, default_value_t = 1000)]
+        deaths: u64,
+        /// Run only this row
+        #[arg(long)]
+        only: Option<String>,
+    },
 }
 
 impl Args {
@@ -135,6 +157,10 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args, out: &mut impl io::Write) -> io::Result<bool> {
+    if let Some(Mode::Bench { json, seconds, deaths, only }) = &args.mode {
+        let scale = bench::Scale { seconds: *seconds, deaths: *deaths };
+        return run_bench(args.jobs(), scale, *json, only.as_deref(), out).map(|()| true);
+    }
     let Some(profile) = args.profile() else {
         return Err(io::Error::other(format!(
             "no profile {:?}: swarm, lossy, idle, evil, floods, mixes or soak",
@@ -187,6 +213,60 @@ fn run(args: &Args, out: &mut impl io::Write) -> io::Result<bool> {
         }
     }
     Ok(covered && sum.failed.is_empty())
+}
+
+/// Runs the benchmark, several rows at a time.
+fn run_bench(
+    jobs: usize,
+    scale: bench::Scale,
+    json: bool,
+    only: Option<&str>,
+    out: &mut impl io::Write,
+) -> io::Result<()> {
+    type Work = Box<dyn FnOnce() -> (&'static str, serde_json::Value) + Send>;
+    let wanted = |name: &str| only.is_none_or(|only| only == name);
+    let rows = bench::names().into_iter().filter(|name| wanted(name));
+    let mut works: VecDeque<Work> =
+        rows.map(|name| Box::new(move || ("rows", bench::row(name, scale).into())) as Work).collect();
+    if scale.deaths > 0 {
+        let mishaps: [(&str, Work); 3] = [
+            ("failover", Box::new(move || ("failover_ms", bench::failover(scale)))),
+            ("slow_source", Box::new(move || ("slow_source_cost_pct", bench::slow_source(scale).into()))),
+            ("oscillating", Box::new(move || ("oscillating_pct", bench::oscillating(scale).into()))),
+        ];
+        works.extend(mishaps.into_iter().filter(|(name, _)| wanted(name)).map(|(_, work)| work));
+    }
+    let works = Mutex::new(works);
+    let (send, results) = mpsc::channel();
+    let mut all = serde_json::Map::new();
+    thread::scope(|scope| {
+        for _ in 0..jobs {
+            let (send, works) = (send.clone(), &works);
+            scope.spawn(move || {
+                while let Some(work) = works.lock().ok().and_then(|mut works| works.pop_front()) {
+                    if send.send(work()).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(send);
+        for (name, result) in results {
+            if !json {
+                writeln!(out, "{name} {result}")?;
+                out.flush()?;
+            }
+            match (all.get_mut(name), result) {
+                (Some(serde_json::Value::Array(known)), serde_json::Value::Array(more)) => known.extend(more),
+                (_, result) => drop(all.insert(name.to_owned(), result)),
+            }
+        }
+        io::Result::Ok(())
+    })?;
+    let rows = all.get("rows").and_then(serde_json::Value::as_array).into_iter().flatten();
+    let most = rows.filter_map(|row| row.get("duplicate_pct")?.as_f64()).fold(0.0, f64::max);
+    all.insert("duplicate_pct".to_owned(), most.into());
+    if json { writeln!(out, "{}", serde_json::Value::from(all)) } else { Ok(()) }
 }
 
 /// Runs all worlds on `jobs` threads and hands each outcome over, in the order of the seeds.

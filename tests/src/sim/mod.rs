@@ -90,6 +90,7 @@
 //! order depends on the width of a pointer. A thread runs one world at a time ([`tls`] says why).
 
 pub mod app;
+pub mod bench;
 pub mod book;
 pub mod dice;
 pub mod evil;
@@ -111,8 +112,8 @@ use std::fmt;
 
 pub use self::{
     app::{
-        Calls, ClientPlan, Ending, Interruption, Offer, OpenPlan, PrimaryPlan, Reading, SecondaryPlan, Talk,
-        WriterEnd,
+        Calls, ClientPlan, Distributed, Ending, Interruption, Offer, OpenPlan, PrimaryPlan, Reading,
+        SecondaryPlan, Talk, WriterEnd,
     },
     link::{Bursts, Conditions, Marking},
     trace::Record,

@@ -150,6 +150,7 @@ fn offers() -> impl Strategy<Value = Offer> {
                 Ending::Finish | Ending::FinishEarly | Ending::LetGo => ending,
             },
             reading: None,
+            distributed: None,
         })
 }
 

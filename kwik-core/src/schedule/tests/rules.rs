@@ -506,3 +506,20 @@ fn a_path_that_often_runs_dry_is_measured_all_the_same() {
     }
     assert_eq!(meter.measured(), Some(64 * 1024 * 1000));
 }
+
+/// It was given nothing any more: what the reader takes is told with what comes over leases, and nothing came.
+#[test]
+fn a_reader_of_whom_nothing_is_told_is_not_waited_for() {
+    let mut hand = Hand::new(8 * MIB, &[OWN, mirror(1)], Options::default().policy(InOrder));
+    hand.scheduler.handle_window(hand.now(), MIB);
+    hand.scheduler.handle_read(hand.now(), 1000);
+    let mut rounds = 0;
+    while hand.scheduler.report().arrived < 8 * MIB {
+        rounds += 1;
+        assert!(rounds < 1000, "{:?}", hand.scheduler.report());
+        let given = hand.given();
+        assert!(!given.is_empty(), "nobody has work, at {:?}", hand.scheduler.report());
+        hand.at += 20 * MS;
+        given.into_iter().for_each(|(piece, ..)| hand.done(piece));
+    }
+}

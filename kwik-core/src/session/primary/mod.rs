@@ -493,7 +493,16 @@ impl Primary {
 
     /// All paths that are known, dead ones included.
     pub(super) fn paths(&self) -> Vec<PathInfo> {
-        let info = |id, path: &Path| PathInfo {
+        self.paths.iter().map(|(&id, path)| self.info(id, path)).collect()
+    }
+
+    /// One path, if it is known.
+    pub(super) fn path(&self, id: PathId) -> Option<PathInfo> {
+        self.paths.get(&id).map(|path| self.info(id, path))
+    }
+
+    fn info(&self, id: PathId, path: &Path) -> PathInfo {
+        PathInfo {
             id,
             state: path.state,
             server_name: path.server_name.clone(),
@@ -507,8 +516,7 @@ impl Primary {
             rtt: path.progress.rtt,
             late_bytes: path.progress.late,
             overlap_bytes: path.progress.overlap,
-        };
-        self.paths.iter().map(|(&id, path)| info(id, path)).collect()
+        }
     }
 
     // Control frames.

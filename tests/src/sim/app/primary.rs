@@ -1,6 +1,7 @@
 //! A primary's application: adds paths, hands out the ranges of what it offers, hands out again what was lost, and
 //! writes itself what nobody else can.
 
+mod distributing;
 mod sending;
 
 use std::{
@@ -10,8 +11,8 @@ use std::{
 
 use kwik_core::{Dir, Event, NewPath, PathId, PathState, Session, SessionHandle, Side, StreamId};
 
-pub use self::sending::CRAWL_MAX;
-use self::sending::Sending;
+pub use self::{distributing::Distributed, sending::CRAWL_MAX};
+use self::{distributing::Distributing, sending::Sending};
 use super::{
     Cx, GIVEN_UP, Reader, Reading, Writer, WriterEnd, sooner,
     talk::{Speaker, Talk},
@@ -77,6 +78,9 @@ pub struct Offer {
     pub ending: Ending,
     /// Manner in which it is read, whatever the client's plan says.
     pub reading: Option<Reading>,
+    /// Hand it out as `distribute` does; of the rest then only time, direction, size and reading count. Otherwise ranges go to
+    /// anybody, in any order.
+    pub distributed: Option<Distributed>,
 }
 
 /// End of an offer.
@@ -112,6 +116,7 @@ impl Default for Offer {
             tail: 0,
             ending: Ending::Finish,
             reading: None,
+            distributed: None,
         }
     }
 }
@@ -143,6 +148,7 @@ struct Serving {
     offers: Vec<Offer>,
     paths: BTreeMap<PathId, (NodeId, PathState)>,
     sendings: BTreeMap<StreamId, Sending>,
+    objects: BTreeMap<StreamId, Distributing>,
     readers: BTreeMap<StreamId, Reader>,
     writers: BTreeMap<StreamId, Writer>,
     accepts: BTreeSet<Dir>,
@@ -252,6 +258,7 @@ impl Serving {
             offers: plan.offers.clone(),
             paths: BTreeMap::new(),
             sendings: BTreeMap::new(),
+            objects: BTreeMap::new(),
             readers: BTreeMap::new(),
             writers: BTreeMap::new(),
             accepts: BTreeSet::new(),
@@ -286,6 +293,9 @@ impl Serving {
 
     fn event(&mut self, cx: &mut Cx<'_>, session: &mut Session, event: &Event) {
         self.speaker.event(event);
+        for object in self.objects.values_mut() {
+            object.event(cx, event);
+        }
         match event {
             Event::Opened(dir) => {
                 self.accepts.insert(*dir);
@@ -394,6 +404,13 @@ impl Serving {
             sending.let_go(cx, session);
         }
         self.sendings.retain(|_, sending| !sending.over);
+        for object in self.objects.values_mut() {
+            object.turn(cx, session);
+        }
+        for object in self.objects.values_mut().filter(|object| object.over) {
+            object.let_go(cx, session);
+        }
+        self.objects.retain(|_, object| !object.over);
     }
 
     fn change_paths(&mut self, cx: &mut Cx<'_>, session: &mut Session) {
@@ -447,7 +464,10 @@ impl Serving {
                 let back = self.flow(stream, Side::Client);
                 self.readers.insert(stream, Reader::new(back, Reading::default()));
             }
-            if offer.head >= offer.size {
+            if let Some(manner) = offer.distributed {
+                let object = Distributing::new(cx, session, flow, &offer, manner);
+                self.objects.insert(stream, object);
+            } else if offer.head >= offer.size {
                 let end = match offer.ending {
                     Ending::Reset(_) => WriterEnd::Reset,
                     Ending::Finish | Ending::FinishEarly | Ending::LetGo => WriterEnd::Finish,
@@ -462,6 +482,9 @@ impl Serving {
     fn give_up(&mut self, cx: &mut Cx<'_>, session: &mut Session) {
         for sending in self.sendings.values_mut().filter(|sending| !sending.over) {
             sending.reset(cx, session);
+        }
+        for object in self.objects.values_mut().filter(|object| !object.over) {
+            object.reset(cx, session);
         }
         for reader in self.readers.values_mut() {
             reader.stop(cx, session, GIVEN_UP);
@@ -492,6 +515,7 @@ impl Serving {
         let offer =
             self.offers.last().filter(|offer| !self.no_slot.contains(&offer.dir)).map(|offer| offer.at);
         let retry = self.sendings.values().fold(None, |at, sending| sooner(at, sending.wake_at()));
+        let retry = self.objects.values().fold(retry, |at, object| sooner(at, object.wake_at()));
         sooner(sooner(readers, add), sooner(sooner(remove, offer), retry))
     }
 
@@ -502,7 +526,7 @@ impl Serving {
 
     fn is_done(&self, oracle: &Oracle) -> bool {
         let unread = |stream: &StreamId, sender| oracle.is_left(&self.flow(*stream, sender));
-        self.sendings.keys().all(|stream| unread(stream, Side::Server))
+        self.sendings.keys().chain(self.objects.keys()).all(|stream| unread(stream, Side::Server))
             && self.writers.keys().all(|stream| unread(stream, Side::Server))
             && self.readers.keys().all(|stream| unread(stream, Side::Client))
             && self.offers.is_empty()

@@ -157,6 +157,7 @@ pub(super) fn setup(seed: u64, attack: &'static Attack, armed: bool, record: Rec
         tail: d.pick(&[0, 0, 5000]),
         ending: d.pick(&[Ending::Finish, Ending::FinishEarly]),
         reading: None,
+        distributed: None,
     };
     let ordered = by_offset || d.chance(700);
     // Long enough for a client's attack to fall into it: nothing that happens to an idle session is a proof.

@@ -114,6 +114,7 @@ pub(super) fn primary(
             tail: if d.chance(300) { d.below(size.saturating_sub(head).min(50_000) + 1) } else { 0 },
             ending,
             reading: None,
+            distributed: None,
         });
     }
     PrimaryPlan {

@@ -13,7 +13,6 @@ mod secondary;
 mod sink;
 mod source;
 mod watch;
-mod work;
 
 use std::{
     io::{self, Write as _},

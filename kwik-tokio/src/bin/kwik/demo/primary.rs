@@ -1,37 +1,15 @@
-//! The primary: takes the request, brings the secondaries in, and hands out the ranges.
+//! The primary: takes the request, brings the secondaries in, and has all of them send the object.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use kwik_tokio::{
-    Accepted, Endpoint, Job, LeaseError, LeaseOutcome, NewJob, NewPath, PathError, PathId, PathInfo,
-    PathState, PrimarySession, RangeWriteError, Ranges,
+    Accepted, DistributeError, DistributeEvent, DistributeOptions, Distribution, Endpoint, ErrorCode,
+    NewPath, PathError, PathId, PathInfo, PrimarySession, schedule::InOrder,
 };
-use tokio::{task::JoinSet, time};
+use tokio::task::JoinSet;
 
-use super::{
-    REQUEST, WINDOW,
-    roster::Roster,
-    source::Source,
-    work::{Board, Work, range_len},
-};
+use super::{REQUEST, WINDOW, roster::Roster, source::Source};
 use crate::failure::Failure;
-
-/// Ranges queued on a path, so that it never waits a round trip for the next.
-const LEASES_AT_ONCE: usize = 4;
-/// Ranges the primary writes itself at once: one is read while the other is sent.
-const RUNS_AT_ONCE: usize = 2;
-/// Bytes that all servers together work on at once: far more than is on its way at any time, and not so much that a
-/// client which falls behind is flooded.
-const WORKED_ON_MAX: u64 = 6 * 1024 * 1024;
-/// Longest range.
-const RANGE_MAX: u64 = 1024 * 1024;
-/// Distance by which servers work ahead of the first missing byte for a reader in order: less than its window, so that all of
-/// them have credit although the client raises it in steps.
-const AHEAD_ORDERED: u64 = WINDOW / 4 * 3;
-/// Ranges lost in a row, without a single one arriving, before the transfer is given up.
-const LOSSES_MAX: u32 = 256;
-/// Time between looks at a path that takes no ranges at the moment.
-const RECHECK: Duration = Duration::from_millis(5);
 
 /// Means of the primary to serve the object once.
 #[derive(Debug)]
@@ -60,41 +38,18 @@ impl Primary {
             return Err(Failure::run("the client asked for something else"));
         }
 
-        let ahead = if self.ordered { AHEAD_ORDERED } else { u64::MAX };
-        let size = self.source.size();
-        let ranges_at_once = RUNS_AT_ONCE + LEASES_AT_ONCE * self.secondaries.len();
-        let max = RANGE_MAX.min(WORKED_ON_MAX / ranges_at_once as u64);
-        let work = Work::new(size, range_len(size, self.secondaries.len() + 1, max), ahead);
-        let shared = Shared {
-            session: session.clone(),
-            ranges: send.ranges(),
-            board: Board::new(work),
-            source: self.source,
-        };
-        let shared = Arc::new(shared);
-        let mut tasks = JoinSet::new();
-        for _ in 0..RUNS_AT_ONCE {
-            tasks.spawn(write_ranges(shared.clone(), self.roster.clone()));
-        }
+        // Each joins in as soon as it is attached.
+        let mut attaching = JoinSet::new();
         for (index, path) in self.secondaries.into_iter().enumerate() {
-            tasks.spawn(feed_secondary(shared.clone(), self.roster.clone(), index + 1, path));
+            attaching.spawn(attach(session.clone(), self.roster.clone(), index + 1, path));
         }
-
-        // The client may learn the end of the stream before every range has arrived: one round trip saved.
-        let mut ended = false;
-        loop {
-            tokio::select! {
-                () = shared.board.finished() => break,
-                () = shared.board.claimed(), if !ended => {
-                    ended = true;
-                    send.finish().map_err(failed("the client broke off"))?;
-                }
-                Some(done) = tasks.join_next() => done.map_err(failed("a task of the primary failed"))??,
-            }
+        let mut options = DistributeOptions::new(REQUEST);
+        if self.ordered {
+            options = options.policy(InOrder).window(WINDOW);
         }
-        if !ended {
-            send.finish().map_err(failed("the client broke off"))?;
-        }
+        let size = self.source.size();
+        let on_its_way = send.distribute(self.source.clone(), size, options);
+        watch(on_its_way, attaching, &self.roster).await?;
         if let Some(code) = send.stopped().await.map_err(failed("the client was lost"))? {
             return Err(Failure::run(format!("the client broke off with {code}")));
         }
@@ -102,155 +57,58 @@ impl Primary {
     }
 }
 
-/// State that the tasks of one transfer share.
-struct Shared {
-    session: PrimarySession,
-    ranges: Ranges,
-    board: Board,
-    source: Arc<Source>,
-}
-
-/// Sends ranges from the primary itself, one after the other.
-async fn write_ranges(shared: Arc<Shared>, roster: Arc<Roster>) -> Result<(), Failure> {
-    while let Some(range) = shared.board.next().await {
-        let mut writer = shared.ranges.write_at(range).map_err(failed("the primary cannot write"))?;
-        shared.board.update(|work| work.claimed(range));
-        let mut pieces = shared.source.pieces(range);
-        while let Some(piece) = pieces.recv().await {
-            let piece = piece.map_err(|error| {
-                Failure::run(format!("cannot read {} at {range}: {error}", shared.source.name()))
-            })?;
-            match writer.write_all_chunks(&mut [piece]).await {
-                Ok(()) => {}
-                Err(RangeWriteError::Ended(_)) => break, // what is missing is told below
-                Err(error) => return Err(failed("the primary cannot write")(error)),
+/// Has the object sent, and tells the roster what happens to it.
+async fn watch(
+    mut on_its_way: Distribution<'_>,
+    mut attaching: JoinSet<Result<(), Failure>>,
+    roster: &Roster,
+) -> Result<(), Failure> {
+    loop {
+        let event = tokio::select! {
+            event = on_its_way.next() => event,
+            Some(attached) = attaching.join_next() => {
+                attached.map_err(failed("a task of the primary failed"))??;
+                continue;
             }
+        };
+        match event.map_err(why)? {
+            None => return Ok(()),
+            Some(DistributeEvent::Arrived { path: PathId::PRIMARY, .. }) => roster.count_run(true),
+            Some(DistributeEvent::Lost { path: PathId::PRIMARY, .. }) => roster.count_run(false),
+            Some(DistributeEvent::Lost { path, code, .. }) if code != ErrorCode::LEASE_REVOKED => {
+                roster.trouble_on(path, format!("lost ranges: {code}"));
+            }
+            Some(_) => {}
         }
-        let outcome = writer.finish().await.map_err(failed("the primary cannot write"))?;
-        roster.count_run(outcome == LeaseOutcome::Done);
-        settle(&shared.board, "the primary", range, outcome)?;
     }
-    Ok(())
 }
 
-/// Attaches a secondary and keeps it busy. If that is not possible, the others go on without it.
-async fn feed_secondary(
-    shared: Arc<Shared>,
+/// Attaches a secondary. If that is not possible, the others go on without it.
+async fn attach(
+    session: PrimarySession,
     roster: Arc<Roster>,
     server: usize,
     path: NewPath,
 ) -> Result<(), Failure> {
-    let id = match shared.session.add_path(path).await {
-        Ok(id) => id,
+    match session.add_path(path).await {
+        Ok(path) => roster.attached(server, path),
         Err(PathError::ConnectionLost(error)) => return Err(failed("the client was lost")(error)),
         Err(PathError::Dead { path, code }) => {
             roster.attached(server, path);
             roster.trouble(server, format!("could not be attached: {code}"));
-            return Ok(());
         }
-        Err(error) => {
-            roster.trouble(server, format!("could not be attached: {error}"));
-            return Ok(());
-        }
-    };
-    roster.attached(server, id);
-    let Some(all) = kwik_tokio::ByteRange::new(0, shared.source.size()) else {
-        return Ok(()); // an empty object: nothing to do
-    };
-    let job = match shared.ranges.open_job(NewJob::new(id, all, REQUEST)) {
-        Ok(job) => job,
-        // The object may be complete by now, the path dead.
-        Err(error) => {
-            tracing::debug!(%error, "no job");
-            return Ok(());
-        }
-    };
-    let mut leases = JoinSet::new();
-    for _ in 0..LEASES_AT_ONCE {
-        leases.spawn(lease_ranges(shared.clone(), roster.clone(), server, id, job.clone()));
-    }
-    while let Some(done) = leases.join_next().await {
-        done.map_err(failed("a task of the primary failed"))??;
+        Err(error) => roster.trouble(server, format!("could not be attached: {error}")),
     }
     Ok(())
 }
 
-/// Leases ranges to one path, one after the other, as long as it lives.
-async fn lease_ranges(
-    shared: Arc<Shared>,
-    roster: Arc<Roster>,
-    server: usize,
-    path: PathId,
-    job: Job,
-) -> Result<(), Failure> {
-    let board = &shared.board;
-    loop {
-        match state(&shared.session, path) {
-            Some(PathState::Active) => {}
-            Some(PathState::Dead(_)) | None => return Ok(()),
-            // Silent: it gets nothing until it answers again.
-            Some(_) => {
-                time::sleep(RECHECK).await;
-                continue;
-            }
-        }
-        let Some(range) = board.next().await else {
-            return Ok(());
-        };
-        let mut lease = match job.lease(range) {
-            Ok(lease) => lease,
-            Err(error) => {
-                board.update(|work| work.give_back(range));
-                if error == LeaseError::JobClosed {
-                    roster.trouble(server, "takes no more work".to_owned());
-                    return Ok(());
-                }
-                let passing = [LeaseError::PathDead, LeaseError::PathSilent, LeaseError::LimitExceeded];
-                if !passing.contains(&error) {
-                    return Err(failed("the primary cannot lease")(error));
-                }
-                time::sleep(RECHECK).await;
-                continue;
-            }
-        };
-        board.update(|work| work.claimed(range));
-        let outcome = lease.outcome().await.map_err(failed("the client was lost"))?;
-        if let LeaseOutcome::Lost { code, .. } = &outcome {
-            roster.trouble(server, format!("lost ranges: {code}"));
-        }
-        settle(board, &roster.name(server), range, outcome)?;
+/// Says why the object could not be brought.
+fn why(error: DistributeError) -> Failure {
+    match error {
+        DistributeError::Stopped(code) => Failure::run(format!("the client broke off with {code}")),
+        DistributeError::Incomplete(range) => Failure::run(format!("bytes {range} do not arrive")),
+        error => Failure::run(format!("the primary cannot send the object: {error}")),
     }
-}
-
-/// Enters how a range ended. If nothing arrives any more, the transfer is given up.
-fn settle(
-    board: &Board,
-    server: &str,
-    range: kwik_tokio::ByteRange,
-    outcome: LeaseOutcome,
-) -> Result<(), Failure> {
-    let (code, missing) = match outcome {
-        LeaseOutcome::Done => {
-            board.update(|work| work.done(range));
-            return Ok(());
-        }
-        LeaseOutcome::Lost { code, missing } => (code, missing),
-        _ => return Err(Failure::run("a range ended in an unknown way")),
-    };
-    let losses = board.update(|work| {
-        work.lost(range, &missing);
-        work.losses()
-    });
-    if losses < LOSSES_MAX {
-        return Ok(());
-    }
-    Err(Failure::run(format!(
-        "bytes {range} do not arrive: lost {losses} times in a row, last by {server}: {code}"
-    )))
-}
-
-fn state(session: &PrimarySession, path: PathId) -> Option<PathState> {
-    session.paths().into_iter().find(|info| info.id == path).map(|info| info.state)
 }
 
 fn failed<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> Failure {

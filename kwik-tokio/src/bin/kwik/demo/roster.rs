@@ -44,11 +44,6 @@ impl Roster {
         self.lock().clone()
     }
 
-    /// Names a server for people.
-    pub(super) fn name(&self, server: usize) -> String {
-        name(server)
-    }
-
     pub(super) fn attached(&self, server: usize, path: PathId) {
         self.change(server, |server| server.path = Some(path));
     }
@@ -74,6 +69,14 @@ impl Roster {
         });
         if let Some(note) = told {
             self.progress.note(&note);
+        }
+    }
+
+    /// The same, of the server at the end of a path.
+    pub(super) fn trouble_on(&self, path: PathId, what: String) {
+        let server = self.lock().iter().position(|server| server.path == Some(path));
+        if let Some(server) = server {
+            self.trouble(server, what);
         }
     }
 

@@ -9,7 +9,7 @@ use std::{
 
 use blake3::{Hash, Hasher};
 use bytes::Bytes;
-use kwik_tokio::ByteRange;
+use kwik_tokio::{ByteRange, ReadAt};
 use tokio::{sync::mpsc, task};
 
 use super::buffers::Buffers;
@@ -100,7 +100,8 @@ impl Source {
         drop(task::spawn_blocking(move || {
             let mut offset = range.start();
             while offset < range.end() {
-                let piece = source.piece(offset, CHUNK.min(range.end() - offset));
+                let len = usize::try_from(CHUNK.min(range.end() - offset)).map_err(io::Error::other);
+                let piece = len.and_then(|len| source.piece(offset, len));
                 let failed = piece.is_err();
                 offset += CHUNK;
                 if pieces.blocking_send(piece).is_err() || failed {
@@ -116,9 +117,18 @@ impl Source {
         hash(self.size, |offset, buf| self.read_at(offset, buf))
     }
 
-    fn piece(&self, offset: u64, len: u64) -> io::Result<Bytes> {
-        let len = usize::try_from(len).map_err(io::Error::other)?;
+    fn piece(&self, offset: u64, len: usize) -> io::Result<Bytes> {
         self.buffers.fill(len, |buf| self.read_at(offset, buf))
+    }
+}
+
+impl ReadAt for Source {
+    fn read_at(&self, offset: u64, len: usize) -> io::Result<Bytes> {
+        self.piece(offset, len)
+    }
+
+    fn blocks(&self) -> bool {
+        matches!(self.content, Content::File { .. })
     }
 }
 

@@ -10,7 +10,7 @@ use crate::{
     schedule::{Digests, Options, Policy},
 };
 
-/// Settings of one object for [`SendStream::distribute`](crate::driver::SendStream::distribute).
+/// Settings of one object for a [`Distributor`](super::Distributor), or `SendStream::distribute` of the adapters.
 #[derive(Debug, Default)]
 #[must_use]
 pub struct DistributeOptions {
@@ -18,14 +18,14 @@ pub struct DistributeOptions {
     pub(super) schedule: Options,
     pub(super) offset: u64,
     pub(super) window: Option<u64>,
-    pub(super) reset_code: Option<ErrorCode>,
+    pub(crate) reset_code: Option<ErrorCode>,
     only: Option<BTreeSet<PathId>>,
     prices: BTreeMap<PathId, u64>,
 }
 
 impl DistributeOptions {
     /// Tells the other servers' applications what the object is: at most 2 KiB, the application's own, which they find in
-    /// [`SecondaryJob::payload`](crate::driver::SecondaryJob::payload). The ranges that they are asked for are the stream's,
+    /// the payload of their jobs. The ranges that they are asked for are the stream's,
     /// and so the object's.
     pub fn new(payload: impl Into<Bytes>) -> Self {
         Self { payload: payload.into(), ..Self::default() }
@@ -71,13 +71,13 @@ impl DistributeOptions {
     }
 
     /// Says that the reader takes the bytes in order, and that its window for the stream is so many bytes: servers keep within
-    /// it. By default they work as if the reader had room for all.
+    /// it, and within what the client says of it as it goes. By default they work as if the reader had room for all.
     pub fn window(mut self, bytes: u64) -> Self {
         self.window = Some(bytes);
         self
     }
 
-    /// Sets the code with which the stream is reset if the object is not completed; 0 by default.
+    /// Sets the code with which the driver resets the stream if the object is not completed; 0 by default.
     pub fn reset_code(mut self, code: ErrorCode) -> Self {
         self.reset_code = Some(code);
         self
