@@ -4,6 +4,8 @@
 #[cfg(feature = "canary")]
 mod canary;
 #[cfg(not(feature = "canary"))]
+mod distribute;
+#[cfg(not(feature = "canary"))]
 mod every_call;
 #[cfg(not(feature = "canary"))]
 mod evil;

@@ -64,6 +64,8 @@ pub mod udp;
 
 pub use connection::Connection;
 pub use distribute::{DistributeError, Distribution};
+
+pub use crate::distribute::{DistributeEvent, DistributeOptions};
 pub use endpoint::{Endpoint, EndpointStats};
 pub use error::{
     JobError, PathError, RangeWriteError, ReadExactError, ReadToEndError, ResetError, RetryError,
