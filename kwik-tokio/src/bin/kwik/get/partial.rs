@@ -473,7 +473,7 @@ mod tests {
         let other = folder.path().join("other");
         fs::write(&other, "precious").unwrap();
         std::os::unix::fs::symlink(&other, &names.partial).unwrap();
-        Partial::open(names.clone(), 5, false, false).unwrap();
+        Partial::open(names, 5, false, false).unwrap();
         assert_eq!(fs::read(&other).unwrap(), b"precious");
     }
 

@@ -151,6 +151,7 @@ mod tests {
         Entry { path: path(text), len }
     }
 
+    #[expect(clippy::unwrap_in_result, reason = "the test's own words cannot fail to parse")]
     fn plan(url: &str, entries: &[(&str, u64)], folder: &Path) -> Result<Vec<String>, Failure> {
         let entries = entries.iter().map(|(name, len)| entry(name, *len)).collect();
         let steps = many(&url.parse().unwrap(), entries, folder, Existing::Refuse)?;

@@ -48,15 +48,16 @@ impl Config {
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> Result<Config, String> {
+    fn file(text: &str) -> tempfile::NamedTempFile {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), text).unwrap();
-        Config::read(Some(file.path())).map_err(|failure| failure.to_string())
+        file
     }
 
     #[test]
     fn lists_are_read() {
-        let config = read("# mirrors\nmirrors = [\"a#1\", \"b#2\"]\n").unwrap();
+        let file = file("# mirrors\nmirrors = [\"a#1\", \"b#2\"]\n");
+        let config = Config::read(Some(file.path())).unwrap();
         assert_eq!((config.mirrors.len(), config.trust.len()), (2, 0));
         assert_eq!(Config::read(None).unwrap(), Config::default());
         assert!(Config::check_unused(Some(Path::new("x")), "mirrors", &config.mirrors).is_err());
@@ -67,7 +68,7 @@ mod tests {
     fn mistakes_are_told_with_their_line() {
         for (text, why) in [("\nmirors = []", "line 2"), ("mirrors = 7", "line 1"), ("mirrors = [", "line 1")]
         {
-            let failure = read(text).unwrap_err();
+            let failure = Config::read(Some(file(text).path())).unwrap_err().to_string();
             assert!(failure.contains(why) && !failure.contains('\n'), "{failure}");
         }
         let failure = Config::read(Some(Path::new("/no/such"))).unwrap_err().to_string();
