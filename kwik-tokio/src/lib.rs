@@ -4,32 +4,47 @@
 //! quinn's names and meaning, and [`tokio::io::AsyncRead`] and [`tokio::io::AsyncWrite`] are there. What KWIK adds is on
 //! the servers: [`PrimarySession`] brings other servers in, and [`SecondarySession`] is what those see.
 //!
+//! # Who trusts whom
+//! - A **client** trusts certificates: the primary's, for the name that it dials, and each mirror's, for the name that the
+//!   primary gives it. So it needs the roots of both. The primary also names the key that the mirror's certificate must have.
+//! - A **mirror** trusts a [`PublicKey`]: that of the primary's [`SigningKey`]. What is signed with it says which client may
+//!   attach, and which ranges of which stream it may fill; the mirror knows no client, and no primary by address.
+//! - A **primary** trusts nobody. It needs each mirror's address, the name on its certificate, and the hash of that
+//!   certificate's key ([`spki_hash`]).
+//!
+//! The [`SigningKey`] is made once, from 32 secret bytes of the operating system's entropy, and stored where only the primary
+//! reads it: whoever has it can have every mirror that trusts it serve anybody. Its public half goes to the mirrors, as text
+//! ([`Display`](std::fmt::Display), [`FromStr`](std::str::FromStr)) or bytes, with their configuration; to replace it, mirrors
+//! are given the next one first ([`SecondaryConfig::primary`]). A primary with several machines gives all the same key, or keeps
+//! it elsewhere and implements [`Signer`].
+//!
+//! # A client
+//! The examples run as they stand: `cargo run -p kwik-tokio --example client`, and so on.
+//!
 //! ```no_run
-#![doc = include_str!("../programs/client.rs")]
+#![doc = include_str!("../examples/client.rs")]
 //! ```
 //!
-//! # An object over every path
-//! A primary that has the object at hand does not have to deal ranges out itself: [`SendStream::distribute`] has every path
-//! bring what it can, and gives what is lost to others.
+//! # A primary
+//! ```no_run
+#![doc = include_str!("../examples/primary.rs")]
+//! ```
+//!
+//! # A mirror
+//! ```no_run
+#![doc = include_str!("../examples/mirror.rs")]
+//! ```
+//!
+//! # Ranges by hand
+//! [`SendStream::distribute`] decides who brings what. An application that wants to, leases ranges itself
+//! ([`SendStream::open_job`], [`Job::lease`]) and writes others where they belong ([`SendStream::write_at`]).
 //!
 //! ```no_run
-//! use std::{fs::File, error::Error};
-//! use kwik_tokio::{DistributeOptions, NewPath, PrimarySession};
-//!
-//! async fn send(session: &PrimarySession, mirrors: Vec<NewPath>, name: &str) -> Result<(), Box<dyn Error>> {
-//!     for mirror in mirrors {
-//!         session.add_path(mirror).await?; // one that is added later joins in as well
-//!     }
-//!     let file = File::open(name)?;
-//!     let len = file.metadata()?.len();
-//!     let mut stream = session.open_uni().await?;
-//!     let report = stream.distribute(file, len, DistributeOptions::new(name.to_owned())).await?;
-//!     for (path, share) in report.paths {
-//!         println!("{path}: {} bytes, {} pieces done, {} lost", share.bytes, share.done, share.lost);
-//!     }
-//!     Ok(())
-//! }
+#![doc = include_str!("../programs/primary.rs")]
 //! ```
+//!
+//! # Features
+//! - `cli`: the `kwik` program. Off by default; the library needs none.
 //!
 //! This crate only supplies a socket, a timer, the clock and a way to spawn; the order of work is in
 //! [`kwik_core::driver`], the protocol in the rest of [`kwik_core`].

@@ -13,6 +13,7 @@ mod as_quinn;
 mod attach;
 mod conformance;
 mod distribute;
+mod examples;
 mod failure;
 mod hooks;
 mod hostile;
