@@ -103,6 +103,7 @@ async fn attach(
 }
 
 /// Says why the object could not be brought.
+#[expect(clippy::wildcard_enum_match_arm, reason = "what else there is, and may be added, is said alike")]
 fn why(error: DistributeError) -> Failure {
     match error {
         DistributeError::Stopped(code) => Failure::run(format!("the client broke off with {code}")),
