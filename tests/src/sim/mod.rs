@@ -41,7 +41,7 @@
 //!   them, `--twice` in two processes whose hashes must agree, and a failure prints the line that replays it.
 //! - *What control costs:* [`mixes`] runs one session through ten minutes of drawn honest work, `sim --profile mixes`, in
 //!   which nobody may be held back; [`evil::floods`] measures drawn floods, `sim --profile floods`.
-//! - *How fast:* [`bench`] sends objects over links of all kinds, `sim bench` runs it; [`Distributed`] has an offer handed out
+//! - *How fast:* [`mod@bench`] sends objects over links of all kinds, `sim bench` runs it; [`Distributed`] has an offer handed out
 //!   as applications have it done, where the others hand out anything to anybody.
 //! - *One long world:* [`soak`] uses one session for a hundred thousand streams, `sim --profile soak` runs it.
 //! - *Shrinking:* [`operations`] tells a world as a list that a property test can shorten.
