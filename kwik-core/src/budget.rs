@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-const NANOS: u128 = 1_000_000_000;
+const NANOS: u64 = 1_000_000_000;
 
 /// Tokens that refill at a rate up to a burst, can be earned besides, and may be owed.
 ///
@@ -12,7 +12,7 @@ pub(crate) struct Bucket {
     /// Below zero: owed.
     left: i64,
     /// Part of the next token that had grown when it was last refilled, in nanoseconds times the rate's tokens.
-    part: u128,
+    part: u64,
     refilled: Instant,
     rate: Rate,
     burst: u64,
@@ -22,21 +22,22 @@ pub(crate) struct Bucket {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Rate {
     tokens: u64,
-    per: Duration,
+    /// Nanoseconds, not zero.
+    per: u64,
 }
 
 impl Rate {
     pub(crate) const fn per_second(tokens: u64) -> Self {
-        Self { tokens, per: Duration::from_secs(1) }
+        Self { tokens, per: NANOS }
     }
 
     pub(crate) const fn per_minute(tokens: u64) -> Self {
-        Self { tokens, per: Duration::from_secs(60) }
+        Self { tokens, per: 60 * NANOS }
     }
 
     /// The growth of one token, in nanoseconds times the rate's tokens.
     fn whole(self) -> u128 {
-        self.per.as_nanos().max(1)
+        self.per.into()
     }
 
     /// The growth in `time`, in the same unit.
@@ -47,7 +48,7 @@ impl Rate {
     /// The time of so much growth, rounded up.
     fn time_for(self, growth: u128) -> Duration {
         let nanos = growth.div_ceil(u128::from(self.tokens.max(1)));
-        let (secs, nanos) = (nanos / NANOS, nanos % NANOS);
+        let (secs, nanos) = (nanos / u128::from(NANOS), nanos % u128::from(NANOS));
         Duration::new(u64::try_from(secs).unwrap_or(u64::MAX), u32::try_from(nanos).unwrap_or_default())
     }
 }
@@ -72,7 +73,7 @@ impl Bucket {
             Err(_) | Ok(0) => Ok(()),
             Ok(short) => {
                 let wait =
-                    self.rate.time_for(self.rate.whole().saturating_mul(short).saturating_sub(self.part));
+                    self.rate.time_for(self.rate.whole().saturating_mul(short).saturating_sub(self.part.into()));
                 Err(self.refilled.checked_add(wait).unwrap_or(self.refilled))
             }
         }
@@ -94,10 +95,10 @@ impl Bucket {
     }
 
     fn refill(&mut self, now: Instant) {
-        let grown = self.rate.growth(now.saturating_duration_since(self.refilled)).saturating_add(self.part);
+        let grown = self.rate.growth(now.saturating_duration_since(self.refilled)).saturating_add(self.part.into());
         self.refilled = self.refilled.max(now);
         self.left = self.left.saturating_add(i64::try_from(grown / self.rate.whole()).unwrap_or(i64::MAX));
-        self.part = grown % self.rate.whole();
+        self.part = u64::try_from(grown % self.rate.whole()).unwrap_or_default();
         if self.left >= signed(self.burst) {
             (self.left, self.part) = (signed(self.burst), 0);
         }
@@ -183,7 +184,7 @@ mod tests {
         let start = Instant::now();
         let nanos = Duration::from_nanos;
         for (tokens, per, burst) in [(1, 3, 2), (2, 3, 3), (3, 2, 1), (1, 1, 0)] {
-            let rate = Rate { tokens, per: nanos(per) };
+            let rate = Rate { tokens, per };
             for sequence in 0..12_u32.pow(5) {
                 let mut bucket = Bucket::new(start, rate, burst);
                 let (mut now, mut taken, mut earned) = (start, 0, 0);
