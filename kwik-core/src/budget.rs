@@ -72,8 +72,9 @@ impl Bucket {
         match u128::try_from(i128::from(tokens) - i128::from(self.left)) {
             Err(_) | Ok(0) => Ok(()),
             Ok(short) => {
-                let wait =
-                    self.rate.time_for(self.rate.whole().saturating_mul(short).saturating_sub(self.part.into()));
+                let wait = self
+                    .rate
+                    .time_for(self.rate.whole().saturating_mul(short).saturating_sub(self.part.into()));
                 Err(self.refilled.checked_add(wait).unwrap_or(self.refilled))
             }
         }
@@ -95,7 +96,8 @@ impl Bucket {
     }
 
     fn refill(&mut self, now: Instant) {
-        let grown = self.rate.growth(now.saturating_duration_since(self.refilled)).saturating_add(self.part.into());
+        let grown =
+            self.rate.growth(now.saturating_duration_since(self.refilled)).saturating_add(self.part.into());
         self.refilled = self.refilled.max(now);
         self.left = self.left.saturating_add(i64::try_from(grown / self.rate.whole()).unwrap_or(i64::MAX));
         self.part = u64::try_from(grown % self.rate.whole()).unwrap_or_default();
