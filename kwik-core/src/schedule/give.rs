@@ -56,7 +56,9 @@ impl Scheduler {
             .min_by_key(|(rank, path, ..)| (*rank, *path));
         let (_, _, view, work) = best?;
         let from = self.options.policy.place(&work, view);
-        let range = self.ledger.next_fresh(from, self.limit(view.latency), work.len, self.least())?;
+        // With nobody at work the limit would not rise, and a sliver below it is better than nothing.
+        let least = if self.ledger.is_idle() { 0 } else { self.least() };
+        let range = self.ledger.next_fresh(from, self.limit(view.latency), work.len, least)?;
         Some(self.give(view, range, None))
     }
 
