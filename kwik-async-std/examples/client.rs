@@ -26,7 +26,7 @@ fn main() -> Fallible<()> {
 
 pub(crate) async fn fetch(keys: &Path, origin: SocketAddr, object: &str) -> Fallible<Vec<u8>> {
     let mut endpoint = Endpoint::client("0.0.0.0:0".parse()?)?;
-    endpoint.set_default_client_config(ClientConfig::new(trust(keys)?)?);
+    endpoint.set_default_client_config(ClientConfig::try_from(trust(keys)?)?);
     let connection = endpoint.connect(origin, "origin.example")?.await?;
 
     let (mut send, mut recv) = connection.open_bi().await?;

@@ -29,7 +29,7 @@ pub(crate) fn listen(keys: &Path, name: &str, address: SocketAddr) -> Fallible<E
     let origin: PublicKey = fs::read_to_string(keys.join("origin.public"))?.trim().parse()?;
     let (certificate, tls) = identity(keys, name)?;
     let trust = SecondaryConfig::new(origin, &certificate)?;
-    Ok(Endpoint::server(ServerConfig::new(tls)?.secondary(trust), address)?)
+    Ok(Endpoint::server(ServerConfig::try_from(tls)?.secondary(trust), address)?)
 }
 
 pub(crate) async fn serve(endpoint: Endpoint, object: &'static [u8]) {

@@ -51,7 +51,8 @@ fn main() -> Fallible<()> {
 }
 
 pub(crate) fn listen(keys: &Path, address: SocketAddr) -> Fallible<Endpoint> {
-    let config = ServerConfig::new(identity(keys, "origin.example")?)?.primary(Arc::new(signing_key(keys)?));
+    let config =
+        ServerConfig::try_from(identity(keys, "origin.example")?)?.primary(Arc::new(signing_key(keys)?));
     Ok(Endpoint::server(config, address)?)
 }
 

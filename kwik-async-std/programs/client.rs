@@ -5,7 +5,7 @@ use kwik_async_std::{ClientConfig, Endpoint};
 /// Fetches an object, from one server or from many.
 pub async fn fetch(origin: SocketAddr, tls: rustls::ClientConfig) -> Result<Vec<u8>, Box<dyn Error>> {
     let mut endpoint = Endpoint::client("0.0.0.0:0".parse()?)?;
-    endpoint.set_default_client_config(ClientConfig::new(tls)?);
+    endpoint.set_default_client_config(ClientConfig::try_from(tls)?);
     let connection = endpoint.connect(origin, "origin.example")?.await?;
 
     let (mut send, mut recv) = connection.open_bi().await?;

@@ -52,21 +52,27 @@ mod socket;
 mod timer;
 
 pub use kwik_core::{
-    AddPathError, AdmissionStats, AggregationFaults, ApiMisuse, ApplicationClose, ByteRange, Chunk,
-    ClientConfig, ClosedStream, ConfigError, ConflictPolicy, ConnectError, ConnectionError, DialPolicy,
-    DialRequest, Dir, ErrorCode, HandshakeData, JobId, LeaseError, LeaseId, LeaseOutcome, LeaseStats,
-    LeaseStatus, MappingFaults, MetadataFaults, NewJob, NewLease, NewPath, NotMorePrivate, ParseKeyError,
-    PathId, PathInfo, PathState, PublicKey, ReadError, ReaderStatus, ReassemblyStats, Relay, RelayError,
-    Role, SecondaryConfig, SendDatagramError, ServerConfig, SessionId, SessionStats, Side, Signature, Signer,
-    SigningKey, SourceStats, SpkiHash, StreamId, StreamStats, TransportConfig, WriteError, Written,
+    AckFrequencyConfig, AddPathError, AdmissionStats, AggregationFaults, ApiMisuse, ApplicationClose,
+    ByteRange, Chunk, ClientConfig, ClosedStream, ConfigError, ConflictPolicy, ConnectError, ConnectionClose,
+    ConnectionError, ConnectionId, ConnectionIdGenerator, DialPolicy, DialRequest, Dir, Ecn as EcnCodepoint,
+    EndpointConfig, ErrorCode, FrameStats, FrameType, HandshakeData, IdleTimeout, JobId, JobInfo, LeaseError,
+    LeaseId, LeaseInfo, LeaseOutcome, LeaseStats, LeaseStatus, MappingFaults, MetadataFaults,
+    MtuDiscoveryConfig, NewJob, NewLease, NewPath, NoneTokenLog, NoneTokenStore, NotMorePrivate,
+    ParseKeyError, PathDead, PathId, PathInfo, PathState, PathStats, PublicKey, ReadError, ReaderStatus,
+    ReassemblyStats, Relay, RelayError, Role, SecondaryConfig, SendDatagramError, ServerConfig, SessionId,
+    SessionStats, SessionStats as ConnectionStats, Side, Signature, Signer, SigningKey, SourceStats,
+    SpkiHash, StdSystemTime, StreamId, StreamStats, TimeSource, TokenLog, TokenMemoryCache, TokenReuseError,
+    TokenStore, TransportConfig, TransportError, TransportErrorCode, UdpStats, ValidationTokenConfig, VarInt,
+    VarIntBoundsExceeded, WriteError, Written, congestion, crypto,
     distribute::{DistributeEvent, DistributeOptions},
     driver::{
-        Accepted, Connecting, Connection, DistributeError, Distribution, EndpointStats, Incoming,
-        IncomingFuture, Job, JobError, Lease, PathError, PrimarySession, RangeWriteError, RangeWriter,
-        Ranges, ReadAt, ReadExactError, ReadToEndError, RecvStream, ResetError, RetryError, SecondaryJob,
-        SecondaryLease, SecondarySession, SecondaryStream, SendStream, StoppedError,
+        AcceptBi, AcceptUni, Accepted, Connecting, Connection, DistributeError, Distribution, EndpointStats,
+        Incoming, IncomingFuture, Job, JobError, Lease, OpenBi, OpenUni, PathError, PrimarySession,
+        RangeWriteError, RangeWriter, Ranges, ReadAt, ReadDatagram, ReadExactError, ReadToEndError,
+        RecvStream, ResetError, RetryError, SecondaryJob, SecondaryLease, SecondarySession, SecondaryStream,
+        SendDatagram, SendStream, StoppedError, ZeroRttAccepted,
     },
-    schedule, spki_hash,
+    limits, rustls, schedule, spki_hash,
 };
 
 #[cfg(feature = "async-std")]
@@ -79,6 +85,17 @@ pub use crate::{
 /// A KWIK endpoint on async-std.
 #[cfg(feature = "async-std")]
 pub type Endpoint = kwik_core::driver::Endpoint<AsyncStdRuntime>;
+
+/// Future of [`Endpoint::accept`].
+#[cfg(feature = "async-std")]
+pub type Accept<'a> = kwik_core::driver::Accept<'a, AsyncStdRuntime>;
+
+/// Returns the runtime that the caller runs in, for [`Endpoint::new`]; `None` if it runs in none.
+#[cfg(feature = "async-std")]
+#[must_use]
+pub fn default_runtime() -> Option<std::sync::Arc<AsyncStdRuntime>> {
+    <AsyncStdRuntime as kwik_core::driver::Runtime>::current().ok().map(std::sync::Arc::new)
+}
 
 /// Endpoints on smol's executor; everything else is the same.
 ///

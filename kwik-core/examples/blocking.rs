@@ -422,17 +422,17 @@ fn fetch(object: &Bytes) -> Fallible<Vec<u8>> {
     let (certificate, tls) = authority.server("mirror.example")?;
     let trust = SecondaryConfig::new(signer.public_key(), &certificate)?;
     let app = Mirror { object: object.clone(), leases: BTreeMap::new() };
-    let mut mirror = Node::new(Some(ServerConfig::new(tls)?.secondary(trust)), app)?;
+    let mut mirror = Node::new(Some(ServerConfig::try_from(tls)?.secondary(trust)), app)?;
 
     // The primary names the mirror by its address, the name on its certificate, and the hash of its key.
     let identity = spki_hash(&certificate).ok_or("no certificate")?;
     let path = NewPath::new(mirror.socket.local_addr()?, "mirror.example", identity);
     let (_, tls) = authority.server("origin.example")?;
-    let config = ServerConfig::new(tls)?.primary(signer);
+    let config = ServerConfig::try_from(tls)?.primary(signer);
     let mut primary = Node::new(Some(config), Primary::new(object.clone(), path))?;
 
     let mut client = Node::new(None, Client::default())?;
-    let config = ClientConfig::new(authority.client()?)?;
+    let config = ClientConfig::try_from(authority.client()?)?;
     let origin = primary.socket.local_addr()?;
     let (handle, session) = client.endpoint.connect(Instant::now(), config, origin, "origin.example")?;
     client.sessions.insert(handle, session);

@@ -24,6 +24,25 @@ pub enum Ecn {
     Ce,
 }
 
+impl Ecn {
+    /// Reads the two bits of a packet; `None` if its sender does not take part.
+    #[must_use]
+    pub const fn from_bits(bits: u8) -> Option<Self> {
+        match bits & 0b11 {
+            0b10 => Some(Self::Ect0),
+            0b01 => Some(Self::Ect1),
+            0b11 => Some(Self::Ce),
+            _ => None,
+        }
+    }
+
+    /// Returns whether congestion was experienced.
+    #[must_use]
+    pub const fn is_ce(self) -> bool {
+        matches!(self, Self::Ce)
+    }
+}
+
 /// One or more datagrams to send, all to one destination; their bytes are in the buffer given to `poll_transmit`.
 #[derive(Clone, Debug)]
 #[must_use]

@@ -1,50 +1,122 @@
 //! Settings. Each default is a constant of `limits.rs`, with its reason there or in RATIONALE §11.
 
+mod endpoint;
+mod quic;
 mod transport;
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    net::{SocketAddrV4, SocketAddrV6},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
-use rustls_pki_types::CertificateDer;
+use rustls::{RootCertStore, client::VerifierBuilderError};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-pub use self::transport::TransportConfig;
+pub(crate) use self::quic::{QuicServerSettings, QuicSettings};
+pub use self::{
+    endpoint::EndpointConfig,
+    quic::{AckFrequencyConfig, IdleTimeout},
+    transport::TransportConfig,
+};
 use crate::{
+    crypto::{
+        self, HandshakeTokenKey,
+        rustls::{QuicClientConfig, QuicServerConfig, check_protocols},
+    },
     error::ConfigError,
     id::{PublicKey, SpkiHash},
     lease::ticket::{self, Signer},
     limits,
     path::dial::DialPolicy,
+    quic::{ConnectionId, TimeSource, TokenStore, ValidationTokenConfig},
 };
 
 /// Settings for dialling: TLS configuration, application protocols, and the rule for which addresses a primary may name.
 #[derive(Clone)]
 pub struct ClientConfig {
-    pub(crate) tls: Arc<rustls::ClientConfig>,
-    pub(crate) app_protocols: Vec<Bytes>,
+    crypto: Arc<dyn crypto::ClientConfig>,
     pub(crate) transport: Arc<TransportConfig>,
     pub(crate) dial_policy: Arc<dyn DialPolicy>,
     pub(crate) authenticate_to_secondaries: bool,
+    pub(crate) token_store: Option<Arc<dyn TokenStore>>,
+    pub(crate) initial_dst_cid: Option<Arc<dyn Fn() -> ConnectionId + Send + Sync>>,
+    pub(crate) version: u32,
 }
 
 impl ClientConfig {
-    /// Takes over a TLS configuration. Its ALPN list becomes the application's own, carried in the hello: a primary may name
-    /// one of these or none, anything else ends the session (`VERSION`). Early data is turned off, whatever the
-    /// configuration says (RATIONALE §9).
-    ///
-    /// # Errors
-    /// - [`ConfigError::Tls`] if it cannot be used for QUIC.
-    /// - [`ConfigError::OutOfRange`] if there are more than 16 application protocols, or one is longer than 255 bytes.
-    pub fn new(mut tls: rustls::ClientConfig) -> Result<Self, ConfigError> {
-        let app_protocols = take_protocols(&mut tls.alpn_protocols)?;
-        tls.enable_early_data = false;
-        crate::quic::check_client_tls(&tls)?;
-        Ok(Self {
-            tls: Arc::new(tls),
-            app_protocols,
+    /// Uses a TLS configuration. Its ALPN list becomes the application's own, carried in the hello: a primary may name
+    /// one of these or none, anything else ends the session (`VERSION`). Early data is turned off (RATIONALE §9).
+    #[must_use]
+    pub fn new(crypto: Arc<dyn crypto::ClientConfig>) -> Self {
+        Self {
+            crypto,
             transport: Arc::new(TransportConfig::default()),
             dial_policy: Arc::new(crate::path::dial::NotMorePrivate),
             authenticate_to_secondaries: false,
-        })
+            token_store: None,
+            initial_dst_cid: None,
+            version: QUIC_V1,
+        }
+    }
+
+    /// Trusts servers that `roots` vouch for, and names no application protocol.
+    ///
+    /// # Errors
+    /// - [`VerifierBuilderError`] if there is no root.
+    pub fn with_root_certificates(roots: Arc<RootCertStore>) -> Result<Self, VerifierBuilderError> {
+        Ok(Self::new(Arc::new(QuicClientConfig::with_roots(roots)?)))
+    }
+
+    /// Trusts servers that the operating system does, and names no application protocol.
+    ///
+    /// # Errors
+    /// - [`rustls::Error`] if the system has no verifier.
+    #[cfg(feature = "platform-verifier")]
+    pub fn try_with_platform_verifier() -> Result<Self, rustls::Error> {
+        Ok(Self::new(Arc::new(QuicClientConfig::with_platform_verifier()?)))
+    }
+
+    /// Trusts servers that the operating system does, and names no application protocol.
+    ///
+    /// # Panics
+    /// If the system has no verifier; [`Self::try_with_platform_verifier`] says so.
+    #[cfg(feature = "platform-verifier")]
+    #[must_use]
+    pub fn with_platform_verifier() -> Self {
+        Self::try_with_platform_verifier()
+            .expect("the system has a verifier, or the caller asks whether it has")
+    }
+
+    /// Replaces the transport settings.
+    pub fn transport_config(&mut self, transport: Arc<TransportConfig>) -> &mut Self {
+        self.transport = transport;
+        self
+    }
+
+    /// Keeps the address tokens of primaries, by their names, and shows them when one is dialled again; by default none are
+    /// kept. What secondaries send is never kept. Spec: RATIONALE §9.
+    pub fn token_store(&mut self, store: Arc<dyn TokenStore>) -> &mut Self {
+        self.token_store = Some(store);
+        self
+    }
+
+    /// Replaces where the first destination id of a connection to a primary comes from: at least 8 bytes that nobody can
+    /// guess (RFC 9000 §7.2). By default 20, drawn from the endpoint's own seed.
+    pub fn initial_dst_cid_provider(
+        &mut self,
+        provider: Arc<dyn Fn() -> ConnectionId + Send + Sync>,
+    ) -> &mut Self {
+        self.initial_dst_cid = Some(provider);
+        self
+    }
+
+    /// The QUIC version to dial with: 1 by default.
+    pub fn version(&mut self, version: u32) -> &mut Self {
+        self.version = version;
+        self
     }
 
     /// Replaces the transport settings.
@@ -71,20 +143,64 @@ impl ClientConfig {
         self.authenticate_to_secondaries = show;
         self
     }
+
+    /// Returns whether these settings can be used.
+    ///
+    /// # Errors
+    /// - [`ConfigError::OutOfRange`] if there are more than 16 application protocols, or one is longer than 255 bytes.
+    /// - Others as [`TransportConfig::check`].
+    pub fn check(&self) -> Result<(), ConfigError> {
+        check_protocols(self.app_protocols())?;
+        self.transport.check()
+    }
+
+    pub(crate) fn tls(&self) -> &Arc<rustls::ClientConfig> {
+        self.crypto.rustls().tls()
+    }
+
+    pub(crate) fn app_protocols(&self) -> &[Bytes] {
+        self.crypto.rustls().app_protocols()
+    }
+}
+
+impl TryFrom<rustls::ClientConfig> for ClientConfig {
+    type Error = ConfigError;
+
+    /// Uses a TLS configuration, as [`Self::new`] does.
+    ///
+    /// # Errors
+    /// - [`ConfigError::Tls`] if it cannot be used for QUIC.
+    /// - [`ConfigError::OutOfRange`] if there are more than 16 application protocols, or one is longer than 255 bytes.
+    fn try_from(tls: rustls::ClientConfig) -> Result<Self, ConfigError> {
+        let crypto = QuicClientConfig::try_from(tls).map_err(|_| ConfigError::Tls)?;
+        check_protocols(crypto.app_protocols())?;
+        Ok(Self::new(Arc::new(crypto)))
+    }
 }
 
 impl fmt::Debug for ClientConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ClientConfig").field("transport", &self.transport).finish_non_exhaustive()
+        f.debug_struct("ClientConfig")
+            .field("transport", &self.transport)
+            .field("version", &self.version)
+            .finish_non_exhaustive()
     }
 }
 
+/// QUIC version 1 (RFC 9000).
+const QUIC_V1: u32 = 1;
+
 /// Settings for accepting: TLS configuration and the roles that the server plays.
 #[derive(Clone)]
+#[expect(clippy::partial_pub_fields, reason = "quinn's shape: programs write to these three")]
 pub struct ServerConfig {
-    pub(crate) tls: Arc<rustls::ServerConfig>,
-    pub(crate) app_protocols: Vec<Bytes>,
-    pub(crate) transport: Arc<TransportConfig>,
+    /// The transport settings.
+    pub transport: Arc<TransportConfig>,
+    /// The TLS configuration.
+    pub crypto: Arc<dyn crypto::ServerConfig>,
+    /// Address tokens for clients to come back with; by default none are sent, and none are honoured.
+    pub validation_token: ValidationTokenConfig,
+    pub(crate) quic: QuicServerSettings,
     pub(crate) primary: Option<Arc<dyn Signer>>,
     pub(crate) secondary: Option<SecondaryConfig>,
     pub(crate) accepts_max: usize,
@@ -96,22 +212,27 @@ pub struct ServerConfig {
 }
 
 impl ServerConfig {
-    /// Takes over a TLS configuration. Its ALPN list becomes the application's own, matched against the hello: if it names any
+    /// Uses a TLS configuration, and a key that address tokens are sealed with. Otherwise as [`Self::with_crypto`].
+    #[must_use]
+    pub fn new(crypto: Arc<dyn crypto::ServerConfig>, token_key: Arc<dyn HandshakeTokenKey>) -> Self {
+        let mut config = Self::with_crypto(crypto);
+        config.token_key(token_key);
+        config
+    }
+
+    /// Uses a TLS configuration. Its ALPN list becomes the application's own, matched against the hello: if it names any
     /// protocols, a client that does not offer one of them is refused (`VERSION`).
-    /// Early data is refused, whatever the configuration says: it can be replayed (RATIONALE §9). The server plays
-    /// no role until [`Self::primary`] or [`Self::secondary`] gives it one.
+    /// Early data is refused, whatever the configuration says: it can be replayed (RATIONALE §9).
     ///
-    /// # Errors
-    /// - [`ConfigError::Tls`] if it cannot be used for QUIC.
-    /// - [`ConfigError::OutOfRange`] if there are more than 16 application protocols, or one is longer than 255 bytes.
-    pub fn new(mut tls: rustls::ServerConfig) -> Result<Self, ConfigError> {
-        let app_protocols = take_protocols(&mut tls.alpn_protocols)?;
-        tls.max_early_data_size = 0;
-        crate::quic::check_server_tls(&tls)?;
-        Ok(Self {
-            tls: Arc::new(tls),
-            app_protocols,
+    /// The server is a plain primary, unless [`Self::primary`] or [`Self::secondary`] says otherwise: each endpoint makes a
+    /// key of its own, by which secondaries that are told of it know whom to trust.
+    #[must_use]
+    pub fn with_crypto(crypto: Arc<dyn crypto::ServerConfig>) -> Self {
+        Self {
             transport: Arc::new(TransportConfig::default()),
+            crypto,
+            validation_token: ValidationTokenConfig::default(),
+            quic: QuicServerSettings::default(),
             primary: None,
             secondary: None,
             accepts_max: limits::ACCEPTS_MAX,
@@ -120,7 +241,87 @@ impl ServerConfig {
             half_open_per_prefix: limits::HALF_OPEN_PER_PREFIX,
             backlog_max: limits::BACKLOG_MAX,
             reset_key: None,
-        })
+        }
+    }
+
+    /// Shows one certificate, `cert_chain`, its own certificate first; `key` is its private key.
+    ///
+    /// # Errors
+    /// - [`rustls::Error`] if the two do not go together.
+    pub fn with_single_cert(
+        cert_chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+    ) -> Result<Self, rustls::Error> {
+        Ok(Self::with_crypto(Arc::new(QuicServerConfig::with_single_cert(cert_chain, key)?)))
+    }
+
+    /// Replaces the transport settings.
+    pub fn transport_config(&mut self, transport: Arc<TransportConfig>) -> &mut Self {
+        self.transport = transport;
+        self
+    }
+
+    /// Replaces how address tokens are given out and honoured.
+    pub fn validation_token_config(&mut self, validation_token: ValidationTokenConfig) -> &mut Self {
+        self.validation_token = validation_token;
+        self
+    }
+
+    /// Seals address tokens with this key; by default with one that each endpoint draws. Servers behind one address share it.
+    pub fn token_key(&mut self, value: Arc<dyn HandshakeTokenKey>) -> &mut Self {
+        self.quic.token_key = Some(value);
+        self
+    }
+
+    /// Time for which the token in a Retry packet is good: 15 s by default.
+    pub fn retry_token_lifetime(&mut self, value: Duration) -> &mut Self {
+        self.quic.retry_token_lifetime = Some(value);
+        self
+    }
+
+    /// Lets clients go on from another address; `true` by default.
+    pub fn migration(&mut self, value: bool) -> &mut Self {
+        self.quic.migration = Some(value);
+        self
+    }
+
+    /// An IPv4 address of this server that clients go over to after the handshake; none by default.
+    pub fn preferred_address_v4(&mut self, address: Option<SocketAddrV4>) -> &mut Self {
+        self.quic.preferred_address_v4 = address;
+        self
+    }
+
+    /// An IPv6 address of this server that clients go over to after the handshake; none by default.
+    pub fn preferred_address_v6(&mut self, address: Option<SocketAddrV6>) -> &mut Self {
+        self.quic.preferred_address_v6 = address;
+        self
+    }
+
+    /// Handshakes waiting for `accept` at once; [`Self::accepts_max`] by quinn's name.
+    pub fn max_incoming(&mut self, max_incoming: usize) -> &mut Self {
+        self.accepts_max = max_incoming;
+        self
+    }
+
+    /// Bytes kept for one client that waits for `accept`, beyond its first packet: 64 KiB by default.
+    pub fn incoming_buffer_size(&mut self, bytes: u64) -> &mut Self {
+        self.quic.incoming_buffer_size = Some(bytes);
+        self
+    }
+
+    /// Bytes kept for all clients that wait for `accept`, beyond their first packets: 16 MiB by default.
+    pub fn incoming_buffer_size_total(&mut self, bytes: u64) -> &mut Self {
+        self.quic.incoming_buffer_size_total = Some(bytes);
+        self
+    }
+
+    /// Clock by which address tokens expire. By default it is the time since the endpoint was created: its key is its own,
+    /// so that no token outlives it. Tokens whose key is shared, or kept, need a wall clock: [`StdSystemTime`].
+    ///
+    /// [`StdSystemTime`]: crate::StdSystemTime
+    pub fn time_source(&mut self, time_source: Arc<dyn TimeSource>) -> &mut Self {
+        self.quic.time_source = Some(time_source);
+        self
     }
 
     /// Serves sessions as their primary; `signer` signs tickets and jobs and is not the TLS key. Spec: PROTOCOL §9.
@@ -200,6 +401,7 @@ impl ServerConfig {
     /// - [`ConfigError::OutOfRange`] with the name of the first setting that is outside its range.
     /// - Others as [`TransportConfig::check`].
     pub fn check(&self) -> Result<(), ConfigError> {
+        check_protocols(self.app_protocols())?;
         if !(1..=limits::ACCEPTS_CEILING).contains(&self.accepts_max) {
             return Err(ConfigError::OutOfRange("accepts_max"));
         }
@@ -218,6 +420,14 @@ impl ServerConfig {
         self.transport.check()
     }
 
+    pub(crate) fn tls(&self) -> &Arc<rustls::ServerConfig> {
+        self.crypto.rustls().tls()
+    }
+
+    pub(crate) fn app_protocols(&self) -> &[Bytes] {
+        self.crypto.rustls().app_protocols()
+    }
+
     /// Sets the secret key of stateless resets (RFC 9000 §10.3); random for each endpoint by default.
     ///
     /// A server that has lost its state, and has the key that it had before, tells whoever still sends to it so at once:
@@ -231,6 +441,21 @@ impl ServerConfig {
     pub fn reset_key(mut self, key: [u8; 32]) -> Self {
         self.reset_key = Some(key);
         self
+    }
+}
+
+impl TryFrom<rustls::ServerConfig> for ServerConfig {
+    type Error = ConfigError;
+
+    /// Uses a TLS configuration, as [`Self::with_crypto`] does.
+    ///
+    /// # Errors
+    /// - [`ConfigError::Tls`] if it cannot be used for QUIC.
+    /// - [`ConfigError::OutOfRange`] if there are more than 16 application protocols, or one is longer than 255 bytes.
+    fn try_from(tls: rustls::ServerConfig) -> Result<Self, ConfigError> {
+        let crypto = QuicServerConfig::try_from(tls).map_err(|_| ConfigError::Tls)?;
+        check_protocols(crypto.app_protocols())?;
+        Ok(Self::with_crypto(Arc::new(crypto)))
     }
 }
 
@@ -290,16 +515,4 @@ impl SecondaryConfig {
         self.identities.push(ticket::spki_hash(certificate).ok_or(ConfigError::Certificate)?);
         Ok(self)
     }
-}
-
-/// Moves the application's protocols out of a TLS configuration and puts KWIK's in their place.
-fn take_protocols(alpn: &mut Vec<Vec<u8>>) -> Result<Vec<Bytes>, ConfigError> {
-    let app = std::mem::replace(alpn, vec![limits::ALPN.to_vec()]);
-    let fits = |name: &Vec<u8>| !name.is_empty() && name.len() <= limits::APP_ALPN_LEN_MAX;
-    let total: usize = app.iter().map(Vec::len).sum();
-    if app.len() > limits::APP_ALPN_MAX || total > limits::APP_ALPN_TOTAL_MAX || !app.iter().all(fits) {
-        return Err(ConfigError::OutOfRange("ALPN list"));
-    }
-    // A configuration that already names KWIK only, as one used before, carries no application protocol.
-    Ok(app.into_iter().filter(|name| name != limits::ALPN).map(Bytes::from).collect())
 }

@@ -12,11 +12,15 @@ use bytes::BytesMut;
 use crate::{
     action::{Ecn, Transmit},
     admission::{Admission, AdmissionStats, Guest, Verdict},
-    config::{ClientConfig, ServerConfig},
-    error::{ConfigError, ConnectError, ConnectionError},
+    config::{ClientConfig, EndpointConfig, ServerConfig},
+    error::{ConfigError, ConnectError, ConnectionError, TransportError},
     id::{LinkId, PublicKey},
-    lease::nonces::{NonceError, Nonces},
-    limits, quic,
+    lease::{
+        nonces::{NonceError, Nonces},
+        ticket::{Signer, SigningKey},
+    },
+    limits,
+    quic::{self, ConnectionId, TransportErrorCode},
     rng::Rng,
     session::Session,
 };
@@ -121,6 +125,11 @@ impl Incoming {
         self.quic.remote_address_validated()
     }
 
+    /// Returns the destination id of the client's first packet.
+    pub fn orig_dst_cid(&self) -> ConnectionId {
+        self.quic.orig_dst_cid()
+    }
+
     /// Returns whether [`Endpoint::retry`] may be used.
     pub fn may_retry(&self) -> bool {
         self.quic.may_retry()
@@ -157,6 +166,8 @@ pub struct Endpoint {
     clock: Arc<quic::TokenClock>,
     started: Instant,
     server: Option<Arc<ServerConfig>>,
+    /// Signs for a primary that was given no key.
+    own_key: Option<Arc<dyn Signer>>,
     nonces: Nonces,
     families: Families,
     /// Session and path of each QUIC connection.
@@ -182,15 +193,31 @@ impl Endpoint {
         server: Option<ServerConfig>,
         allow_mtud: bool,
     ) -> Result<Self, ConfigError> {
-        let mut rng = Rng::from_seed(seed);
+        Self::with_config(EndpointConfig::default(), seed, now, server, allow_mtud)
+    }
+
+    /// Creates an endpoint as [`Self::new`] does, with settings for all its connections; a seed that they name is taken in
+    /// place of `seed`.
+    ///
+    /// # Errors
+    /// - As [`Self::new`].
+    pub fn with_config(
+        config: EndpointConfig,
+        seed: [u8; 32],
+        now: Instant,
+        server: Option<ServerConfig>,
+        allow_mtud: bool,
+    ) -> Result<Self, ConfigError> {
+        let mut rng = Rng::from_seed(config.rng_seed.unwrap_or(seed));
         let clock = Arc::new(quic::TokenClock::default());
         let reset_key = server.as_ref().and_then(|server| server.reset_key);
         let mut endpoint = Self {
-            quic: quic::Endpoint::new(rng.fork("quic"), clock.clone(), allow_mtud, reset_key),
+            quic: quic::Endpoint::new(rng.fork("quic"), clock.clone(), allow_mtud, &config, reset_key),
             rng,
             clock,
             started: now,
             server: None,
+            own_key: None,
             nonces: Nonces::default(),
             families: Families::default(),
             routes: BTreeMap::new(),
@@ -216,6 +243,7 @@ impl Endpoint {
         &mut self,
         server: Option<ServerConfig>,
     ) -> Result<Option<Arc<ServerConfig>>, ConfigError> {
+        let server = server.map(|server| self.with_role(server));
         let secondary = server.as_ref().and_then(|server| server.secondary.as_ref());
         if secondary.is_some_and(|secondary| secondary.primaries.len() > limits::PRIMARY_KEYS_MAX) {
             return Err(ConfigError::OutOfRange("trusted primaries"));
@@ -225,6 +253,17 @@ impl Endpoint {
             self.admission.configure(server);
         }
         Ok(std::mem::replace(&mut self.server, server.map(Arc::new)))
+    }
+
+    /// Makes a server that names no role a plain primary, with a key of this endpoint's own.
+    fn with_role(&mut self, server: ServerConfig) -> ServerConfig {
+        if server.primary.is_some() || server.secondary.is_some() {
+            return server;
+        }
+        let rng = &mut self.rng;
+        let key =
+            self.own_key.get_or_insert_with(|| Arc::new(SigningKey::from_seed(rng.fork("signer").bytes())));
+        server.primary(key.clone())
     }
 
     /// Says which addresses the socket can send to, from now on; both families by default. Others are not dialled: a server
@@ -295,13 +334,17 @@ impl Endpoint {
         remote: SocketAddr,
         server_name: &str,
     ) -> Result<(SessionHandle, Session), ConnectError> {
+        config.check()?;
         let dial = quic::Dial {
             link: LinkId::HOME,
             remote,
             server_name: server_name.to_owned(),
-            tls: config.tls.clone(),
+            tls: config.tls().clone(),
             authenticate: true,
             transport: config.transport.clone(),
+            token_store: config.token_store.clone(),
+            initial_dst_cid: config.initial_dst_cid.clone(),
+            version: config.version,
         };
         let connection = self.dial(now, dial)?;
         let handle = self.register(connection.key(), None);
@@ -319,13 +362,47 @@ impl Endpoint {
         incoming: Incoming,
         buf: &mut Vec<u8>,
     ) -> Result<(SessionHandle, Session), AcceptError> {
+        match self.server.clone() {
+            Some(server) => self.let_in(now, incoming, server, None, buf),
+            None => Err(self.turn_away(incoming, ConnectionError::LocallyClosed, buf)),
+        }
+    }
+
+    /// Lets a client in with settings of its own: all but the limits of admission, and of what waits to be accepted.
+    ///
+    /// # Errors
+    /// - [`AcceptError`] if the first packet does not verify or the settings cannot be used.
+    pub fn accept_with(
+        &mut self,
+        now: Instant,
+        incoming: Incoming,
+        server: &ServerConfig,
+        buf: &mut Vec<u8>,
+    ) -> Result<(SessionHandle, Session), AcceptError> {
+        let server = Arc::new(self.with_role(server.clone()));
+        match self.quic.prepare(&server) {
+            Ok(accepting) => self.let_in(now, incoming, server, Some(accepting), buf),
+            Err(error) => {
+                let cause = TransportError::new(TransportErrorCode::INTERNAL_ERROR, None, error.to_string());
+                Err(self.turn_away(incoming, cause.into(), buf))
+            }
+        }
+    }
+
+    fn turn_away(&mut self, incoming: Incoming, cause: ConnectionError, buf: &mut Vec<u8>) -> AcceptError {
+        AcceptError { cause, response: Some(self.refuse(incoming, buf)) }
+    }
+
+    fn let_in(
+        &mut self,
+        now: Instant,
+        incoming: Incoming,
+        server: Arc<ServerConfig>,
+        accepting: Option<quic::Accepting>,
+        buf: &mut Vec<u8>,
+    ) -> Result<(SessionHandle, Session), AcceptError> {
         let Incoming { quic: incoming, guest } = incoming;
-        let Some(server) = self.server.clone() else {
-            self.admission.turn_away(guest);
-            let response = Some(self.quic.refuse(incoming, buf));
-            return Err(AcceptError { cause: ConnectionError::LocallyClosed, response });
-        };
-        let connection = match self.quic.accept(now, incoming, buf) {
+        let connection = match self.quic.accept(now, incoming, accepting, buf) {
             Ok(connection) => connection,
             Err(error) => {
                 self.admission.turn_away(guest);

@@ -1,6 +1,6 @@
 //! The one table of codes, and the error types that are not tied to one command. Spec: PROTOCOL §10.
 
-use std::{fmt, net::SocketAddr};
+use std::{cmp::Ordering, fmt, net::SocketAddr};
 
 use bytes::Bytes;
 use thiserror::Error;
@@ -8,6 +8,7 @@ use thiserror::Error;
 use crate::{
     id::{ByteRange, OFFSET_MAX, PathId, StreamId},
     limits::REASON_MAX,
+    quic::{FrameType, TransportErrorCode, VarIntBoundsExceeded},
 };
 
 /// First code of the block that KWIK reserves among QUIC application error codes.
@@ -19,13 +20,27 @@ const BLOCK_LEN: u64 = 0x1_0000;
 ///
 /// At most 2^62 − 1. KWIK's codes appear only on control, internal and relay streams and in `CONNECTION_CLOSE`; on
 /// application streams every code is the application's. Spec: PROTOCOL §10.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+///
+/// It is quinn's `VarInt` too, by the name of [`VarInt`]: with its conversions, and displayed as a number unless the code is
+/// KWIK's.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ErrorCode(u64);
 
+/// An integer of at most 2^62 − 1, as QUIC carries them: quinn's name for codes, counts and windows.
+pub type VarInt = ErrorCode;
+
 impl ErrorCode {
-    /// Wraps a number from the wire; `None` above 2^62 − 1.
-    pub const fn from_u64(code: u64) -> Option<Self> {
-        if code <= OFFSET_MAX { Some(Self(code)) } else { None }
+    /// The largest number that QUIC can carry.
+    pub const MAX: Self = Self(OFFSET_MAX);
+    /// Bytes that the longest takes.
+    pub const MAX_SIZE: usize = 8;
+
+    /// Wraps a number.
+    ///
+    /// # Errors
+    /// - [`VarIntBoundsExceeded`] above 2^62 − 1.
+    pub const fn from_u64(code: u64) -> Result<Self, VarIntBoundsExceeded> {
+        if code <= OFFSET_MAX { Ok(Self(code)) } else { Err(VarIntBoundsExceeded) }
     }
 
     /// Wraps an application's code.
@@ -74,9 +89,51 @@ impl ErrorCode {
     }
 }
 
+impl From<u8> for ErrorCode {
+    fn from(code: u8) -> Self {
+        Self(code.into())
+    }
+}
+
+impl From<u16> for ErrorCode {
+    fn from(code: u16) -> Self {
+        Self(code.into())
+    }
+}
+
 impl From<u32> for ErrorCode {
     fn from(code: u32) -> Self {
         Self::from_u32(code)
+    }
+}
+
+impl TryFrom<u64> for ErrorCode {
+    type Error = VarIntBoundsExceeded;
+
+    fn try_from(code: u64) -> Result<Self, VarIntBoundsExceeded> {
+        Self::from_u64(code)
+    }
+}
+
+impl TryFrom<u128> for ErrorCode {
+    type Error = VarIntBoundsExceeded;
+
+    fn try_from(code: u128) -> Result<Self, VarIntBoundsExceeded> {
+        u64::try_from(code).map_err(|_| VarIntBoundsExceeded).and_then(Self::from_u64)
+    }
+}
+
+impl TryFrom<usize> for ErrorCode {
+    type Error = VarIntBoundsExceeded;
+
+    fn try_from(code: usize) -> Result<Self, VarIntBoundsExceeded> {
+        u64::try_from(code).map_err(|_| VarIntBoundsExceeded).and_then(Self::from_u64)
+    }
+}
+
+impl From<ErrorCode> for u64 {
+    fn from(code: ErrorCode) -> Self {
+        code.0
     }
 }
 
@@ -176,7 +233,7 @@ impl fmt::Display for ErrorCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.name() {
             Some(name) => f.write_str(name),
-            None => write!(f, "code {:#x}", self.0),
+            None => write!(f, "{}", self.0),
         }
     }
 }
@@ -245,11 +302,11 @@ pub enum ConnectionError {
     #[error("closed by peer: {0}")]
     ApplicationClosed(ApplicationClose),
     /// No connection id was left to use.
-    #[error("connection ids exhausted")]
+    #[error("CIDs exhausted")]
     CidsExhausted,
     /// The peer's QUIC stack closed the connection.
     #[error("aborted by peer: {0}")]
-    ConnectionClosed(String),
+    ConnectionClosed(ConnectionClose),
     /// The local application closed the session.
     #[error("closed")]
     LocallyClosed,
@@ -263,11 +320,133 @@ pub enum ConnectionError {
     #[error("timed out")]
     TimedOut,
     /// QUIC itself failed: the handshake, a certificate, or a rule of RFC 9000.
-    #[error("{0}")]
-    TransportError(String),
+    #[error(transparent)]
+    TransportError(#[from] TransportError),
     /// The peer speaks no version of QUIC that we do.
-    #[error("no common QUIC version")]
+    #[error("peer doesn't implement any supported version")]
     VersionMismatch,
+}
+
+/// A rule of RFC 9000 that was broken, or a handshake that failed.
+#[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TransportError {
+    /// The kind of error.
+    pub code: TransportErrorCode,
+    /// Type of the frame that it came of, if it came of one.
+    pub frame: Option<FrameType>,
+    /// What happened, for humans.
+    pub reason: String,
+}
+
+impl TransportError {
+    pub(crate) const fn new(code: TransportErrorCode, frame: Option<FrameType>, reason: String) -> Self {
+        Self { code, frame, reason }
+    }
+
+    /// A failure of this machine's own, which no peer has caused.
+    #[cfg(feature = "driver")]
+    pub(crate) const fn internal(reason: String) -> Self {
+        Self::new(TransportErrorCode::INTERNAL_ERROR, None, reason)
+    }
+}
+
+impl fmt::Display for TransportError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.code.fmt(f)?;
+        if let Some(frame) = self.frame {
+            write!(f, " in {frame}")?;
+        }
+        if self.reason.is_empty() { Ok(()) } else { write!(f, ": {}", PeerText(self.reason.as_bytes())) }
+    }
+}
+
+impl fmt::Debug for TransportError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TransportError")
+            .field("code", &self.code)
+            .field("frame", &self.frame)
+            .field("reason", &format_args!("\"{}\"", PeerText(self.reason.as_bytes())))
+            .finish()
+    }
+}
+
+impl std::error::Error for TransportError {}
+
+/// An order of codes and frames, which have none of their own.
+fn order(code: TransportErrorCode, frame: Option<FrameType>) -> (u64, Option<String>) {
+    (code.into(), frame.map(|frame| frame.to_string()))
+}
+
+impl PartialOrd for TransportError {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for TransportError {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let of = |error: &Self| order(error.code, error.frame);
+        of(self).cmp(&of(other)).then_with(|| self.reason.cmp(&other.reason))
+    }
+}
+
+/// A close by the peer's QUIC stack.
+#[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ConnectionClose {
+    /// The kind of error.
+    pub error_code: TransportErrorCode,
+    /// Type of the frame that it came of, if it came of one.
+    pub frame_type: Option<FrameType>,
+    /// What the closing end said, for humans; at most what fits a packet.
+    pub reason: Bytes,
+}
+
+impl ConnectionClose {
+    pub(crate) const fn new(
+        error_code: TransportErrorCode,
+        frame_type: Option<FrameType>,
+        reason: Bytes,
+    ) -> Self {
+        Self { error_code, frame_type, reason }
+    }
+}
+
+impl From<TransportError> for ConnectionClose {
+    fn from(error: TransportError) -> Self {
+        Self::new(error.code, error.frame, error.reason.into())
+    }
+}
+
+impl PartialOrd for ConnectionClose {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for ConnectionClose {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let of = |close: &Self| order(close.error_code, close.frame_type);
+        of(self).cmp(&of(other)).then_with(|| self.reason.cmp(&other.reason))
+    }
+}
+
+impl fmt::Display for ConnectionClose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error_code.fmt(f)?;
+        if self.reason.is_empty() { Ok(()) } else { write!(f, ": {}", PeerText(&self.reason)) }
+    }
+}
+
+impl fmt::Debug for ConnectionClose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConnectionClose")
+            .field("error_code", &self.error_code)
+            .field("frame_type", &self.frame_type)
+            .field("reason", &format_args!("\"{}\"", PeerText(&self.reason)))
+            .finish()
+    }
 }
 
 /// A code and a text that came with a close.
@@ -285,7 +464,7 @@ impl fmt::Display for ApplicationClose {
         if self.reason.is_empty() {
             return write!(f, "{}", self.error_code);
         }
-        write!(f, "{} ({})", PeerText(&self.reason), self.error_code)
+        write!(f, "{} (code {})", PeerText(&self.reason), self.error_code)
     }
 }
 
@@ -321,11 +500,14 @@ pub enum WriteError {
     #[error("closed stream")]
     ClosedStream,
     /// The session is over.
-    #[error("connection lost: {0}")]
+    #[error("connection lost")]
     ConnectionLost(#[source] ConnectionError),
     /// The peer wants no more of the stream.
-    #[error("stopped by peer: {0}")]
+    #[error("sending stopped by peer: error {0}")]
     Stopped(ErrorCode),
+    /// Never, as long as nothing is sent before the handshake; for programs that name it.
+    #[error("0-RTT rejected")]
+    ZeroRttRejected,
 }
 
 /// Errors of reading from a stream. Variants as in quinn, plus [`ReadError::Blocked`] and [`ReadError::Incomplete`].
@@ -350,7 +532,7 @@ pub enum ReadError {
         sources: [Option<PathId>; 2],
     },
     /// The session is over, and the stream had no bytes of other servers.
-    #[error("connection lost: {0}")]
+    #[error("connection lost")]
     ConnectionLost(#[source] ConnectionError),
     /// Ordered reading after unordered reading.
     #[error("ordered read after unordered read")]
@@ -368,8 +550,11 @@ pub enum ReadError {
         code: ErrorCode,
     },
     /// The peer gave the stream up.
-    #[error("reset by peer: {0}")]
+    #[error("stream reset by peer: error {0}")]
     Reset(ErrorCode),
+    /// Never, as long as nothing is sent before the handshake; for programs that name it.
+    #[error("0-RTT rejected")]
+    ZeroRttRejected,
 }
 
 /// Name of the bytes' source, for humans.
@@ -490,7 +675,7 @@ pub enum SendDatagramError {
     #[error("blocked")]
     Blocked(Bytes),
     /// Datagrams are disabled here.
-    #[error("datagrams disabled")]
+    #[error("datagram support disabled")]
     Disabled,
     /// Larger than a packet to the peer may carry.
     #[error("datagram too large")]
@@ -499,8 +684,8 @@ pub enum SendDatagramError {
     #[error("datagrams not supported by peer")]
     UnsupportedByPeer,
     /// The session is over.
-    #[error("connection lost: {0}")]
-    ConnectionLost(#[source] ConnectionError),
+    #[error("connection lost")]
+    ConnectionLost(#[from] ConnectionError),
 }
 
 /// The stream was finished, stopped or reset before, or never existed.
@@ -595,6 +780,6 @@ mod tests {
         assert!(ErrorCode(BLOCK + 0xffff).is_reserved());
         assert!(!ErrorCode(BLOCK + 0x1_0000).is_reserved());
         assert_eq!(ErrorCode::PRIMARY_LOST.to_string(), "PRIMARY_LOST");
-        assert_eq!(ErrorCode::from_u32(7).to_string(), "code 0x7");
+        assert_eq!(ErrorCode::from_u32(7).to_string(), "7", "as in quinn");
     }
 }

@@ -2,9 +2,11 @@
 //!
 //! Nothing here allocates or decides. Ranges are half-open byte ranges counted from the start of a stream.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, ops, str::FromStr};
 
 use thiserror::Error;
+
+use crate::error::VarInt;
 
 /// The largest stream offset QUIC can name, 2^62 − 1 (RFC 9000 §4.5). Spec: PROTOCOL §11.
 pub const OFFSET_MAX: u64 = (1 << 62) - 1;
@@ -110,6 +112,31 @@ pub enum Side {
     Server,
 }
 
+impl Side {
+    /// Returns whether this is the end that dialled.
+    #[must_use]
+    pub const fn is_client(self) -> bool {
+        matches!(self, Self::Client)
+    }
+
+    /// Returns whether this is the end that accepted.
+    #[must_use]
+    pub const fn is_server(self) -> bool {
+        matches!(self, Self::Server)
+    }
+}
+
+impl ops::Not for Side {
+    type Output = Self;
+
+    fn not(self) -> Self {
+        match self {
+            Self::Client => Self::Server,
+            Self::Server => Self::Client,
+        }
+    }
+}
+
 /// Directions of a stream: both ends may send, or only the one that opened it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Dir {
@@ -117,6 +144,22 @@ pub enum Dir {
     Bi,
     /// Only the end that opened the stream sends.
     Uni,
+}
+
+impl Dir {
+    /// Returns both directions.
+    pub fn iter() -> impl Iterator<Item = Self> {
+        [Self::Bi, Self::Uni].into_iter()
+    }
+}
+
+impl fmt::Display for Dir {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Bi => "bidirectional",
+            Self::Uni => "unidirectional",
+        })
+    }
 }
 
 /// Names a stream: the QUIC stream id on the primary path (RFC 9000 §2.1).
@@ -132,7 +175,13 @@ impl StreamId {
         if id <= OFFSET_MAX { Some(Self(id)) } else { None }
     }
 
-    /// Returns the `index`-th stream that `side` opens in `dir`.
+    /// Returns the `index`-th stream that `initiator` opens in `dir`, counted from 0; the first bidirectional one of a
+    /// client is KWIK's own.
+    #[must_use]
+    pub const fn new(initiator: Side, dir: Dir, index: u64) -> Self {
+        Self::from_parts(initiator, dir, index)
+    }
+
     pub(crate) const fn from_parts(side: Side, dir: Dir, index: u64) -> Self {
         let side = match side {
             Side::Client => 0,
@@ -146,7 +195,8 @@ impl StreamId {
     }
 
     /// Returns how many streams of its kind were opened before it.
-    pub(crate) const fn index(self) -> u64 {
+    #[must_use]
+    pub const fn index(self) -> u64 {
         self.0 >> 2
     }
 
@@ -163,6 +213,24 @@ impl StreamId {
     /// Returns whether both ends may send.
     pub const fn dir(self) -> Dir {
         if self.0 & 2 == 0 { Dir::Bi } else { Dir::Uni }
+    }
+}
+
+impl From<StreamId> for VarInt {
+    fn from(id: StreamId) -> Self {
+        Self::from_u64(id.0).unwrap_or(Self::MAX)
+    }
+}
+
+impl From<StreamId> for u64 {
+    fn from(id: StreamId) -> Self {
+        id.0
+    }
+}
+
+impl From<VarInt> for StreamId {
+    fn from(id: VarInt) -> Self {
+        Self(id.into_inner())
     }
 }
 

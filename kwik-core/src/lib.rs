@@ -47,6 +47,7 @@ mod audit;
 pub mod bench;
 mod budget;
 mod config;
+pub mod crypto;
 pub mod distribute;
 #[cfg(feature = "driver")]
 pub mod driver;
@@ -76,14 +77,17 @@ pub use action::{
 pub use admission::AdmissionStats;
 #[cfg(any(test, fuzzing, feature = "audit"))]
 pub use audit::Contradiction;
-pub use config::{ClientConfig, SecondaryConfig, ServerConfig, TransportConfig};
+pub use config::{
+    AckFrequencyConfig, ClientConfig, EndpointConfig, IdleTimeout, SecondaryConfig, ServerConfig,
+    TransportConfig,
+};
 pub use endpoint::{
     AcceptError, DatagramEvent, Endpoint, EndpointEvent, Families, Incoming, SessionEvent, SessionHandle,
 };
 pub use error::{
-    AddPathError, ApiMisuse, ApplicationClose, ClosedStream, ConfigError, ConnectError, ConnectionError,
-    ErrorCode, GiveUpError, LeaseError, LeaseWriteError, PathDead, ReadError, RelayError, SendDatagramError,
-    WriteError,
+    AddPathError, ApiMisuse, ApplicationClose, ClosedStream, ConfigError, ConnectError, ConnectionClose,
+    ConnectionError, ErrorCode, GiveUpError, LeaseError, LeaseWriteError, PathDead, ReadError, RelayError,
+    SendDatagramError, TransportError, VarInt, WriteError,
 };
 pub use faults::{AggregationFaults, MappingFaults, MetadataFaults};
 pub use id::{
@@ -94,8 +98,17 @@ pub use lease::ticket::{Signer, SigningKey, spki_hash};
 pub use path::dial::{DialPolicy, DialRequest, NotMorePrivate};
 #[cfg(feature = "qlog")]
 pub use quic::Qlog;
+pub use quic::{
+    ConnectionId, ConnectionIdGenerator, FrameType, MtuDiscoveryConfig, NoneTokenLog, NoneTokenStore,
+    StdSystemTime, TimeSource, TokenLog, TokenMemoryCache, TokenReuseError, TokenStore, TransportErrorCode,
+    ValidationTokenConfig, VarIntBoundsExceeded, congestion,
+};
+/// The TLS library, by which [`ClientConfig`] and [`ServerConfig`] are made.
+pub use rustls;
 #[cfg(any(test, fuzzing, feature = "audit"))]
 pub use session::Effort;
 pub use session::{Answer, HandshakeData, NewJob, NewLease, NewPath, Question, Session, Written};
-pub use stats::{LeaseStats, PathStats, ReassemblyStats, SessionStats, SourceStats, StreamStats};
+pub use stats::{
+    FrameStats, LeaseStats, PathStats, ReassemblyStats, SessionStats, SourceStats, StreamStats, UdpStats,
+};
 pub use stream::conflict::ConflictPolicy;

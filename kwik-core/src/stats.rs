@@ -16,14 +16,24 @@ pub struct PathStats {
     pub remote: Option<SocketAddr>,
     /// Round-trip time estimate.
     pub rtt: Duration,
+    /// The shortest round-trip time so far.
+    pub min_rtt: Duration,
     /// Congestion window in bytes.
     pub cwnd: u64,
     /// Congestion events so far.
     pub congestion_events: u64,
     /// Packets lost so far.
     pub lost_packets: u64,
+    /// Bytes lost so far.
+    pub lost_bytes: u64,
     /// Packets sent so far.
     pub sent_packets: u64,
+    /// Probes for a larger payload sent so far, which no other counter counts when they are lost.
+    pub sent_plpmtud_probes: u64,
+    /// Such probes lost so far.
+    pub lost_plpmtud_probes: u64,
+    /// Times that the path no longer carried what it had.
+    pub black_holes_detected: u64,
     /// Largest UDP payload the path is known to carry, in bytes.
     pub current_mtu: u16,
     /// Bytes sent.
@@ -38,6 +48,103 @@ pub struct PathStats {
     pub udp_rx_datagrams: u64,
     /// Batches of datagrams received.
     pub udp_rx_ios: u64,
+}
+
+/// Counters of datagrams, one way. Fields as in quinn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct UdpStats {
+    /// Datagrams.
+    pub datagrams: u64,
+    /// Bytes in them.
+    pub bytes: u64,
+    /// System calls, or messages, that carried them.
+    pub ios: u64,
+}
+
+/// Counters of frames, one way, by their kind (RFC 9000 §19). Fields as in quinn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FrameStats {
+    /// `ACK` frames.
+    pub acks: u64,
+    /// `ACK_FREQUENCY` frames.
+    pub ack_frequency: u64,
+    /// `CRYPTO` frames.
+    pub crypto: u64,
+    /// `CONNECTION_CLOSE` frames.
+    pub connection_close: u64,
+    /// `DATA_BLOCKED` frames.
+    pub data_blocked: u64,
+    /// `DATAGRAM` frames.
+    pub datagram: u64,
+    /// `HANDSHAKE_DONE` frames.
+    pub handshake_done: u8,
+    /// `IMMEDIATE_ACK` frames.
+    pub immediate_ack: u64,
+    /// `MAX_DATA` frames.
+    pub max_data: u64,
+    /// `MAX_STREAM_DATA` frames.
+    pub max_stream_data: u64,
+    /// `MAX_STREAMS`, bidirectional, frames.
+    pub max_streams_bidi: u64,
+    /// `MAX_STREAMS`, unidirectional, frames.
+    pub max_streams_uni: u64,
+    /// `NEW_CONNECTION_ID` frames.
+    pub new_connection_id: u64,
+    /// `NEW_TOKEN` frames.
+    pub new_token: u64,
+    /// `PATH_CHALLENGE` frames.
+    pub path_challenge: u64,
+    /// `PATH_RESPONSE` frames.
+    pub path_response: u64,
+    /// `PING` frames.
+    pub ping: u64,
+    /// `RESET_STREAM` frames.
+    pub reset_stream: u64,
+    /// `RETIRE_CONNECTION_ID` frames.
+    pub retire_connection_id: u64,
+    /// `STREAM_DATA_BLOCKED` frames.
+    pub stream_data_blocked: u64,
+    /// `STREAMS_BLOCKED`, bidirectional, frames.
+    pub streams_blocked_bidi: u64,
+    /// `STREAMS_BLOCKED`, unidirectional, frames.
+    pub streams_blocked_uni: u64,
+    /// `STOP_SENDING` frames.
+    pub stop_sending: u64,
+    /// `STREAM` frames.
+    pub stream: u64,
+}
+
+impl From<crate::quic::FrameStats> for FrameStats {
+    fn from(stats: crate::quic::FrameStats) -> Self {
+        Self {
+            acks: stats.acks,
+            ack_frequency: stats.ack_frequency,
+            crypto: stats.crypto,
+            connection_close: stats.connection_close,
+            data_blocked: stats.data_blocked,
+            datagram: stats.datagram,
+            handshake_done: stats.handshake_done,
+            immediate_ack: stats.immediate_ack,
+            max_data: stats.max_data,
+            max_stream_data: stats.max_stream_data,
+            max_streams_bidi: stats.max_streams_bidi,
+            max_streams_uni: stats.max_streams_uni,
+            new_connection_id: stats.new_connection_id,
+            new_token: stats.new_token,
+            path_challenge: stats.path_challenge,
+            path_response: stats.path_response,
+            ping: stats.ping,
+            reset_stream: stats.reset_stream,
+            retire_connection_id: stats.retire_connection_id,
+            stream_data_blocked: stats.stream_data_blocked,
+            streams_blocked_bidi: stats.streams_blocked_bidi,
+            streams_blocked_uni: stats.streams_blocked_uni,
+            stop_sending: stats.stop_sending,
+            stream: stats.stream,
+        }
+    }
 }
 
 /// Contribution of one server, as the client counted it, and the state of its path.
@@ -166,10 +273,20 @@ pub struct LeaseStats {
     pub verified: bool,
 }
 
-/// A snapshot of a session.
+/// A snapshot of a session: first quinn's, of the connection to the peer (on a client, to the primary), then KWIK's.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SessionStats {
+    /// Datagrams sent to the peer.
+    pub udp_tx: UdpStats,
+    /// Datagrams received from it.
+    pub udp_rx: UdpStats,
+    /// Frames sent to it.
+    pub frame_tx: FrameStats,
+    /// Frames received from it.
+    pub frame_rx: FrameStats,
+    /// The state of the connection to it.
+    pub path: PathStats,
     /// Each live QUIC connection; on servers the only one is under [`PathId::PRIMARY`].
     pub paths: BTreeMap<PathId, PathStats>,
     /// Contribution of each server to split streams since the session began (clients only).

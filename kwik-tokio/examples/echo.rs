@@ -34,7 +34,7 @@ pub(crate) async fn echo(message: &[u8]) -> Fallible<Vec<u8>> {
     // A server that names no mirrors signs nothing either; a key for its life is enough.
     let mut seed = [0; 32];
     getrandom::fill(&mut seed)?;
-    let config = ServerConfig::new(tls)?.primary(Arc::new(SigningKey::from_seed(seed)));
+    let config = ServerConfig::try_from(tls)?.primary(Arc::new(SigningKey::from_seed(seed)));
     let local = SocketAddr::from(([127, 0, 0, 1], 0));
     let server = Endpoint::server(config, local)?;
     let address = server.local_addr()?;
@@ -53,7 +53,7 @@ pub(crate) async fn echo(message: &[u8]) -> Fallible<Vec<u8>> {
     roots.add(certificate)?;
     let tls = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
     let mut client = Endpoint::client(local)?;
-    client.set_default_client_config(ClientConfig::new(tls)?);
+    client.set_default_client_config(ClientConfig::try_from(tls)?);
     let connection = client.connect(address, "localhost")?.await?;
     let (mut send, mut recv) = connection.open_bi().await?;
     send.write_all(message).await?;

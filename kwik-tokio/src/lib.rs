@@ -56,30 +56,35 @@ use std::{
     future::Future,
     io,
     net::{IpAddr, SocketAddr},
+    sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use kwik_core::driver::{Runtime, udp};
 use tokio::runtime::Handle;
 
-/// quinn's name for what error codes are on the wire.
-pub use kwik_core::ErrorCode as VarInt;
 pub use kwik_core::{
-    AddPathError, AdmissionStats, AggregationFaults, ApiMisuse, ApplicationClose, ByteRange, Chunk,
-    ClientConfig, ClosedStream, ConfigError, ConflictPolicy, ConnectError, ConnectionError, DialPolicy,
-    DialRequest, Dir, ErrorCode, HandshakeData, JobId, LeaseError, LeaseId, LeaseOutcome, LeaseStats,
-    LeaseStatus, MappingFaults, MetadataFaults, NewJob, NewLease, NewPath, NotMorePrivate, ParseKeyError,
-    PathId, PathInfo, PathState, PublicKey, ReadError, ReaderStatus, ReassemblyStats, Relay, RelayError,
-    Role, SecondaryConfig, SendDatagramError, ServerConfig, SessionId, SessionStats, Side, Signature, Signer,
-    SigningKey, SourceStats, SpkiHash, StreamId, StreamStats, TransportConfig, WriteError, Written,
+    AckFrequencyConfig, AddPathError, AdmissionStats, AggregationFaults, ApiMisuse, ApplicationClose,
+    ByteRange, Chunk, ClientConfig, ClosedStream, ConfigError, ConflictPolicy, ConnectError, ConnectionClose,
+    ConnectionError, ConnectionId, ConnectionIdGenerator, DialPolicy, DialRequest, Dir, Ecn as EcnCodepoint,
+    EndpointConfig, ErrorCode, FrameStats, FrameType, HandshakeData, IdleTimeout, JobId, JobInfo, LeaseError,
+    LeaseId, LeaseInfo, LeaseOutcome, LeaseStats, LeaseStatus, MappingFaults, MetadataFaults,
+    MtuDiscoveryConfig, NewJob, NewLease, NewPath, NoneTokenLog, NoneTokenStore, NotMorePrivate,
+    ParseKeyError, PathDead, PathId, PathInfo, PathState, PathStats, PublicKey, ReadError, ReaderStatus,
+    ReassemblyStats, Relay, RelayError, Role, SecondaryConfig, SendDatagramError, ServerConfig, SessionId,
+    SessionStats, SessionStats as ConnectionStats, Side, Signature, Signer, SigningKey, SourceStats,
+    SpkiHash, StdSystemTime, StreamId, StreamStats, TimeSource, TokenLog, TokenMemoryCache, TokenReuseError,
+    TokenStore, TransportConfig, TransportError, TransportErrorCode, UdpStats, ValidationTokenConfig, VarInt,
+    VarIntBoundsExceeded, WriteError, Written, congestion, crypto,
     distribute::{DistributeEvent, DistributeOptions},
     driver::{
-        Accepted, Connecting, Connection, DistributeError, Distribution, EndpointStats, Incoming,
-        IncomingFuture, Job, JobError, Lease, PathError, PrimarySession, RangeWriteError, RangeWriter,
-        Ranges, ReadAt, ReadExactError, ReadToEndError, RecvStream, ResetError, RetryError, SecondaryJob,
-        SecondaryLease, SecondarySession, SecondaryStream, SendStream, StoppedError,
+        AcceptBi, AcceptUni, Accepted, Connecting, Connection, DistributeError, Distribution, EndpointStats,
+        Incoming, IncomingFuture, Job, JobError, Lease, OpenBi, OpenUni, PathError, PrimarySession,
+        RangeWriteError, RangeWriter, Ranges, ReadAt, ReadDatagram, ReadExactError, ReadToEndError,
+        RecvStream, ResetError, RetryError, SecondaryJob, SecondaryLease, SecondarySession, SecondaryStream,
+        SendDatagram, SendStream, StoppedError, ZeroRttAccepted,
     },
-    schedule, spki_hash,
+    limits, rustls, schedule, spki_hash,
 };
 
 pub use crate::{
@@ -89,6 +94,15 @@ pub use crate::{
 
 /// A KWIK endpoint on tokio.
 pub type Endpoint = kwik_core::driver::Endpoint<TokioRuntime>;
+
+/// Future of [`Endpoint::accept`].
+pub type Accept<'a> = kwik_core::driver::Accept<'a, TokioRuntime>;
+
+/// Returns the runtime that the caller runs in, for [`Endpoint::new`]; `None` if it runs in none.
+#[must_use]
+pub fn default_runtime() -> Option<Arc<TokioRuntime>> {
+    <TokioRuntime as Runtime>::current().ok().map(Arc::new)
+}
 
 /// A tokio runtime, as endpoints use it.
 #[derive(Clone, Debug)]

@@ -218,8 +218,8 @@ fn a_stopped_reader_costs_no_path() {
 fn an_idle_path_whose_server_dies_is_found_dead() {
     run(async {
         let alive = Some(Duration::from_millis(300));
-        let client =
-            TransportConfig::default().idle_timeout(Duration::from_secs(1)).keep_alive_interval(alive);
+        let mut client = TransportConfig::default().idle_timeout(Duration::from_secs(1));
+        client.keep_alive_interval(alive);
         let world = World::serving_with(2, Settings { client, ..Settings::default() });
         let (client, primary, paths) = world.connect_all().await;
         tokio::time::sleep(Duration::from_millis(1500)).await;

@@ -98,15 +98,15 @@ fn policies_and_signers_may_use_their_session() {
         let [policy, primary_signer, secondary_signer] = std::array::from_fn(|_| Around::default());
         let signer =
             |around: &Around, seed| Arc::new(NosySigner(around.clone(), SigningKey::from_seed([seed; 32])));
-        let config = ServerConfig::new(world.primary.identity.tls.clone()).unwrap();
+        let config = ServerConfig::try_from(world.primary.identity.tls.clone()).unwrap();
         world.primary.endpoint.set_server_config(Some(config.primary(signer(&primary_signer, 7)))).unwrap();
         let server = &world.secondaries[0];
         let trust = SecondaryConfig::new(world.signer.public_key(), &server.identity.certificate).unwrap();
         let trust = trust.signer(signer(&secondary_signer, 8));
-        let config = ServerConfig::new(server.identity.tls.clone()).unwrap().secondary(trust);
+        let config = ServerConfig::try_from(server.identity.tls.clone()).unwrap().secondary(trust);
         server.endpoint.set_server_config(Some(config)).unwrap();
         let mut client = world.client.clone();
-        let config = ClientConfig::new(world.authority.client()).unwrap();
+        let config = ClientConfig::try_from(world.authority.client()).unwrap();
         client.set_default_client_config(config.dial_policy(Arc::new(Nosy(policy.clone()))));
         let connecting = client.connect(world.primary.address(), "primary.test").unwrap();
         let (connection, accepted) =
@@ -144,7 +144,7 @@ fn a_policy_may_close_its_session() {
         let world = World::serving(1);
         let around = Around::default();
         let mut client = world.client.clone();
-        let config = ClientConfig::new(world.authority.client()).unwrap();
+        let config = ClientConfig::try_from(world.authority.client()).unwrap();
         client.set_default_client_config(config.dial_policy(Arc::new(Closes(around.clone()))));
         let connecting = client.connect(world.primary.address(), "primary.test").unwrap();
         let (connection, accepted) =
@@ -175,7 +175,7 @@ fn a_signer_that_panics_costs_what_it_was_to_sign() {
     run(async {
         let world = World::serving(1);
         let signer = Arc::new(Fails(AtomicUsize::new(0), SigningKey::from_seed([7; 32])));
-        let config = ServerConfig::new(world.primary.identity.tls.clone()).unwrap().primary(signer);
+        let config = ServerConfig::try_from(world.primary.identity.tls.clone()).unwrap().primary(signer);
         world.primary.endpoint.set_server_config(Some(config)).unwrap();
         let (client, primary) = world.connect().await;
         let (session, new) = (primary.clone(), world.secondaries[0].new_path());
@@ -202,7 +202,7 @@ fn a_policy_knows_the_way() {
     run(async {
         let mut world = World::serving(1);
         let policy = Arc::new(Recorder::default());
-        let config = ClientConfig::new(world.authority.client()).unwrap().dial_policy(policy.clone());
+        let config = ClientConfig::try_from(world.authority.client()).unwrap().dial_policy(policy.clone());
         world.client.set_default_client_config(config);
         let (_client, primary) = world.connect().await;
         attach(&primary, &world.secondaries[0]).await;

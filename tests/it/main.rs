@@ -11,6 +11,7 @@
 
 mod as_quinn;
 mod attach;
+mod both;
 mod conformance;
 mod distribute;
 mod examples;
@@ -21,6 +22,7 @@ mod isolation;
 mod leases;
 mod limits;
 mod order;
+mod parity;
 mod plain;
 mod programs;
 mod relay;

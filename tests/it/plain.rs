@@ -464,7 +464,7 @@ fn application_protocols_are_agreed_on_in_the_hello() {
             drop(primary.open_uni().await.unwrap());
             soon("the stream", client.accept_uni()).await.unwrap();
             let agreed = agreed.map(|name| Bytes::from_static(name.as_bytes()));
-            let (client, primary) = (client.handshake_data().unwrap(), primary.handshake_data().unwrap());
+            let (client, primary) = (client.handshake().unwrap(), primary.handshake().unwrap());
             assert_eq!((client.protocol, primary.protocol), (agreed.clone(), agreed));
             assert_eq!(primary.server_name.as_deref(), Some("primary.test"));
         }
@@ -562,9 +562,9 @@ fn an_endpoint_may_be_both_client_and_server() {
     run(async {
         let world = World::new(0);
         let identity = world.authority.issue("both.test");
-        let config = ServerConfig::new(identity.tls).unwrap().primary(world.signer.clone());
+        let config = ServerConfig::try_from(identity.tls).unwrap().primary(world.signer.clone());
         let mut both = Endpoint::server(config, loopback()).unwrap();
-        both.set_default_client_config(ClientConfig::new(world.authority.client()).unwrap());
+        both.set_default_client_config(ClientConfig::try_from(world.authority.client()).unwrap());
         let connecting = both.connect(both.local_addr().unwrap(), "both.test").unwrap();
         let (client, server) = soon("both ends", async {
             tokio::join!(connecting, async { both.accept().await.unwrap().await })
@@ -712,7 +712,7 @@ fn an_endpoint_asks_for_proofs_by_itself() {
         let endpoint = &world.primary.endpoint;
         let config = || {
             let tls = world.primary.identity.tls.clone();
-            ServerConfig::new(tls).unwrap().primary(world.signer.clone())
+            ServerConfig::try_from(tls).unwrap().primary(world.signer.clone())
         };
         for (above, retries) in [(Some(512), 0), (Some(0), 1), (None, 1)] {
             endpoint.set_server_config(Some(config().retry_above(above))).unwrap();

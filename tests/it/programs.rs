@@ -71,7 +71,7 @@ impl Servers {
             (0..3_000_001_u32).map(|n| n.to_le_bytes()[0] ^ n.to_le_bytes()[1]).collect::<Vec<_>>().leak();
         let identity = authority.issue("mirror.example");
         let trust = SecondaryConfig::new(signer.public_key(), &identity.certificate).unwrap();
-        let config = ServerConfig::new(identity.tls.clone()).unwrap().secondary(trust);
+        let config = ServerConfig::try_from(identity.tls.clone()).unwrap().secondary(trust);
         let mirror = Endpoint::server(config, SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let mirror_address = mirror.local_addr().unwrap();
         let mirrored = tokio::spawn(async move {
@@ -80,7 +80,7 @@ impl Servers {
             let _ended = mirror::serve(incoming, whole).await;
         });
 
-        let config = ServerConfig::new(authority.issue("origin.example").tls).unwrap().primary(signer);
+        let config = ServerConfig::try_from(authority.issue("origin.example").tls).unwrap().primary(signer);
         let endpoint = Endpoint::server(config, SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let origin = endpoint.local_addr().unwrap();
         let served = tokio::spawn(async move {

@@ -94,7 +94,8 @@ fn a_secondary_with_a_key_is_known_by_it() {
         let key = Arc::new(SigningKey::from_seed([5; 32]));
         let identity = world.authority.issue("signing.test");
         let trust = SecondaryConfig::new(world.signer.public_key(), &identity.certificate).unwrap();
-        let config = ServerConfig::new(identity.tls.clone()).unwrap().secondary(trust.signer(key.clone()));
+        let config =
+            ServerConfig::try_from(identity.tls.clone()).unwrap().secondary(trust.signer(key.clone()));
         let endpoint = Endpoint::server(config, ([127, 0, 0, 1], 0).into()).unwrap();
         let server = Server { endpoint, identity };
 

@@ -53,7 +53,7 @@ fn nothing_is_read_before_the_handshake() {
         let world = World::new(0);
         let mut identity = world.authority.issue("early.test");
         identity.tls.max_early_data_size = u32::MAX;
-        let config = ServerConfig::new(identity.tls).unwrap().primary(world.signer.clone());
+        let config = ServerConfig::try_from(identity.tls).unwrap().primary(world.signer.clone());
         let server = Endpoint::server(config, raw::loopback()).unwrap();
         let deaf = Arc::new(AtomicBool::new(false));
         let front = relay(server.local_addr().unwrap(), deaf.clone()).await;
@@ -123,12 +123,12 @@ fn a_client_takes_no_protocol_that_it_has_not_offered() {
                     }
                 })
                 .await;
-                assert_eq!(client.handshake_data().unwrap().protocol, answer.map(Into::into));
+                assert_eq!(client.handshake().unwrap().protocol, answer.map(Into::into));
             } else {
                 assert_eq!(primary.closed().await, ErrorCode::VERSION.into_inner());
                 let end = soon("the end", client.closed()).await;
                 assert_eq!(end, ConnectionError::Fault(ErrorCode::VERSION));
-                assert_eq!(client.handshake_data().unwrap().protocol, None);
+                assert_eq!(client.handshake().unwrap().protocol, None);
             }
         }
     });
@@ -177,16 +177,16 @@ fn a_clients_certificate_is_its_primarys_to_see() {
         for told in [false, true] {
             let mut world = World::new(0);
             let tls = world.authority.client_called("alice.test");
-            let config = ClientConfig::new(tls).unwrap();
+            let config = ClientConfig::try_from(tls).unwrap();
             let config = if told { config.authenticate_to_secondaries(true) } else { config };
             world.client.set_default_client_config(config);
             world.primary.identity = world.authority.issue_curious("primary.test");
-            let config = ServerConfig::new(world.primary.identity.tls.clone()).unwrap();
+            let config = ServerConfig::try_from(world.primary.identity.tls.clone()).unwrap();
             let config = config.primary(world.signer.clone());
             world.primary.endpoint = Endpoint::server(config, raw::loopback()).unwrap();
 
             let (_client, primary) = world.connect().await;
-            let shown = primary.peer_identity().expect("the client's chain");
+            let shown = primary.peer_certificates().expect("the client's chain");
             assert!(is_alices(&shown));
 
             let server = RawServer::with_alpn(world.authority.issue_curious("third-party.test"), ALPN);

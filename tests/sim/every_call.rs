@@ -33,7 +33,7 @@ fn world() -> World {
         .secondaries(2)
         .one_way(Duration::from_millis(5))
         // So that a deadlock does not pass for a session that nobody needed any more.
-        .client_transport(TransportConfig::default().keep_alive_interval(Some(5 * SECOND)))
+        .client_transport(TransportConfig::default().keep_alive_interval(Some(5 * SECOND)).clone())
         .client_plan(ClientPlan { opens: opens.into(), ..ClientPlan::default() })
         .primary_plan(PrimaryPlan { offers: vec![native, split, both], ..PrimaryPlan::default() })
         .build()

@@ -136,8 +136,8 @@ fn runs_that_wait_for_credit_leave_a_slot_for_the_one_that_is_needed() {
 fn what_a_run_has_sent_before_it_is_given_up_is_not_lost_credit() {
     for seed in 0..10 {
         let transport = TransportConfig::default();
-        let transport = transport.stream_window(1 << 16).session_window(1 << 17);
-        let transport = transport.keep_alive_interval(Some(ms(500)));
+        let mut transport = transport.stream_window(1 << 16).session_window(1 << 17);
+        transport.keep_alive_interval(Some(ms(500)));
         let reading = Reading { ordered: false, ..Reading::default() };
         let mut world = World::seeded(seed)
             .one_way(ms(1))
@@ -216,7 +216,8 @@ fn a_range_that_goes_to_one_that_crawls_again_and_again_comes() {
     let conditions = Conditions::delay(ms(1));
     let patience = swarm::patience(&primary, &client, &secondary, &conditions, Duration::ZERO);
     for seed in 0..32 {
-        let transport = TransportConfig::default().keep_alive_interval(Some(ms(5000)));
+        let mut transport = TransportConfig::default();
+        transport.keep_alive_interval(Some(ms(5000)));
         let mut world = World::seeded(seed)
             .secondaries(1)
             .conditions(conditions)

@@ -72,7 +72,8 @@ const FLOOR: Duration = Duration::from_millis(74);
 /// Paths that nobody uses cost their keep-alives and nothing else.
 #[test]
 fn idle_paths_sleep() {
-    let transport = TransportConfig::default().idle_timeout(ms(15_000)).keep_alive_interval(Some(ms(5000)));
+    let mut transport = TransportConfig::default().idle_timeout(ms(15_000));
+    transport.keep_alive_interval(Some(ms(5000)));
     let mut world = World::seeded(3).secondaries(2).client_transport(transport).build();
     world.run_for(ms(10_000));
     let before = world.turns(NodeId::client(1));

@@ -158,13 +158,14 @@ impl World {
         let signer = Arc::new(SigningKey::from_seed([7; 32]));
         let mut tls = authority.client();
         tls.alpn_protocols = settings.client_protocols;
-        let config = ClientConfig::new(tls).expect("a usable TLS configuration").transport(settings.client);
+        let config =
+            ClientConfig::try_from(tls).expect("a usable TLS configuration").transport(settings.client);
         let mut client = Endpoint::client(loopback()).expect("a free port");
         client.set_default_client_config(config);
 
         let mut identity = authority.issue("primary.test");
         identity.tls.alpn_protocols = settings.server_protocols;
-        let config = ServerConfig::new(identity.tls.clone())
+        let config = ServerConfig::try_from(identity.tls.clone())
             .expect("a usable TLS configuration")
             .primary(signer.clone())
             .transport(settings.server.clone());
@@ -186,7 +187,7 @@ impl World {
     pub fn secondary(&self, identity: Identity) -> Server {
         let trust = SecondaryConfig::new(self.signer.public_key(), &identity.certificate)
             .expect("the server's certificate");
-        let config = ServerConfig::new(identity.tls.clone())
+        let config = ServerConfig::try_from(identity.tls.clone())
             .expect("a usable TLS configuration")
             .secondary(trust)
             .transport(self.server.clone());

@@ -1,11 +1,14 @@
 //! Settings of a session's connections and split streams, and the rules by which they go together.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use super::{AckFrequencyConfig, IdleTimeout, QuicSettings};
 use crate::{
-    error::ConfigError,
+    error::{ConfigError, VarInt},
     faults::{AggregationFaults, MappingFaults, MetadataFaults},
+    id::Dir,
     limits,
+    quic::{MtuDiscoveryConfig, congestion::ControllerFactory},
     stream::conflict::ConflictPolicy,
 };
 
@@ -38,6 +41,10 @@ pub struct TransportConfig {
     pub(crate) datagram_receive_buffer: Option<usize>,
     pub(crate) datagram_send_buffer: usize,
     pub(crate) secondary_paths_max: usize,
+    /// Streams that the application permits the peer, no more and no fewer.
+    pub(crate) bidi_streams: Option<u64>,
+    pub(crate) uni_streams: Option<u64>,
+    pub(crate) quic: QuicSettings,
     #[cfg(feature = "qlog")]
     pub(crate) qlog: Option<crate::quic::Qlog>,
 }
@@ -78,9 +85,129 @@ impl Default for TransportConfig {
             datagram_receive_buffer: Some(DATAGRAM_BUFFER),
             datagram_send_buffer: DATAGRAM_BUFFER,
             secondary_paths_max: limits::SECONDARY_PATHS_MAX,
+            bidi_streams: None,
+            uni_streams: None,
+            quic: QuicSettings::default(),
             #[cfg(feature = "qlog")]
             qlog: None,
         }
+    }
+}
+
+/// Settings of QUIC's, by quinn's names; those that KWIK has of its own come after.
+impl TransportConfig {
+    /// Bidirectional streams of the peer that may be open at once: so many from the start, and no more later. By default the
+    /// number grows with use; see [`Self::streams_start`] and [`Self::streams_max`], which it takes the place of.
+    pub fn max_concurrent_bidi_streams(&mut self, value: VarInt) -> &mut Self {
+        self.bidi_streams = Some(value.into_inner());
+        self
+    }
+
+    /// Unidirectional streams of the peer that may be open at once, as [`Self::max_concurrent_bidi_streams`]. KWIK's own do
+    /// not count.
+    pub fn max_concurrent_uni_streams(&mut self, value: VarInt) -> &mut Self {
+        self.uni_streams = Some(value.into_inner());
+        self
+    }
+
+    /// Time after which a silent connection is dead, 1 s to an hour: 30 s by default. `None` is an hour: a path that may be
+    /// silent for ever would hold its leases for ever.
+    pub fn max_idle_timeout(&mut self, value: Option<IdleTimeout>) -> &mut Self {
+        self.idle_timeout = value.and_then(IdleTimeout::duration).unwrap_or(limits::IDLE_CEILING);
+        self
+    }
+
+    /// Sends what streams of the same priority have in turns, as by default, or in the order in which it was written.
+    pub fn send_fairness(&mut self, value: bool) -> &mut Self {
+        self.quic.send_fairness = Some(value);
+        self
+    }
+
+    /// Packets that may come out of order before one counts as lost: 3 by default, and no less (RFC 9002 §6.1.1).
+    pub fn packet_threshold(&mut self, value: u32) -> &mut Self {
+        self.quic.packet_threshold = Some(value);
+        self
+    }
+
+    /// Round trips that a packet may be late before it counts as lost: 9/8 by default (RFC 9002 §6.1.2).
+    pub fn time_threshold(&mut self, value: f32) -> &mut Self {
+        self.quic.time_threshold = Some(value);
+        self
+    }
+
+    /// UDP payload to begin with, before MTU discovery has an answer, in bytes: 1,200 by default, and no less.
+    pub fn initial_mtu(&mut self, value: u16) -> &mut Self {
+        self.quic.initial_mtu = Some(value);
+        self
+    }
+
+    /// UDP payload that the network is known to carry, in bytes: 1,200 by default, and no less.
+    pub fn min_mtu(&mut self, value: u16) -> &mut Self {
+        self.quic.min_mtu = Some(value);
+        self
+    }
+
+    /// Search for the largest UDP payload that a path carries, in place of [`Self::mtu_max`]; `None` turns it off.
+    pub fn mtu_discovery_config(&mut self, value: Option<MtuDiscoveryConfig>) -> &mut Self {
+        self.quic.mtu_discovery_config = Some(value);
+        self
+    }
+
+    /// Makes every datagram with application data as long as the path carries; `false` by default.
+    pub fn pad_to_mtu(&mut self, value: bool) -> &mut Self {
+        self.quic.pad_to_mtu = Some(value);
+        self
+    }
+
+    /// Frequency of acknowledgements that peers are asked for; `None`, the default, leaves it to them.
+    pub fn ack_frequency_config(&mut self, value: Option<AckFrequencyConfig>) -> &mut Self {
+        self.quic.ack_frequency_config = value;
+        self
+    }
+
+    /// Probe timeouts in a row that mean persistent congestion: 3 by default (RFC 9002 §7.6.1).
+    pub fn persistent_congestion_threshold(&mut self, value: u32) -> &mut Self {
+        self.quic.persistent_congestion_threshold = Some(value);
+        self
+    }
+
+    /// Bytes of the handshake that may wait out of order: 16 KiB by default.
+    pub fn crypto_buffer_size(&mut self, value: usize) -> &mut Self {
+        self.quic.crypto_buffer_size = Some(value);
+        self
+    }
+
+    /// Lets observers see round trips by the spin bit (RFC 9000 §17.4); `true` by default.
+    pub fn allow_spin(&mut self, value: bool) -> &mut Self {
+        self.quic.allow_spin = Some(value);
+        self
+    }
+
+    /// Bytes of received application datagrams kept for the application; `None` refuses datagrams.
+    pub fn datagram_receive_buffer_size(&mut self, value: Option<usize>) -> &mut Self {
+        self.datagram_receive_buffer = value;
+        self
+    }
+
+    /// Bytes of application datagrams waiting to be sent.
+    pub fn datagram_send_buffer_size(&mut self, value: usize) -> &mut Self {
+        self.datagram_send_buffer = value;
+        self
+    }
+
+    /// Congestion control of each connection: CUBIC by default.
+    pub fn congestion_controller_factory(
+        &mut self,
+        factory: Arc<dyn ControllerFactory + Send + Sync + 'static>,
+    ) -> &mut Self {
+        self.quic.congestion_controller_factory = Some(factory);
+        self
+    }
+
+    /// Lets one system call send several datagrams, where the system can; `true` by default.
+    pub fn enable_segmentation_offload(&mut self, enabled: bool) -> &mut Self {
+        self.quic.enable_segmentation_offload = Some(enabled);
+        self
     }
 }
 
@@ -152,15 +279,13 @@ impl TransportConfig {
 
     /// Interval of keep-alives on the primary path, 10 ms to an hour; `None` (the default) sends them only while leases live
     /// or streams are open, and then at most every third of the idle timeout once nothing comes for long. Spec: PROTOCOL §8.
-    #[must_use]
-    pub fn keep_alive_interval(mut self, value: Option<Duration>) -> Self {
+    pub fn keep_alive_interval(&mut self, value: Option<Duration>) -> &mut Self {
         self.keep_alive_interval = value;
         self
     }
 
     /// Round-trip time assumed before the first sample: more than nothing, at most a minute.
-    #[must_use]
-    pub fn initial_rtt(mut self, value: Duration) -> Self {
+    pub fn initial_rtt(&mut self, value: Duration) -> &mut Self {
         self.initial_rtt = Some(value);
         self
     }
@@ -174,9 +299,8 @@ impl TransportConfig {
 
     /// QUIC's receive window per stream in bytes, at least 64 KiB; above 2 MiB loss alone may close a connection. Three
     /// of them at least must fit [`Self::receive_window`]. Spec: RATIONALE §11.
-    #[must_use]
-    pub fn stream_receive_window(mut self, value: u32) -> Self {
-        self.stream_receive_window = value;
+    pub fn stream_receive_window(&mut self, value: VarInt) -> &mut Self {
+        self.stream_receive_window = u32::try_from(value.into_inner()).unwrap_or(u32::MAX);
         self
     }
 
@@ -186,15 +310,13 @@ impl TransportConfig {
     /// window of the connection is never larger by more than control, messages, and the streams that QUIC permits early.
     /// It is never what blocks: it is as large as all streams' windows together, and it is the number of streams that is
     /// held down to fit; see [`Self::streams_max`]. Spec: PROTOCOL §4.
-    #[must_use]
-    pub fn receive_window(mut self, value: u64) -> Self {
-        self.receive_window = value;
+    pub fn receive_window(&mut self, value: VarInt) -> &mut Self {
+        self.receive_window = value.into_inner();
         self
     }
 
     /// Bytes that QUIC keeps for retransmission per connection, at least 64 KiB.
-    #[must_use]
-    pub fn send_window(mut self, value: u64) -> Self {
+    pub fn send_window(&mut self, value: u64) -> &mut Self {
         self.send_window = value;
         self
     }
@@ -279,7 +401,7 @@ impl TransportConfig {
                 self.initial_rtt.is_none_or(|value| !value.is_zero() && value <= INITIAL_RTT_CEILING),
             ),
             ("mtu_max", (MTU_MIN..=MTU_CEILING).contains(&self.mtu_max)),
-            ("receive_window", (1..=WINDOW_CEILING).contains(&self.receive_window)),
+            ("receive_window", self.receive_window > 0),
             (
                 "stream_receive_window",
                 self.stream_receive_window >= limits::QUIC_STREAM_WINDOW_MIN && self.streams_fit() > 0,
@@ -294,6 +416,14 @@ impl TransportConfig {
         ];
         if let Some((name, _)) = in_range.iter().find(|(_, right)| !right) {
             return Err(ConfigError::OutOfRange(name));
+        }
+        for (name, streams) in [
+            ("max_concurrent_bidi_streams", self.bidi_streams),
+            ("max_concurrent_uni_streams", self.uni_streams),
+        ] {
+            if let Some(streams) = streams.filter(|streams| *streams > 0) {
+                self.check_streams(name, streams, limits::STREAMS_CEILING)?;
+            }
         }
         if let Some(streams) = self.streams_max {
             self.check_streams("streams_max", streams, limits::STREAMS_CEILING)?;
@@ -329,6 +459,21 @@ impl TransportConfig {
     /// bidirectional ones of our own.
     fn streams_fit(&self) -> u64 {
         self.receive_window / u64::from(self.stream_receive_window).max(1) / 3
+    }
+
+    /// Streams that the peer may open in `dir` when `count` per direction are permitted: an application may have named another
+    /// number for one of them.
+    pub(crate) fn streams(&self, dir: Dir, count: u64) -> u64 {
+        let named = match dir {
+            Dir::Bi => self.bidi_streams,
+            Dir::Uni => self.uni_streams,
+        };
+        named.unwrap_or(count)
+    }
+
+    /// The greatest of the two numbers of streams, for windows that let all of them fill.
+    pub(crate) fn streams_either(&self, count: u64) -> u64 {
+        self.streams(Dir::Bi, count).max(self.streams(Dir::Uni, count))
     }
 
     /// Streams per direction that are permitted at most.
@@ -390,7 +535,7 @@ mod tests {
     /// A setting is taken as it is, or is an error that says what else to ask for.
     #[test]
     fn streams_beyond_what_their_memory_allows_are_an_error() {
-        let config = TransportConfig::default().streams_max(5000);
+        let mut config = TransportConfig::default().streams_max(5000);
         let needed = 5000 * 3 * u64::from(limits::QUIC_STREAM_WINDOW);
         assert_eq!(
             config.check(),
@@ -401,10 +546,12 @@ mod tests {
                 receive_window: limits::NATIVE_MEMORY,
             })
         );
-        for config in [
-            config.clone().receive_window(needed),
-            config.stream_receive_window(64 * 1024).receive_window(1 << 30),
-        ] {
+        let small = config
+            .clone()
+            .stream_receive_window((64u32 * 1024).into())
+            .receive_window((1u32 << 30).into())
+            .clone();
+        for config in [config.receive_window(needed.try_into().unwrap()).clone(), small] {
             assert_eq!(config.check(), Ok(()));
             assert_eq!(native_streams(&config, u64::MAX).0, 5000);
         }
@@ -428,16 +575,16 @@ mod tests {
             ("gap_timeout", |c| c.gap_timeout(Duration::from_millis(9))),
             ("gap_timeout", |c| c.gap_timeout(2 * DAY)),
             ("fault_score_max", |c| c.fault_score_max(0)),
-            ("keep_alive_interval", |c| c.keep_alive_interval(Some(Duration::ZERO))),
-            ("keep_alive_interval", |c| c.keep_alive_interval(Some(DAY))),
-            ("initial_rtt", |c| c.initial_rtt(Duration::ZERO)),
-            ("initial_rtt", |c| c.initial_rtt(DAY)),
+            ("keep_alive_interval", |mut c| c.keep_alive_interval(Some(Duration::ZERO)).clone()),
+            ("keep_alive_interval", |mut c| c.keep_alive_interval(Some(DAY)).clone()),
+            ("initial_rtt", |mut c| c.initial_rtt(Duration::ZERO).clone()),
+            ("initial_rtt", |mut c| c.initial_rtt(DAY).clone()),
             ("mtu_max", |c| c.mtu_max(1199)),
             ("mtu_max", |c| c.mtu_max(u16::MAX)),
-            ("receive_window", |c| c.receive_window(0)),
-            ("stream_receive_window", |c| c.stream_receive_window(0)),
-            ("stream_receive_window", |c| c.stream_receive_window(512 << 20)),
-            ("send_window", |c| c.send_window(0)),
+            ("receive_window", |mut c| c.receive_window(VarInt::from_u32(0)).clone()),
+            ("stream_receive_window", |mut c| c.stream_receive_window(VarInt::from_u32(0)).clone()),
+            ("stream_receive_window", |mut c| c.stream_receive_window(VarInt::from_u32(512 << 20)).clone()),
+            ("send_window", |mut c| c.send_window(0).clone()),
             ("stream_window", |c| c.stream_window(limits::GUARANTEED_CREDIT - 1)),
             ("session_window", |c| c.session_window(2 * limits::GUARANTEED_CREDIT - 1)),
             ("session_window", |c| c.session_window(u64::MAX)),
@@ -463,7 +610,7 @@ mod tests {
         let impossible = TransportConfig::default().streams_max(0);
         let why = ConfigError::OutOfRange("streams_max");
         let endpoint = |server| Endpoint::new([1; 32], now, server, true);
-        let server = || ServerConfig::new(authority.server("a.test").0).unwrap();
+        let server = || ServerConfig::try_from(authority.server("a.test").0).unwrap();
         assert_eq!(endpoint(Some(server().transport(impossible.clone()))).err(), Some(why.clone()));
         let servers = [
             ("accepts_max", server().accepts_max(0)),
@@ -479,7 +626,7 @@ mod tests {
         for (name, server) in servers {
             assert_eq!(endpoint(Some(server)).err(), Some(ConfigError::OutOfRange(name)));
         }
-        let client = ClientConfig::new(authority.client()).unwrap().transport(impossible);
+        let client = ClientConfig::try_from(authority.client()).unwrap().transport(impossible);
         let connected = endpoint(None).unwrap().connect(now, client, ([127, 0, 0, 1], 1).into(), "a.test");
         assert_eq!(connected.err(), Some(ConnectError::Config(why)));
     }

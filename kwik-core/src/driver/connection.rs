@@ -1,6 +1,7 @@
 //! The handle that looks like quinn's `Connection`.
 
 use std::{
+    any::Any,
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     time::Duration,
@@ -10,13 +11,15 @@ use bytes::Bytes;
 use rustls_pki_types::CertificateDer;
 
 use super::{
-    recv::RecvStream,
+    futures::{AcceptBi, AcceptUni, OpenBi, OpenUni, ReadDatagram, SendDatagram},
+    incoming::boxed,
     session::{Key, SessionRef},
-    stream::SendStream,
 };
 use crate::{
-    error::{ApiMisuse, ConnectionError, ErrorCode, SendDatagramError},
-    id::{Dir, LeaseId, SessionId, StreamId},
+    crypto::ExportKeyingMaterialError,
+    error::{ApiMisuse, ConnectionError, ErrorCode, SendDatagramError, VarInt},
+    id::{Dir, LeaseId, SessionId, Side},
+    quic::congestion::Controller,
     session::HandshakeData,
     stats::{LeaseStats, SessionStats},
 };
@@ -40,49 +43,40 @@ impl Connection {
     ///
     /// # Errors
     /// - [`ConnectionError`] if the session is over.
-    pub async fn open_uni(&self) -> Result<SendStream, ConnectionError> {
-        let stream = self.open(Dir::Uni).await?;
-        Ok(SendStream::new(self.0.clone(), stream))
+    pub fn open_uni(&self) -> OpenUni<'_> {
+        OpenUni::new(self)
     }
 
     /// Opens a bidirectional stream, as soon as the peer permits one more. The peer learns of it with its first bytes.
     ///
     /// # Errors
     /// - [`ConnectionError`] if the session is over.
-    pub async fn open_bi(&self) -> Result<(SendStream, RecvStream), ConnectionError> {
-        let stream = self.open(Dir::Bi).await?;
-        Ok(self.both(stream))
+    pub fn open_bi(&self) -> OpenBi<'_> {
+        OpenBi::new(self)
     }
 
     /// Waits for the next unidirectional stream of the peer.
     ///
     /// # Errors
     /// - [`ConnectionError`] if the session is over and every stream that came before was accepted.
-    pub async fn accept_uni(&self) -> Result<RecvStream, ConnectionError> {
-        let stream = self.accept(Dir::Uni).await?;
-        Ok(RecvStream::new(self.0.clone(), stream))
+    pub fn accept_uni(&self) -> AcceptUni<'_> {
+        AcceptUni::new(self)
     }
 
     /// Waits for the next bidirectional stream of the peer.
     ///
     /// # Errors
     /// - [`ConnectionError`] if the session is over and every stream that came before was accepted.
-    pub async fn accept_bi(&self) -> Result<(SendStream, RecvStream), ConnectionError> {
-        let stream = self.accept(Dir::Bi).await?;
-        Ok(self.both(stream))
+    pub fn accept_bi(&self) -> AcceptBi<'_> {
+        AcceptBi::new(self)
     }
 
     /// Waits for the next application datagram.
     ///
     /// # Errors
     /// - [`ConnectionError`] if the session is over and every datagram that came before was read.
-    pub async fn read_datagram(&self) -> Result<Bytes, ConnectionError> {
-        self.0
-            .wait(Key::DatagramReceived, |s| match s.core.datagram_recv() {
-                Some(data) => Some(Ok(data)),
-                None => s.error.clone().map(Err),
-            })
-            .await
+    pub fn read_datagram(&self) -> ReadDatagram<'_> {
+        ReadDatagram::new(self)
     }
 
     /// Sends an application datagram, in place of older unsent ones if there is no room.
@@ -107,27 +101,8 @@ impl Connection {
     ///
     /// # Errors
     /// - As [`Self::send_datagram`].
-    pub async fn send_datagram_wait(&self, data: Bytes) -> Result<(), SendDatagramError> {
-        let mut unsent = Some(data);
-        self.0
-            .wait(Key::DatagramsUnblocked, |s| {
-                if let Err(error) = s.check() {
-                    return Some(Err(SendDatagramError::ConnectionLost(error)));
-                }
-                let now = s.now();
-                match s.core.datagram_send(now, unsent.take()?, false) {
-                    Ok(()) => {
-                        s.notify();
-                        Some(Ok(()))
-                    }
-                    Err(SendDatagramError::Blocked(data)) => {
-                        unsent = Some(data);
-                        None
-                    }
-                    Err(error) => Some(Err(error)),
-                }
-            })
-            .await
+    pub fn send_datagram_wait(&self, data: Bytes) -> SendDatagram<'_> {
+        SendDatagram::new(self, data)
     }
 
     /// Returns how long a datagram may be now; `None` if there can be none.
@@ -187,6 +162,76 @@ impl Connection {
         self.0.with(|s| s.core.rtt())
     }
 
+    /// Returns the shortest round-trip time to the peer so far.
+    #[must_use]
+    pub fn min_rtt(&self) -> Duration {
+        self.0.with(|s| s.core.min_rtt())
+    }
+
+    /// Returns which end of the connection this is.
+    #[must_use]
+    pub fn side(&self) -> Side {
+        self.0.with(|s| s.core.side())
+    }
+
+    /// Returns a copy of the congestion controller of the connection to the peer.
+    #[must_use]
+    pub fn congestion_state(&self) -> Box<dyn Controller> {
+        self.0.with(|s| s.core.congestion_state())
+    }
+
+    /// Makes new keys for packets now, of all those that will be made; for tests.
+    pub fn force_key_update(&self) {
+        self.0.with(|s| {
+            s.core.force_key_update();
+            s.notify();
+        });
+    }
+
+    /// Fills `output` with bytes that only the two ends of the connection can know (RFC 8446 §7.5).
+    ///
+    /// # Errors
+    /// - [`ExportKeyingMaterialError`] if `output` is longer than TLS gives.
+    pub fn export_keying_material(
+        &self,
+        output: &mut [u8],
+        label: &[u8],
+        context: &[u8],
+    ) -> Result<(), ExportKeyingMaterialError> {
+        self.0.with(|s| s.core.export_keying_material(output, label, context))
+    }
+
+    /// Permits the peer `count` unidirectional streams at once; a number that it was told before is not taken back.
+    pub fn set_max_concurrent_uni_streams(&self, count: VarInt) {
+        self.set_max_concurrent(Dir::Uni, count);
+    }
+
+    /// Permits the peer `count` bidirectional streams at once; a number that it was told before is not taken back.
+    pub fn set_max_concurrent_bi_streams(&self, count: VarInt) {
+        self.set_max_concurrent(Dir::Bi, count);
+    }
+
+    /// Replaces [`TransportConfig::send_window`](crate::TransportConfig::send_window) of the connection to the peer.
+    pub fn set_send_window(&self, send_window: u64) {
+        self.0.with(|s| {
+            s.core.set_send_window(send_window);
+            s.notify();
+        });
+    }
+
+    /// Replaces [`TransportConfig::receive_window`](crate::TransportConfig::receive_window): the number of streams grows no
+    /// further than fits it.
+    pub fn set_receive_window(&self, receive_window: VarInt) {
+        self.0.with(|s| s.core.set_receive_window(receive_window.into_inner()));
+    }
+
+    fn set_max_concurrent(&self, dir: Dir, count: VarInt) {
+        self.0.with(|s| {
+            s.core.set_max_concurrent_streams(dir, count.into_inner());
+            s.notify();
+        });
+    }
+
     /// Returns counters of the session.
     #[must_use]
     pub fn stats(&self) -> SessionStats {
@@ -200,15 +245,29 @@ impl Connection {
         self.0.with(|s| s.core.leases())
     }
 
+    /// Returns what the handshake agreed on, a [`HandshakeData`](crate::crypto::rustls::HandshakeData); [`Self::handshake`]
+    /// without the box.
+    #[must_use]
+    pub fn handshake_data(&self) -> Option<Box<dyn Any>> {
+        self.handshake().map(boxed)
+    }
+
     /// Returns what the handshake agreed on.
     #[must_use]
-    pub fn handshake_data(&self) -> Option<HandshakeData> {
+    pub fn handshake(&self) -> Option<HandshakeData> {
         self.0.with(|s| s.core.handshake_data())
+    }
+
+    /// Returns the peer's certificate chain, its own certificate first: a `Vec<CertificateDer<'static>>`;
+    /// [`Self::peer_certificates`] without the box.
+    #[must_use]
+    pub fn peer_identity(&self) -> Option<Box<dyn Any>> {
+        self.peer_certificates().map(|chain| -> Box<dyn Any> { Box::new(chain) })
     }
 
     /// Returns the peer's certificate chain, its own certificate first.
     #[must_use]
-    pub fn peer_identity(&self) -> Option<Vec<CertificateDer<'static>>> {
+    pub fn peer_certificates(&self) -> Option<Vec<CertificateDer<'static>>> {
         self.0.with(|s| s.core.peer_identity())
     }
 
@@ -222,30 +281,5 @@ impl Connection {
     #[must_use]
     pub fn session_id(&self) -> Option<SessionId> {
         self.0.with(|s| s.core.session_id())
-    }
-
-    async fn open(&self, dir: Dir) -> Result<StreamId, ConnectionError> {
-        self.0
-            .wait(Key::Available(dir), |s| match s.check() {
-                Err(error) => Some(Err(error)),
-                Ok(()) => s.core.open(dir).map(Ok),
-            })
-            .await
-    }
-
-    async fn accept(&self, dir: Dir) -> Result<StreamId, ConnectionError> {
-        self.0
-            .wait(Key::Opened(dir), |s| match s.core.accept(dir) {
-                Some(stream) => {
-                    s.notify(); // the peer may be permitted one more
-                    Some(Ok(stream))
-                }
-                None => s.error.clone().map(Err),
-            })
-            .await
-    }
-
-    fn both(&self, stream: StreamId) -> (SendStream, RecvStream) {
-        (SendStream::new(self.0.clone(), stream), RecvStream::new(self.0.clone(), stream))
     }
 }

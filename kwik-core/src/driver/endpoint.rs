@@ -1,9 +1,13 @@
 //! The endpoint: one socket, many sessions.
 
 use std::{
-    fmt, io,
+    fmt,
+    future::Future,
+    io,
     net::SocketAddr,
+    pin::Pin,
     sync::{Arc, atomic::Ordering},
+    task::{Context, Poll},
 };
 
 use super::{
@@ -16,7 +20,7 @@ use super::{
 };
 use crate::{
     admission::AdmissionStats,
-    config::{ClientConfig, ServerConfig},
+    config::{ClientConfig, EndpointConfig, ServerConfig},
     endpoint as core,
     error::{ConfigError, ConnectError, ConnectionError, ErrorCode},
 };
@@ -57,12 +61,41 @@ impl<R: Runtime> Endpoint<R> {
     /// - [`io::ErrorKind::InvalidInput`] if the configuration is impossible.
     /// - Any, if the system yields no entropy or the socket has no address.
     pub fn new_from_socket(server: Option<ServerConfig>, socket: R::Socket, runtime: R) -> io::Result<Self> {
+        Self::new_with_abstract_socket(EndpointConfig::default(), server, socket, Arc::new(runtime))
+    }
+
+    /// Opens an endpoint on a bound UDP socket; it accepts if `server_config` is given.
+    ///
+    /// # Errors
+    /// - As [`Self::new_from_socket`], and whatever the operating system says.
+    #[expect(clippy::disallowed_types, reason = "quinn's signature: it goes to the runtime as it comes")]
+    pub fn new(
+        config: EndpointConfig,
+        server_config: Option<ServerConfig>,
+        socket: std::net::UdpSocket,
+        runtime: Arc<R>,
+    ) -> io::Result<Self> {
+        let socket = runtime.wrap_udp_socket(socket)?;
+        Self::new_with_abstract_socket(config, server_config, socket, runtime)
+    }
+
+    /// Opens an endpoint on a socket of the runtime's; it accepts if `server_config` is given.
+    ///
+    /// # Errors
+    /// - As [`Self::new_from_socket`].
+    pub fn new_with_abstract_socket(
+        config: EndpointConfig,
+        server_config: Option<ServerConfig>,
+        socket: R::Socket,
+        runtime: Arc<R>,
+    ) -> io::Result<Self> {
         let seed = runtime.seed()?;
-        let backlog_max = server.as_ref().map(|server| server.backlog_max);
-        let mut core = core::Endpoint::new(seed, runtime.now(), server, !socket.may_fragment())
+        let backlog_max = server_config.as_ref().map(|server| server.backlog_max);
+        let (now, whole) = (runtime.now(), !socket.may_fragment());
+        let mut core = core::Endpoint::with_config(config, seed, now, server_config, whole)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let bound = Bound::new(socket, 0, &mut core)?;
-        let inner = EndpointRef::new(core, bound.clone(), Arc::new(runtime));
+        let inner = EndpointRef::new(core, bound.clone(), runtime);
         backlog_max.into_iter().for_each(|max| inner.configure(max));
         inner.runtime.spawn(EndpointDriver::new((*inner).clone(), bound));
         Ok(Self { inner, default_client_config: None })
@@ -131,16 +164,8 @@ impl<R: Runtime> Endpoint<R> {
     }
 
     /// Waits for the next client; `None` once the endpoint is closed. May be called from many tasks.
-    pub async fn accept(&self) -> Option<Incoming> {
-        let mut slot = Slot::new(&self.inner, Key::Incoming);
-        let incoming = slot
-            .wait(|e| match e.incoming.pop_front() {
-                Some(incoming) => Some(Some(incoming)),
-                None if e.close.is_some() || e.bound.is_none() => Some(None),
-                None => None,
-            })
-            .await?;
-        Some(Incoming::new(incoming, Box::new(self.inner.clone())))
+    pub fn accept(&self) -> Accept<'_, R> {
+        Accept { endpoint: &self.inner, slot: Slot::new(&self.inner, Key::Incoming) }
     }
 
     /// Returns the address the socket is bound to.
@@ -244,6 +269,33 @@ impl<R: Runtime> Clone for Endpoint<R> {
 impl<R: Runtime> fmt::Debug for Endpoint<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Endpoint").field("local_addr", &self.local_addr().ok()).finish_non_exhaustive()
+    }
+}
+
+/// Future of [`Endpoint::accept`].
+#[must_use = "futures do nothing unless polled"]
+pub struct Accept<'a, R: Runtime> {
+    endpoint: &'a EndpointRef<R>,
+    slot: Slot<'a, R>,
+}
+
+impl<R: Runtime> Future for Accept<'_, R> {
+    type Output = Option<Incoming>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Incoming>> {
+        let Self { endpoint, slot } = self.get_mut();
+        let next = slot.poll(cx, |e| match e.incoming.pop_front() {
+            Some(incoming) => Some(Some(incoming)),
+            None if e.close.is_some() || e.bound.is_none() => Some(None),
+            None => None,
+        });
+        next.map(|next| next.map(|incoming| Incoming::new(incoming, Box::new((*endpoint).clone()))))
+    }
+}
+
+impl<R: Runtime> fmt::Debug for Accept<'_, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Accept").finish_non_exhaustive()
     }
 }
 

@@ -39,8 +39,11 @@ pub enum ReadToEndError {
 #[non_exhaustive]
 pub enum ResetError {
     /// The session is over.
-    #[error("connection lost: {0}")]
+    #[error("connection lost")]
     ConnectionLost(#[from] ConnectionError),
+    /// Never, as long as nothing is sent before the handshake; for programs that name it.
+    #[error("0-RTT rejected")]
+    ZeroRttRejected,
 }
 
 /// Errors of waiting for the end of a stream at the peer.
@@ -48,11 +51,14 @@ pub enum ResetError {
 #[non_exhaustive]
 pub enum StoppedError {
     /// The session is over.
-    #[error("connection lost: {0}")]
+    #[error("connection lost")]
     ConnectionLost(#[from] ConnectionError),
     /// The stream was reset here: nobody can tell what of it has arrived.
     #[error("reset locally")]
     Reset,
+    /// Never, as long as nothing is sent before the handshake; for programs that name it.
+    #[error("0-RTT rejected")]
+    ZeroRttRejected,
 }
 
 /// Reasons why a job was not accepted.
@@ -150,6 +156,7 @@ impl From<ResetError> for ReadError {
     fn from(error: ResetError) -> Self {
         match error {
             ResetError::ConnectionLost(error) => Self::ConnectionLost(error),
+            ResetError::ZeroRttRejected => Self::ZeroRttRejected,
         }
     }
 }
@@ -159,6 +166,7 @@ impl From<StoppedError> for WriteError {
         match error {
             StoppedError::ConnectionLost(error) => Self::ConnectionLost(error),
             StoppedError::Reset => Self::ClosedStream,
+            StoppedError::ZeroRttRejected => Self::ZeroRttRejected,
         }
     }
 }
@@ -167,7 +175,7 @@ impl From<WriteError> for io::Error {
     fn from(error: WriteError) -> Self {
         let kind = match error {
             WriteError::Blocked => io::ErrorKind::WouldBlock,
-            WriteError::Stopped(_) => io::ErrorKind::ConnectionReset,
+            WriteError::Stopped(_) | WriteError::ZeroRttRejected => io::ErrorKind::ConnectionReset,
             WriteError::ClosedStream | WriteError::ConnectionLost(_) => io::ErrorKind::NotConnected,
         };
         Self::new(kind, error)
@@ -178,7 +186,7 @@ impl From<ReadError> for io::Error {
     fn from(error: ReadError) -> Self {
         let kind = match error {
             ReadError::Blocked => io::ErrorKind::WouldBlock,
-            ReadError::Reset(_) => io::ErrorKind::ConnectionReset,
+            ReadError::Reset(_) | ReadError::ZeroRttRejected => io::ErrorKind::ConnectionReset,
             ReadError::ClosedStream | ReadError::ConnectionLost(_) => io::ErrorKind::NotConnected,
             ReadError::IllegalOrderedRead => io::ErrorKind::InvalidInput,
             ReadError::Conflict { .. } => io::ErrorKind::InvalidData,
@@ -210,13 +218,21 @@ impl From<RangeWriteError> for io::Error {
 
 impl From<ResetError> for io::Error {
     fn from(error: ResetError) -> Self {
-        Self::new(io::ErrorKind::NotConnected, error)
+        let kind = match error {
+            ResetError::ConnectionLost(_) => io::ErrorKind::NotConnected,
+            ResetError::ZeroRttRejected => io::ErrorKind::ConnectionReset,
+        };
+        Self::new(kind, error)
     }
 }
 
 impl From<StoppedError> for io::Error {
     fn from(error: StoppedError) -> Self {
-        Self::new(io::ErrorKind::NotConnected, error)
+        let kind = match error {
+            StoppedError::ConnectionLost(_) | StoppedError::Reset => io::ErrorKind::NotConnected,
+            StoppedError::ZeroRttRejected => io::ErrorKind::ConnectionReset,
+        };
+        Self::new(kind, error)
     }
 }
 

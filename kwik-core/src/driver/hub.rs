@@ -12,7 +12,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    task::{Poll, Waker},
+    task::{Context, Poll, Waker},
     time::Instant,
 };
 
@@ -28,6 +28,7 @@ use super::{
 };
 use crate::{
     action::Transmit,
+    config::ServerConfig,
     endpoint::{self as core, Families, SessionHandle},
     error::{ConnectionError, ErrorCode},
 };
@@ -391,11 +392,19 @@ impl<R: Runtime> Drop for EndpointRef<R> {
 }
 
 impl<R: Runtime> Host for EndpointRef<R> {
-    fn accept(&self, incoming: core::Incoming) -> Result<SessionRef, ConnectionError> {
+    fn accept(
+        &self,
+        incoming: core::Incoming,
+        config: Option<Arc<ServerConfig>>,
+    ) -> Result<SessionRef, ConnectionError> {
         let mut bytes = Vec::new();
         let accepted = self.with(|e| {
             let now = self.runtime.now();
-            let (handle, core) = match e.core.accept(now, incoming, &mut bytes) {
+            let accepted = match &config {
+                Some(config) => e.core.accept_with(now, incoming, config, &mut bytes),
+                None => e.core.accept(now, incoming, &mut bytes),
+            };
+            let (handle, core) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => return Err(Box::new((error, e.bound.clone()))),
             };
@@ -463,16 +472,22 @@ impl<'a, R: Runtime> Slot<'a, R> {
 
     /// Waits until `check` has an answer; it is asked again after every event of the key.
     pub(super) async fn wait<T>(&mut self, mut check: impl FnMut(&mut State<R>) -> Option<T>) -> T {
-        poll_fn(|cx| {
-            self.endpoint.with(|e| {
-                let answer = check(e);
-                if answer.is_none() {
-                    e.wakers.wait(self.key, &mut self.ticket, cx.waker());
-                }
-                answer.map_or(Poll::Pending, Poll::Ready)
-            })
+        poll_fn(|cx| self.poll(cx, &mut check)).await
+    }
+
+    /// Returns the answer of `check`, or waits for the key.
+    pub(super) fn poll<T>(
+        &mut self,
+        cx: &Context<'_>,
+        check: impl FnOnce(&mut State<R>) -> Option<T>,
+    ) -> Poll<T> {
+        self.endpoint.with(|e| {
+            let answer = check(e);
+            if answer.is_none() {
+                e.wakers.wait(self.key, &mut self.ticket, cx.waker());
+            }
+            answer.map_or(Poll::Pending, Poll::Ready)
         })
-        .await
     }
 }
 

@@ -1,10 +1,13 @@
 //! Sessions that are not there yet: dialled, or asked for by a client.
 
 use std::{
+    any::Any,
+    convert::Infallible,
     fmt,
     future::{Future, IntoFuture},
     net::{IpAddr, SocketAddr},
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -15,7 +18,10 @@ use super::{
     secondary::SecondarySession,
     session::{Key, SessionRef, Slot, State, is_secondary},
 };
-use crate::{endpoint as core, error::ConnectionError, session::HandshakeData};
+use crate::{
+    config::ServerConfig, endpoint as core, error::ConnectionError, quic::ConnectionId,
+    session::HandshakeData,
+};
 
 /// A session being set up. Resolves when the peer is authenticated and the hello is done.
 ///
@@ -33,17 +39,27 @@ impl Connecting {
         Self { session, slot }
     }
 
-    /// Waits for what the TLS handshake tells before it is complete.
+    /// Waits for what the TLS handshake tells before it is complete: a
+    /// [`HandshakeData`](crate::crypto::rustls::HandshakeData). The application protocol is not in it: the hello comes later.
     ///
     /// # Errors
     /// - [`ConnectionError`] if the session ended first.
-    pub async fn handshake_data(&mut self) -> Result<HandshakeData, ConnectionError> {
+    pub async fn handshake_data(&mut self) -> Result<Box<dyn Any>, ConnectionError> {
         self.session
             .wait(Key::HandshakeData, |s| match s.core.handshake_data() {
                 Some(data) => Some(Ok(data)),
                 None => s.error.clone().map(Err),
             })
             .await
+            .map(boxed)
+    }
+
+    /// Gives this back: KWIK sends nothing before the handshake is done, as that can be replayed.
+    ///
+    /// # Errors
+    /// Always; await what it gives back.
+    pub fn into_0rtt(self) -> Result<(Connection, ZeroRttAccepted), Self> {
+        Err(self)
     }
 
     /// Returns the address the peer reached us at, where known.
@@ -87,6 +103,24 @@ impl Future for Connecting {
     }
 }
 
+/// Tells whether the server took what was sent before the handshake was done. There is none, as nothing is.
+#[derive(Debug)]
+pub struct ZeroRttAccepted(Infallible);
+
+impl Future for ZeroRttAccepted {
+    type Output = bool;
+
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<bool> {
+        match self.0 {}
+    }
+}
+
+/// The results of a handshake in quinn's shape.
+pub(super) fn boxed(data: HandshakeData) -> Box<dyn Any> {
+    let protocol = data.protocol.map(Into::into);
+    Box::new(crate::crypto::rustls::HandshakeData { protocol, server_name: data.server_name })
+}
+
 /// Returns whether the session is there, and no one's secondary.
 fn connected(s: &mut State) -> Option<Result<(), ConnectionError>> {
     match (s.connected, &s.error) {
@@ -109,7 +143,11 @@ pub enum Accepted {
 
 /// Services of an endpoint for a client that waits.
 pub(super) trait Host: Send + Sync {
-    fn accept(&self, incoming: core::Incoming) -> Result<SessionRef, ConnectionError>;
+    fn accept(
+        &self,
+        incoming: core::Incoming,
+        config: Option<Arc<ServerConfig>>,
+    ) -> Result<SessionRef, ConnectionError>;
     fn refuse(&self, incoming: core::Incoming);
     fn retry(&self, incoming: core::Incoming) -> Result<(), Box<core::Incoming>>;
     fn ignore(&self, incoming: core::Incoming);
@@ -126,6 +164,7 @@ pub struct Incoming {
     remote_address_validated: bool,
     local_ip: Option<IpAddr>,
     may_retry: bool,
+    orig_dst_cid: ConnectionId,
 }
 
 impl Incoming {
@@ -135,6 +174,7 @@ impl Incoming {
             remote_address_validated: inner.remote_address_validated(),
             local_ip: inner.local_ip(),
             may_retry: inner.may_retry(),
+            orig_dst_cid: inner.orig_dst_cid(),
             inner: Some(inner),
             host,
         }
@@ -146,7 +186,18 @@ impl Incoming {
     /// - [`ConnectionError`] if the client's first flight is unusable.
     pub fn accept(mut self) -> Result<Connecting, ConnectionError> {
         match self.inner.take() {
-            Some(inner) => self.host.accept(inner).map(Connecting::new),
+            Some(inner) => self.host.accept(inner, None).map(Connecting::new),
+            None => Err(ConnectionError::LocallyClosed),
+        }
+    }
+
+    /// Goes on with the handshake, with settings for this client alone. Limits of the whole endpoint stay as they are.
+    ///
+    /// # Errors
+    /// - [`ConnectionError`] if the client's first flight is unusable, or the settings are.
+    pub fn accept_with(mut self, server_config: Arc<ServerConfig>) -> Result<Connecting, ConnectionError> {
+        match self.inner.take() {
+            Some(inner) => self.host.accept(inner, Some(server_config)).map(Connecting::new),
             None => Err(ConnectionError::LocallyClosed),
         }
     }
@@ -201,6 +252,12 @@ impl Incoming {
     #[must_use]
     pub fn remote_address_validated(&self) -> bool {
         self.remote_address_validated
+    }
+
+    /// Returns the destination id of the client's first packet.
+    #[must_use]
+    pub fn orig_dst_cid(&self) -> ConnectionId {
+        self.orig_dst_cid
     }
 
     /// Returns whether [`Self::retry`] will work.

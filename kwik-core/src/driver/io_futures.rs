@@ -3,7 +3,7 @@
 use std::{
     io,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use futures_io::{AsyncRead, AsyncWrite};
@@ -12,8 +12,7 @@ use super::{lease::SecondaryStream, ranges::RangeWriter, recv::RecvStream, strea
 
 impl AsyncRead for RecvStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
-        let read = ready!(Self::poll_read(self.get_mut(), cx, buf))?;
-        Poll::Ready(Ok(read.unwrap_or(0)))
+        Self::poll_read(self.get_mut(), cx, buf).map_err(io::Error::from)
     }
 }
 

@@ -40,6 +40,7 @@ mod connection;
 mod distribute;
 mod endpoint;
 mod error;
+mod futures;
 mod hub;
 mod inbox;
 mod incoming;
@@ -64,14 +65,15 @@ pub mod udp;
 
 pub use connection::Connection;
 pub use distribute::{DistributeError, Distribution};
+pub use endpoint::{Accept, Endpoint, EndpointStats};
 
 pub use crate::distribute::{DistributeEvent, DistributeOptions};
-pub use endpoint::{Endpoint, EndpointStats};
 pub use error::{
     JobError, PathError, RangeWriteError, ReadExactError, ReadToEndError, ResetError, RetryError,
     StoppedError,
 };
-pub use incoming::{Accepted, Connecting, Incoming, IncomingFuture};
+pub use futures::{AcceptBi, AcceptUni, OpenBi, OpenUni, ReadDatagram, SendDatagram};
+pub use incoming::{Accepted, Connecting, Incoming, IncomingFuture, ZeroRttAccepted};
 pub use lease::{SecondaryLease, SecondaryStream};
 pub use primary::PrimarySession;
 pub use ranges::{Job, Lease, RangeWriter, Ranges};

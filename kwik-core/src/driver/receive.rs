@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     endpoint::{DatagramEvent, SessionEvent, SessionHandle},
-    error::ConnectionError,
+    error::TransportError,
 };
 
 /// Drives one endpoint, as long as there are handles to it or sessions of it.
@@ -155,7 +155,7 @@ impl<R: Runtime> EndpointDriver<R> {
                     if self.errors == RECV_ERRORS_MAX {
                         tracing::error!(%error, "socket lost");
                         let reason = format!("socket lost: {error}");
-                        self.endpoint.stop(&ConnectionError::TransportError(reason));
+                        self.endpoint.stop(&TransportError::internal(reason).into());
                         return Read::Lost;
                     }
                 }
@@ -309,7 +309,7 @@ impl<R: Runtime> Future for EndpointDriver<R> {
 
 impl<R: Runtime> Drop for EndpointDriver<R> {
     fn drop(&mut self) {
-        self.endpoint.stop(&ConnectionError::TransportError("endpoint task ended".to_owned()));
+        self.endpoint.stop(&TransportError::internal("endpoint task ended".to_owned()).into());
     }
 }
 

@@ -50,7 +50,7 @@ impl RecvStream {
     /// - [`ReadError::Incomplete`] if bytes are missing that nobody will send.
     /// - [`ReadError::Reset`] if the peer gave the stream up.
     pub async fn read(&mut self, buf: &mut [u8]) -> Result<Option<usize>, ReadError> {
-        poll_fn(|cx| self.poll_read(cx, buf)).await
+        poll_fn(|cx| self.poll_some(cx, buf)).await
     }
 
     /// Fills `buf`. Not cancel-safe: some bytes may have been read.
@@ -69,12 +69,25 @@ impl RecvStream {
         Ok(())
     }
 
-    /// Reads the next bytes into `buf`, or waits; for implementations of IO traits. `None` as of [`Self::read`].
-    pub fn poll_read(
+    /// Reads the next bytes into `buf`, or waits, and returns how many; for implementations of IO traits. 0 where
+    /// [`Self::read`] says `None`.
+    pub fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Result<usize, ReadError>> {
+        self.poll_some(cx, buf).map_ok(Option::unwrap_or_default)
+    }
+
+    /// Reads the next bytes into what is free of `buf`, or waits; for implementations of IO traits. None where
+    /// [`Self::read`] says `None`.
+    #[cfg(feature = "tokio")]
+    pub fn poll_read_buf(
         &mut self,
         cx: &mut Context<'_>,
-        buf: &mut [u8],
-    ) -> Poll<Result<Option<usize>, ReadError>> {
+        buf: &mut tokio::io::ReadBuf<'_>,
+    ) -> Poll<Result<(), ReadError>> {
+        let room = buf.remaining();
+        self.poll_copy(cx, room, &mut |bytes| buf.put_slice(bytes)).map_ok(drop)
+    }
+
+    fn poll_some(&mut self, cx: &Context<'_>, buf: &mut [u8]) -> Poll<Result<Option<usize>, ReadError>> {
         let mut filled = 0;
         let room = buf.len();
         self.poll_copy(cx, room, &mut |bytes| {
@@ -260,6 +273,12 @@ impl RecvStream {
         self.stream
     }
 
+    /// Returns whether the stream was opened before the handshake was done: never, as KWIK sends nothing then.
+    #[must_use]
+    pub fn is_0rtt(&self) -> bool {
+        false
+    }
+
     /// Reads pieces until `take` returns 0, which otherwise says how long the next may be, or until nothing is left.
     /// Returns whether there were any; none, without an error, means that nothing more is to be read.
     fn poll_chunks(
@@ -335,7 +354,8 @@ fn reads_after(error: &ReadError) -> Option<Result<(), ReadError>> {
         ReadError::ClosedStream
         | ReadError::Conflict { .. }
         | ReadError::ConnectionLost(_)
-        | ReadError::Incomplete { .. } => Some(Err(error.clone())),
+        | ReadError::Incomplete { .. }
+        | ReadError::ZeroRttRejected => Some(Err(error.clone())),
     }
 }
 

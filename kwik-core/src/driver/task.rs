@@ -25,7 +25,7 @@ use super::{
 use crate::{
     action::Transmit,
     endpoint::{SessionEvent, SessionHandle},
-    error::ConnectionError,
+    error::TransportError,
     session::Question,
 };
 
@@ -409,7 +409,7 @@ impl<R: Runtime> Future for SessionDriver<R> {
 
 impl<R: Runtime> Drop for SessionDriver<R> {
     fn drop(&mut self) {
-        self.shared.retire(ConnectionError::TransportError("session task ended early".to_owned()));
+        self.shared.retire(TransportError::internal("session task ended early".to_owned()).into());
         self.endpoint.forget(self.handle);
         if let Some(ticket) = self.fence.ticket {
             self.endpoint.with(|e| e.wakers.forget(hub::Key::Read, ticket));

@@ -325,14 +325,14 @@ fn pair(transport: TransportConfig) -> Pair {
     let machine = Machine::new();
     let authority = Authority::new();
     let (tls, _) = authority.server("server.test");
-    let config = ServerConfig::new(tls).unwrap().primary(Arc::new(SigningKey::from_seed([7; 32])));
+    let config = ServerConfig::try_from(tls).unwrap().primary(Arc::new(SigningKey::from_seed([7; 32])));
     let host = machine.host(SERVER);
     let socket = host.bind(address(SERVER)).unwrap();
     let listener = Endpoint::new_from_socket(Some(config), socket, host).unwrap();
     let host = machine.host(CLIENT);
     let socket = host.bind(address(CLIENT)).unwrap();
     let endpoint = Endpoint::new_from_socket(None, socket, host).unwrap();
-    let config = ClientConfig::new(authority.client()).unwrap().transport(transport);
+    let config = ClientConfig::try_from(authority.client()).unwrap().transport(transport);
     let connecting = endpoint.connect_with(config, address(SERVER), "server.test").unwrap();
     let incoming = machine.wait(listener.accept()).unwrap();
     let Ok(Accepted::Primary(server)) = machine.wait(incoming.accept_any()) else {
@@ -421,10 +421,8 @@ fn what_the_windows_permit_is_not_dropped() {
 /// Beyond that the socket is left unread for a moment, then the excess is dropped; nobody else waits for long.
 #[test]
 fn a_session_that_is_stuck_holds_up_others_for_a_moment_only() {
-    let small = TransportConfig::default()
-        .session_window(1 << 17)
-        .stream_receive_window(1 << 16)
-        .secondary_paths_max(0);
+    let mut small = TransportConfig::default().session_window(1 << 17).secondary_paths_max(0);
+    small.stream_receive_window((1u32 << 16).into());
     let Pair { machine, endpoint, client, server, _listener } = pair(small);
     flood(&machine, &server, 10_000);
     run_endpoint_only(&machine);
@@ -450,10 +448,8 @@ fn a_session_that_is_stuck_holds_up_others_for_a_moment_only() {
 /// A session that takes what comes, if late, loses nothing: reading waits for it.
 #[test]
 fn reading_waits_for_a_session_that_is_merely_late() {
-    let small = TransportConfig::default()
-        .session_window(1 << 17)
-        .stream_receive_window(1 << 16)
-        .secondary_paths_max(0);
+    let mut small = TransportConfig::default().session_window(1 << 17).secondary_paths_max(0);
+    small.stream_receive_window((1u32 << 16).into());
     let Pair { machine, endpoint, client, server, _listener } = pair(small);
     flood(&machine, &server, 10_000);
     run_endpoint_only(&machine);

@@ -10,13 +10,17 @@ use bytes::Bytes;
 use quinn_proto::{ConnectionHandle, ReadError, ReadableError, SendDatagramError, WriteError};
 use rustls_pki_types::CertificateDer;
 
-use super::event::{self, DatagramEnd, Event, ReadEnd, WriteEnd, to_dir, to_id, varint};
+use super::{
+    congestion::Controller,
+    crypto::ExportKeyingMaterialError,
+    event::{self, DatagramEnd, Event, ReadEnd, WriteEnd, to_dir, to_id, varint},
+};
 use crate::{
     action::{Chunk, Transmit},
     error::ErrorCode,
     id::{Dir, PathId, StreamId},
     limits,
-    stats::PathStats,
+    stats::{FrameStats, PathStats, UdpStats},
 };
 
 /// A datagram or new identifiers for one connection.
@@ -47,6 +51,15 @@ pub struct Written {
     pub bytes: usize,
     /// Chunks taken whole; the one after them is advanced past what was taken of it.
     pub chunks: usize,
+}
+
+/// Counters of one connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Counters {
+    pub(crate) udp_tx: UdpStats,
+    pub(crate) udp_rx: UdpStats,
+    pub(crate) frame_tx: FrameStats,
+    pub(crate) frame_rx: FrameStats,
 }
 
 /// One connection. Its documented poll order is quinn-proto's: endpoint events, transmits, timeout, events.
@@ -332,10 +345,15 @@ impl Connection {
         PathStats {
             remote: Some(self.remote_address()),
             rtt: stats.path.rtt,
+            min_rtt: stats.path.min_rtt,
             cwnd: stats.path.cwnd,
             congestion_events: stats.path.congestion_events,
             lost_packets: stats.path.lost_packets,
+            lost_bytes: stats.path.lost_bytes,
             sent_packets: stats.path.sent_packets,
+            sent_plpmtud_probes: stats.path.sent_plpmtud_probes,
+            lost_plpmtud_probes: stats.path.lost_plpmtud_probes,
+            black_holes_detected: stats.path.black_holes_detected,
             current_mtu: stats.path.current_mtu,
             udp_tx_bytes: stats.udp_tx.bytes,
             udp_tx_datagrams: stats.udp_tx.datagrams,
@@ -344,6 +362,43 @@ impl Connection {
             udp_rx_datagrams: stats.udp_rx.datagrams,
             udp_rx_ios: stats.udp_rx.ios,
         }
+    }
+
+    /// Counters of datagrams and frames, sent and received.
+    pub(crate) fn counters(&self) -> Counters {
+        let stats = self.inner.stats();
+        Counters {
+            udp_tx: udp(&stats.udp_tx),
+            udp_rx: udp(&stats.udp_rx),
+            frame_tx: stats.frame_tx.into(),
+            frame_rx: stats.frame_rx.into(),
+        }
+    }
+
+    pub(crate) fn min_rtt(&self) -> Duration {
+        self.inner.min_rtt()
+    }
+
+    pub(crate) fn congestion_state(&self) -> Box<dyn Controller> {
+        self.inner.congestion_state().clone_box()
+    }
+
+    pub(crate) fn force_key_update(&mut self) {
+        self.inner.force_key_update();
+    }
+
+    pub(crate) fn export_keying_material(
+        &self,
+        output: &mut [u8],
+        label: &[u8],
+        context: &[u8],
+    ) -> Result<(), ExportKeyingMaterialError> {
+        self.inner.crypto_session().export_keying_material(output, label, context)
+    }
+
+    pub(crate) fn set_send_window(&mut self, bytes: u64) {
+        self.send_window = bytes;
+        self.inner.set_send_window(bytes);
     }
 
     /// The ALPN that TLS agreed on, and the name the client asked for (servers only).
@@ -370,6 +425,10 @@ impl Connection {
         self.inner.crypto_session().export_keying_material(&mut out, label, b"").ok()?;
         Some(out)
     }
+}
+
+const fn udp(stats: &quinn_proto::UdpStats) -> UdpStats {
+    UdpStats { datagrams: stats.datagrams, bytes: stats.bytes, ios: stats.ios }
 }
 
 fn unreadable(error: ReadableError) -> ReadEnd {

@@ -10,7 +10,7 @@ use std::{
 
 use bytes::BytesMut;
 use quinn_proto::{
-    ConnectionHandle, ConnectionId, DatagramEvent, IdleTimeout, MtuDiscoveryConfig, NoneTokenStore,
+    ConnectionHandle, ConnectionId, DatagramEvent, IdleTimeout, NoneTokenStore, TokenStore,
     crypto::rustls as tls,
 };
 use rustls::{
@@ -27,9 +27,9 @@ use super::{
 };
 use crate::{
     action::{Ecn, Transmit},
-    config::{ServerConfig, TransportConfig},
+    config::{EndpointConfig, ServerConfig, TransportConfig},
     error::{ConfigError, ConnectError, ConnectionError},
-    id::LinkId,
+    id::{Dir, LinkId},
     limits,
     rng::Rng,
 };
@@ -70,6 +70,16 @@ impl Incoming {
     pub(crate) fn may_retry(&self) -> bool {
         self.0.may_retry()
     }
+
+    pub(crate) fn orig_dst_cid(&self) -> ConnectionId {
+        *self.0.orig_dst_cid()
+    }
+}
+
+/// Settings for one client.
+pub(crate) struct Accepting {
+    config: Arc<quinn_proto::ServerConfig>,
+    send_window: u64,
 }
 
 /// Reason why a client was not let in, and the packet that tells it.
@@ -102,6 +112,10 @@ pub(crate) struct Dial {
     /// Towards a secondary, whether it may ask who the client is.
     pub(crate) authenticate: bool,
     pub(crate) transport: Arc<TransportConfig>,
+    /// Address tokens, towards a primary.
+    pub(crate) token_store: Option<Arc<dyn TokenStore>>,
+    pub(crate) initial_dst_cid: Option<Arc<dyn Fn() -> ConnectionId + Send + Sync>>,
+    pub(crate) version: u32,
 }
 
 impl fmt::Debug for Dial {
@@ -136,14 +150,34 @@ impl Endpoint {
         mut rng: Rng,
         clock: Arc<TokenClock>,
         allow_mtud: bool,
+        settings: &EndpointConfig,
         reset_key: Option<[u8; 32]>,
     ) -> Self {
         let random = rng.bytes::<32>();
-        let mut config = quinn_proto::EndpointConfig::new(cid::reset_key(&reset_key.unwrap_or(random)));
+        let reset_key =
+            settings.reset_key.clone().unwrap_or_else(|| cid::reset_key(&reset_key.unwrap_or(random)));
+        let mut config = quinn_proto::EndpointConfig::new(reset_key);
         let cids = rng.bytes::<32>();
         config
             .rng_seed(Some(rng.bytes::<32>()))
             .cid_generator(move || Box::new(SeededCids(Rng::from_seed(cids))));
+        if let Some(make) = settings.cid_generator.clone() {
+            config.cid_generator(move || make());
+        }
+        if let Some(versions) = &settings.supported_versions {
+            config.supported_versions(versions.clone());
+        }
+        if let Some(grease) = settings.grease_quic_bit {
+            config.grease_quic_bit(grease);
+        }
+        if let Some(interval) = settings.min_reset_interval {
+            config.min_reset_interval(interval);
+        }
+        if let Some(Err(error)) =
+            settings.max_udp_payload_size.map(|bytes| config.max_udp_payload_size(bytes))
+        {
+            debug_assert!(false, "{error}: its setter has checked it");
+        }
         let token_key = cid::token_key(&mut rng);
         let inner = quinn_proto::Endpoint::new(Arc::new(config), None, allow_mtud, None);
         Self {
@@ -164,26 +198,49 @@ impl Endpoint {
             self.inner.set_server_config(None);
             return Ok(());
         };
+        let config = self.server_config(server)?;
+        self.server_send_window = server.transport.send_window;
+        self.accepts_max = server.accepts_max;
+        self.inner.set_server_config(Some(config));
+        Ok(())
+    }
+
+    /// Makes quinn-proto's settings of a server's.
+    fn server_config(&self, server: &ServerConfig) -> Result<Arc<quinn_proto::ServerConfig>, ConfigError> {
         server.check()?;
-        let crypto = tls::QuicServerConfig::try_from(server.tls.clone()).map_err(|_| ConfigError::Tls)?;
-        let mut config = quinn_proto::ServerConfig::new(Arc::new(crypto), self.token_key.clone());
+        let crypto = tls::QuicServerConfig::try_from(server.tls().clone()).map_err(|_| ConfigError::Tls)?;
+        let settings = &server.quic;
+        let token_key = settings.token_key.as_ref().unwrap_or(&self.token_key);
+        let mut config = quinn_proto::ServerConfig::new(Arc::new(crypto), token_key.clone());
         let mut transport = base_transport(&server.transport)?;
+        // Control's own comes on top of what the application permits.
+        let bidi = server.transport.streams(Dir::Bi, u64::from(limits::HELLO_BIDI) - 1) + 1;
+        let uni = server.transport.streams(Dir::Uni, limits::HELLO_UNI.into());
         transport
-            .max_concurrent_bidi_streams(limits::HELLO_BIDI.into())
-            .max_concurrent_uni_streams(limits::HELLO_UNI.into())
+            .max_concurrent_bidi_streams(varint(bidi.min(limits::HELLO_BIDI.into())))
+            .max_concurrent_uni_streams(varint(uni.min(limits::HELLO_UNI.into())))
             .receive_window(limits::HELLO_WINDOW.into())
             .datagram_receive_buffer_size(server.transport.datagram_receive_buffer)
             .keep_alive_interval(server.transport.keep_alive_interval);
         config
             .transport_config(Arc::new(transport))
-            .time_source(self.clock.clone())
+            .validation_token_config(server.validation_token.clone())
+            .preferred_address_v4(settings.preferred_address_v4)
+            .preferred_address_v6(settings.preferred_address_v6)
             .max_incoming(server.accepts_max) // beyond it quinn-proto ignores clients, cheaply and silently
-            .incoming_buffer_size(INCOMING_BUFFER)
-            .incoming_buffer_size_total(INCOMING_BUFFERS);
-        self.server_send_window = server.transport.send_window;
-        self.accepts_max = server.accepts_max;
-        self.inner.set_server_config(Some(Arc::new(config)));
-        Ok(())
+            .incoming_buffer_size(settings.incoming_buffer_size.unwrap_or(INCOMING_BUFFER))
+            .incoming_buffer_size_total(settings.incoming_buffer_size_total.unwrap_or(INCOMING_BUFFERS));
+        match &settings.time_source {
+            Some(clock) => config.time_source(clock.clone()),
+            None => config.time_source(self.clock.clone()),
+        };
+        if let Some(lifetime) = settings.retry_token_lifetime {
+            config.retry_token_lifetime(lifetime);
+        }
+        if let Some(migration) = settings.migration {
+            config.migration(migration);
+        }
+        Ok(Arc::new(config))
     }
 
     pub(crate) fn handle(
@@ -243,8 +300,9 @@ impl Endpoint {
         let mut config = quinn_proto::ClientConfig::new(Arc::new(crypto));
         config
             .transport_config(Arc::new(transport))
-            .token_store(Arc::new(NoneTokenStore))
-            .initial_dst_cid_provider(Arc::new(move || initial_dcid));
+            .token_store(dial.token_store.unwrap_or_else(|| Arc::new(NoneTokenStore)))
+            .initial_dst_cid_provider(dial.initial_dst_cid.unwrap_or_else(|| Arc::new(move || initial_dcid)))
+            .version(dial.version);
         let (handle, connection) =
             self.inner.connect(now, config, dial.remote, &dial.server_name).map_err(connect_error)?;
         self.dialled.insert(handle.0);
@@ -255,16 +313,26 @@ impl Endpoint {
         &mut self,
         now: Instant,
         incoming: Incoming,
+        config: Option<Accepting>,
         buf: &mut Vec<u8>,
     ) -> Result<Connection, AcceptError> {
         self.leave_door();
-        match self.inner.accept(incoming.0, now, buf, None) {
-            Ok((handle, connection)) => Ok(Connection::new(connection, handle, self.server_send_window)),
+        let (config, send_window) = match config {
+            Some(own) => (Some(own.config), own.send_window),
+            None => (None, self.server_send_window),
+        };
+        match self.inner.accept(incoming.0, now, buf, config) {
+            Ok((handle, connection)) => Ok(Connection::new(connection, handle, send_window)),
             Err(error) => Err(AcceptError {
                 cause: event::lost(error.cause),
                 response: error.response.map(event::transmit),
             }),
         }
+    }
+
+    /// Prepares settings for one client alone.
+    pub(crate) fn prepare(&self, server: &ServerConfig) -> Result<Accepting, ConfigError> {
+        Ok(Accepting { config: self.server_config(server)?, send_window: server.transport.send_window })
     }
 
     pub(crate) fn refuse(&mut self, incoming: Incoming, buf: &mut Vec<u8>) -> Transmit {
@@ -318,13 +386,13 @@ const INCOMING_BUFFER: u64 = 64 * 1024;
 const INCOMING_BUFFERS: u64 = 16 * 1024 * 1024;
 
 /// Fails if `tls` cannot be used for QUIC.
-pub(crate) fn check_client_tls(tls: &rustls::ClientConfig) -> Result<(), ConfigError> {
-    tls::QuicClientConfig::try_from(tls.clone()).map(drop).map_err(|_| ConfigError::Tls)
+pub(crate) fn check_client_tls(tls: Arc<rustls::ClientConfig>) -> Result<(), tls::NoInitialCipherSuite> {
+    tls::QuicClientConfig::try_from(tls).map(drop)
 }
 
 /// Fails if `tls` cannot be used for QUIC.
-pub(crate) fn check_server_tls(tls: &rustls::ServerConfig) -> Result<(), ConfigError> {
-    tls::QuicServerConfig::try_from(tls.clone()).map(drop).map_err(|_| ConfigError::Tls)
+pub(crate) fn check_server_tls(tls: Arc<rustls::ServerConfig>) -> Result<(), tls::NoInitialCipherSuite> {
+    tls::QuicServerConfig::try_from(tls).map(drop)
 }
 
 /// Settings that every connection has in common.
@@ -332,14 +400,12 @@ fn base_transport(config: &TransportConfig) -> Result<quinn_proto::TransportConf
     config.check()?;
     let idle =
         IdleTimeout::try_from(config.idle_timeout).map_err(|_| ConfigError::OutOfRange("idle_timeout"))?;
-    let mut mtu = MtuDiscoveryConfig::default();
-    mtu.upper_bound(config.mtu_max);
     let mut transport = quinn_proto::TransportConfig::default();
+    config.quic.apply(&mut transport, config.mtu_max);
     transport
         .max_idle_timeout(Some(idle))
         .stream_receive_window(config.stream_receive_window.into())
         .send_window(config.send_window)
-        .mtu_discovery_config(Some(mtu))
         .datagram_send_buffer_size(config.datagram_send_buffer);
     #[cfg(feature = "qlog")]
     transport.qlog_stream(config.qlog.as_ref().map(super::Qlog::stream));
@@ -359,8 +425,8 @@ fn client_transport(
         let (streams, window) =
             native_streams(config, config.streams_start.unwrap_or(limits::CLIENT_STREAMS_START));
         transport
-            .max_concurrent_bidi_streams(varint(streams))
-            .max_concurrent_uni_streams(varint(streams))
+            .max_concurrent_bidi_streams(varint(config.streams(Dir::Bi, streams)))
+            .max_concurrent_uni_streams(varint(config.streams(Dir::Uni, streams)))
             .receive_window(varint(window))
             .datagram_receive_buffer_size(config.datagram_receive_buffer)
             .keep_alive_interval(config.keep_alive_interval);
@@ -388,7 +454,8 @@ pub(crate) fn native_streams(config: &TransportConfig, wanted: u64) -> (u64, u64
     let window = u64::from(config.stream_receive_window).max(1);
     let streams = wanted.min(config.streams_most());
     // What the peer opens in two directions, and as many bidirectional ones of our own.
-    (streams, streams.saturating_mul(3).saturating_mul(window).saturating_add(limits::CONTROL_WINDOW))
+    let either = config.streams_either(streams);
+    (streams, either.saturating_mul(3).saturating_mul(window).saturating_add(limits::CONTROL_WINDOW))
 }
 
 fn connect_error(error: quinn_proto::ConnectError) -> ConnectError {

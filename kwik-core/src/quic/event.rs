@@ -5,7 +5,7 @@ use quinn_proto::VarInt;
 
 use crate::{
     action::{Ecn, Transmit},
-    error::{ApplicationClose, ConnectionError, ErrorCode, PeerText},
+    error::{ApplicationClose, ConnectionClose, ConnectionError, ErrorCode, TransportError},
     id::{Dir, Side, StreamId},
 };
 
@@ -49,11 +49,14 @@ pub(super) fn lost(reason: quinn_proto::ConnectionError) -> ConnectionError {
     use quinn_proto::ConnectionError as Q;
     match reason {
         Q::VersionMismatch => ConnectionError::VersionMismatch,
-        // A certificate that was refused is quoted in it.
         Q::TransportError(error) => {
-            ConnectionError::TransportError(PeerText(error.to_string().as_bytes()).to_string())
+            ConnectionError::TransportError(TransportError::new(error.code, error.frame, error.reason))
         }
-        Q::ConnectionClosed(close) => ConnectionError::ConnectionClosed(closed(&close)),
+        Q::ConnectionClosed(close) => ConnectionError::ConnectionClosed(ConnectionClose::new(
+            close.error_code,
+            close.frame_type,
+            close.reason,
+        )),
         Q::ApplicationClosed(close) => ConnectionError::ApplicationClosed(ApplicationClose {
             error_code: code(close.error_code),
             reason: close.reason,
@@ -62,15 +65,6 @@ pub(super) fn lost(reason: quinn_proto::ConnectionError) -> ConnectionError {
         Q::TimedOut => ConnectionError::TimedOut,
         Q::LocallyClosed => ConnectionError::LocallyClosed,
         Q::CidsExhausted => ConnectionError::CidsExhausted,
-    }
-}
-
-/// Text of a close by the peer's QUIC stack.
-fn closed(close: &quinn_proto::ConnectionClose) -> String {
-    if close.reason.is_empty() {
-        close.error_code.to_string()
-    } else {
-        format!("{}: {}", close.error_code, PeerText(&close.reason))
     }
 }
 

@@ -8,14 +8,23 @@ mod event;
 #[cfg(feature = "qlog")]
 mod qlog;
 mod retry;
+mod types;
 
 pub(crate) use cid::TokenClock;
 pub use connection::Written;
 pub(crate) use connection::{Connection, ConnectionEvent, EndpointEvent};
 pub(crate) use endpoint::{
-    Datagram, Dial, Endpoint, Incoming, check_client_tls, check_server_tls, keep_alive, native_streams,
+    Accepting, Datagram, Dial, Endpoint, Incoming, check_client_tls, check_server_tls, keep_alive,
+    native_streams,
 };
 #[cfg(feature = "qlog")]
 pub use qlog::Qlog;
 
 pub(crate) use event::{DatagramEnd, Event, ReadEnd, WriteEnd};
+pub(crate) use quinn_proto::FrameStats;
+pub(crate) use types::crypto;
+pub use types::{
+    ConnectionId, ConnectionIdGenerator, FrameType, MtuDiscoveryConfig, NoneTokenLog, NoneTokenStore,
+    StdSystemTime, TimeSource, TokenLog, TokenMemoryCache, TokenReuseError, TokenStore, TransportErrorCode,
+    ValidationTokenConfig, VarIntBoundsExceeded, congestion,
+};

@@ -97,11 +97,13 @@ impl Session {
         let uni = home.quic.remote_open_streams(Dir::Uni).saturating_sub(others);
         // Control is no stream of the application's; it is the client that opens it.
         let bi = home.quic.remote_open_streams(Dir::Bi).saturating_sub(u64::from(self.client.is_none()));
-        let open = bi.max(uni);
-        if open * 2 > self.permitted {
+        if bi.max(uni) * 2 > self.permitted {
             self.permit_streams(self.permitted * 2);
         }
-        self.observed.streams_exhausted += u64::from(open >= self.permitted);
+        let transport = &self.transport;
+        let exhausted = bi >= transport.streams(Dir::Bi, self.permitted)
+            || uni >= transport.streams(Dir::Uni, self.permitted);
+        self.observed.streams_exhausted += u64::from(exhausted);
     }
 
     /// Bytes of a unidirectional stream arrived whose header is incomplete.

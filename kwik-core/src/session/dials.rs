@@ -30,9 +30,19 @@ impl Session {
         let Some(ClientSide { config, .. }) = self.client.as_deref() else {
             return;
         };
-        let (tls, transport) = (config.tls.clone(), config.transport.clone());
+        let (tls, transport) = (config.tls().clone(), config.transport.clone());
         let authenticate = config.authenticate_to_secondaries;
-        let dial = quic::Dial { link, remote, server_name, tls, authenticate, transport };
+        let dial = quic::Dial {
+            link,
+            remote,
+            server_name,
+            tls,
+            authenticate,
+            transport,
+            token_store: None, // one server's word about where the client is must not be shown to another
+            initial_dst_cid: None,
+            version: config.version,
+        };
         self.endpoint_events.push_back(EndpointEvent(EndpointEventInner::Dial(dial)));
     }
 

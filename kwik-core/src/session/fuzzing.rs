@@ -98,7 +98,7 @@ impl World {
         let secondary = SecondaryConfig::new(signer.public_key(), tls::certificate()).expect("parses");
         let node = |index: u8| {
             let server = (usize::from(index) != CLIENT).then(|| {
-                let config = ServerConfig::new(tls::server()).expect("usable");
+                let config = ServerConfig::try_from(tls::server()).expect("usable");
                 let primary = usize::from(index) == PRIMARY;
                 if primary { config.primary(signer.clone()) } else { config.secondary(secondary.clone()) }
             });
@@ -128,7 +128,7 @@ impl World {
 
     /// Connects all three, splits a stream and leases some of it.
     fn begin(&mut self) {
-        let config = ClientConfig::new(tls::client()).expect("usable");
+        let config = ClientConfig::try_from(tls::client()).expect("usable");
         let (now, primary, secondary) = (self.now, self.address(PRIMARY), self.address(SECONDARY));
         let client = self.nodes.get_mut(CLIENT).expect("three nodes");
         let (handle, session) = client.endpoint.connect(now, config, primary, tls::NAME).expect("dials");

@@ -113,7 +113,7 @@ impl Greeting {
 
     /// The server's preference decides, as in TLS. One that names protocols speaks no other, and who offers none gets none.
     fn choose_protocol(&self, offered: &[Bytes]) -> Result<Option<Bytes>, ErrorCode> {
-        let ours = &self.config.app_protocols;
+        let ours = self.config.app_protocols();
         if ours.is_empty() {
             return Ok(None);
         }

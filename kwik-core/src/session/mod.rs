@@ -8,6 +8,7 @@
 mod action;
 mod arrivals;
 mod client;
+mod connection;
 mod dials;
 mod effort;
 mod events;

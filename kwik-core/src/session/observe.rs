@@ -55,7 +55,14 @@ impl Session {
 
     /// Returns the snapshot of [`Self::stats`], with times that still run counted up to `now`.
     pub fn stats_at(&self, now: Instant) -> SessionStats {
+        let home = &self.links.home.quic;
+        let counters = home.counters();
         let mut stats = SessionStats {
+            udp_tx: counters.udp_tx,
+            udp_rx: counters.udp_rx,
+            frame_tx: counters.frame_tx,
+            frame_rx: counters.frame_rx,
+            path: home.stats(),
             paths: self.links.iter().map(|(path, link)| (path, link.quic.stats())).collect(),
             relays_refused: self.relays_refused,
             credit_frames: self.observed.credit_frames,

@@ -420,15 +420,22 @@ impl Session {
             return;
         }
         self.permitted = streams;
+        self.permit_again();
+    }
+
+    /// Tells the peer what it is permitted now.
+    pub(super) fn permit_again(&mut self) {
         // A client opens one bidirectional stream more than its application may use: control.
         let control = u64::from(self.client.is_none());
+        let streams = self.transport.streams(Dir::Bi, self.permitted);
         self.links.home.quic.set_max_concurrent_streams(Dir::Bi, streams + control);
         self.permit_uni();
+        self.unsettled = true;
     }
 
     fn permit_uni(&mut self) {
         let beyond = (self.run_slots + self.relay_slots) as u64;
-        let count = self.permitted + beyond;
+        let count = self.transport.streams(Dir::Uni, self.permitted) + beyond;
         // quinn-proto tells of streams that may follow ended ones only once they are more than an eighth.
         let untold = if beyond > 0 { count / 7 + 1 } else { 0 };
         let (_, window) = native_streams(&self.transport, self.permitted);

@@ -430,7 +430,8 @@ impl Session {
             | ReadError::ClosedStream
             | ReadError::ConnectionLost(_)
             | ReadError::IllegalOrderedRead
-            | ReadError::Reset(_) => ErrorCode::STREAM_CLOSED,
+            | ReadError::Reset(_)
+            | ReadError::ZeroRttRejected => ErrorCode::STREAM_CLOSED,
         };
         if let Some(deferred) = self.early.get_mut(&stream) {
             deferred.stop = Some(code);

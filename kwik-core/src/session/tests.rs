@@ -161,7 +161,7 @@ impl World {
             let server = (index != CLIENT).then(|| {
                 let (tls, certificate) = authority.server(&format!("node{index}.test"));
                 identities.push(ticket::spki_hash(&certificate).unwrap());
-                let config = ServerConfig::new(tls.clone()).unwrap();
+                let config = ServerConfig::try_from(tls.clone()).unwrap();
                 if index == PRIMARY {
                     primary_tls = Some(tls);
                     config.primary(signer.clone())
@@ -210,7 +210,7 @@ impl World {
     }
 
     fn connect_with(&mut self, transport: TransportConfig) {
-        let config = ClientConfig::new(self.tls.clone()).unwrap().transport(transport);
+        let config = ClientConfig::try_from(self.tls.clone()).unwrap().transport(transport);
         let address = self.nodes[PRIMARY].address;
         let node = &mut self.nodes[CLIENT];
         let (handle, session) = node.endpoint.connect(self.now, config, address, "node1.test").unwrap();

@@ -148,7 +148,7 @@ pub(crate) async fn futures_of_sessions<C: Host, S: Host>(bed: Bed<C, S>) {
 
 /// Small windows, so that writers wait.
 pub(crate) fn narrow() -> TransportConfig {
-    TransportConfig::default().stream_receive_window(64 * 1024)
+    TransportConfig::default().stream_receive_window((64u32 * 1024).into()).clone()
 }
 
 /// Futures that move bytes: none is lost, and none comes twice, however often writers and readers are dropped.

@@ -46,7 +46,7 @@ impl<C: Host, S: Host> Bed<C, S> {
         for index in 0..MIRRORS {
             let identity = authority.issue(&format!("mirror{index}.test"));
             let trust = SecondaryConfig::new(signer.public_key(), &identity.certificate).unwrap();
-            let mirror = serve(ServerConfig::new(identity.tls).unwrap().secondary(trust));
+            let mirror = serve(ServerConfig::try_from(identity.tls).unwrap().secondary(trust));
             mirrors.push(NewPath::new(mirror.local_addr().unwrap(), &identity.name, identity.key));
             // By its handle: a task that owned the runtime it runs on would be its end.
             let runtime = server_host.inside(S::Runtime::current).unwrap();
@@ -58,11 +58,11 @@ impl<C: Host, S: Host> Bed<C, S> {
                 }
             });
         }
-        let config = ServerConfig::new(authority.issue("origin.test").tls).unwrap().primary(signer);
+        let config = ServerConfig::try_from(authority.issue("origin.test").tls).unwrap().primary(signer);
         let origin = serve(config);
         let mut client = client_host.inside(|| Endpoint::<C::Runtime>::client(loopback())).unwrap();
         client.set_default_client_config(
-            ClientConfig::new(authority.client()).unwrap().transport(transport.clone()),
+            ClientConfig::try_from(authority.client()).unwrap().transport(transport.clone()),
         );
         Self { client_host, server_host, client, origin, mirrors }
     }

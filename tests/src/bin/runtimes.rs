@@ -105,12 +105,12 @@ fn run<H: Host>(size: u64, mirrors: usize) -> Fallible<Duration> {
     for index in 0..mirrors {
         let identity = authority.issue(&format!("mirror{index}.test"));
         let trust = SecondaryConfig::new(signer.public_key(), &identity.certificate)?;
-        let config = ServerConfig::new(identity.tls)?.secondary(trust);
+        let config = ServerConfig::try_from(identity.tls)?.secondary(trust);
         let endpoint = host.inside(|| Endpoint::<H::Runtime>::server(config, loopback()))?;
         paths.push(NewPath::new(endpoint.local_addr()?, &identity.name, identity.key));
         host.spawn(mirror(endpoint));
     }
-    let config = ServerConfig::new(authority.issue("origin.test").tls)?.primary(signer);
+    let config = ServerConfig::try_from(authority.issue("origin.test").tls)?.primary(signer);
     let origin = host.inside(|| Endpoint::<H::Runtime>::server(config, loopback()))?;
     let address = origin.local_addr()?;
     host.spawn(async move {
@@ -118,7 +118,7 @@ fn run<H: Host>(size: u64, mirrors: usize) -> Fallible<Duration> {
             drop(writeln!(io::stderr(), "the origin: {error}"));
         }
     });
-    let config = ClientConfig::new(authority.client())?;
+    let config = ClientConfig::try_from(authority.client())?;
     let client = host.inside(|| Endpoint::<H::Runtime>::client(loopback()))?;
     let (done, wait) = mpsc::channel();
     host.spawn(async move {

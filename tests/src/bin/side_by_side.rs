@@ -114,16 +114,17 @@ fn chunks(size: u64) -> impl Iterator<Item = Bytes> {
 
 async fn run_kwik(handle: Handle, size: u64) -> Fallible<Duration> {
     let (authority, identity) = identity();
-    let transport =
-        || TransportConfig::default().stream_receive_window(STREAM_WINDOW).send_window(SEND_WINDOW);
+    let mut transport = TransportConfig::default();
+    transport.stream_receive_window(STREAM_WINDOW.into()).send_window(SEND_WINDOW);
+    let transport = || transport.clone();
     let runtime = TokioRuntime::new(handle);
-    let config = ServerConfig::new(identity.tls)?
+    let config = ServerConfig::try_from(identity.tls)?
         .primary(Arc::new(SigningKey::from_seed([1; 32])))
         .transport(transport());
     let wrapped = runtime.wrap_udp_socket(socket()?)?;
     let server = Endpoint::new_from_socket(Some(config), wrapped, runtime.clone())?;
     let client = Endpoint::new_from_socket(None, runtime.wrap_udp_socket(socket()?)?, runtime)?;
-    let config = ClientConfig::new(authority.client())?.transport(transport());
+    let config = ClientConfig::try_from(authority.client())?.transport(transport());
     let connecting = client.connect_with(config, server.local_addr()?, "server.test")?;
     let serving = tokio::spawn(async move {
         let connection = server.accept().await.ok_or(Ended)?.await?;

@@ -79,7 +79,7 @@ pub static REQUIRED: &[&str] = &[
     "lease lost: PATH_DEAD",
     "lease lost: PATH_STALLED",
     "lease lost: STREAM_CLOSED",
-    "lease lost: code 0x4d",
+    "lease lost: 77",
     "lease of one that crawls",
     "lease shortened",
     "lease stalled",

@@ -190,9 +190,9 @@ impl Mix {
         let most = Reading { stop_after: Some(self.wanted), ..Reading::default() };
         let readings = vec![most];
         // As many streams as a mix has at once fit what they may hold unread.
-        let transport = TransportConfig::default()
-            .stream_receive_window(64 * 1024)
-            .stream_window(self.window)
+        let mut transport = TransportConfig::default().stream_window(self.window);
+        transport
+            .stream_receive_window((64u32 * 1024).into())
             .keep_alive_interval(Some(Duration::from_secs(5)));
         World::seeded(seed)
             .secondaries(self.secondaries)

@@ -54,7 +54,9 @@ pub fn run(setting: &Setting, ops: &[Op]) {
         .conditions(setting.conditions)
         .clocks(Clocks::default())
         // So that a deadlock does not pass for a session that nobody needed any more.
-        .client_transport(TransportConfig::default().keep_alive_interval(Some(Duration::from_secs(5))))
+        .client_transport(
+            TransportConfig::default().keep_alive_interval(Some(Duration::from_secs(5))).clone(),
+        )
         .client_plan(ClientPlan {
             readings: vec![setting.reading],
             opens: setting.opens.clone(),

@@ -292,7 +292,10 @@ impl Oracle {
                 // What was never given to anybody is missing as well, as far as a reader can tell.
                 assert_eq!(hole.map(|hole| hole.start), Some(missing.start()), "10: {flow} misses {missing}");
             }
-            ReadError::Blocked | ReadError::ClosedStream | ReadError::IllegalOrderedRead => {
+            ReadError::Blocked
+            | ReadError::ClosedStream
+            | ReadError::IllegalOrderedRead
+            | ReadError::ZeroRttRejected => {
                 panic!("10: {flow} failed with {error:?}")
             }
             ReadError::Conflict { .. } => panic!("10: honest servers disagree: {error}"),

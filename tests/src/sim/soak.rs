@@ -66,7 +66,8 @@ fn world(seed: u64) -> World {
     let stops = |bytes| Reading { stop_after: Some(bytes), ..Reading::default() };
     let unordered = Reading { ordered: false, ..Reading::default() };
     let readings = vec![Reading::default(), Reading::default(), unordered, stops(0), stops(700)];
-    let transport = TransportConfig::default().keep_alive_interval(Some(Duration::from_secs(5)));
+    let mut transport = TransportConfig::default();
+    transport.keep_alive_interval(Some(Duration::from_secs(5)));
     World::seeded(seed)
         .secondaries(2)
         .conditions(Conditions::delay(Duration::from_millis(1)))

@@ -119,7 +119,8 @@ impl Options {
         };
         // Without keep-alives a deadlock would pass for a session that nobody needed any more.
         let keep_alive = d.chance(700);
-        let transport = transport.keep_alive_interval(keep_alive.then(|| idle / 4));
+        let mut transport = transport;
+        transport.keep_alive_interval(keep_alive.then(|| idle / 4));
         let transport = draw::strategies(&mut Dice::new(seed, "kwik sim: strategies"), transport);
         let server = TransportConfig::default().idle_timeout(idle);
         let clocks = Clocks {
@@ -205,8 +206,8 @@ impl Options {
     }
 
     fn idle(seed: u64, length: Duration) -> Self {
-        let transport =
-            TransportConfig::default().idle_timeout(15 * SECOND).keep_alive_interval(Some(5 * SECOND));
+        let mut transport = TransportConfig::default().idle_timeout(15 * SECOND);
+        transport.keep_alive_interval(Some(5 * SECOND));
         let world = World::seeded(seed).secondaries(2).client_transport(transport);
         Self {
             seed,

@@ -67,7 +67,7 @@ fn config(transport: TransportConfig) -> ClientConfig {
         .expect("ring has them")
         .with_root_certificates(rustls::RootCertStore::empty())
         .with_no_client_auth();
-    ClientConfig::new(tls).expect("usable").transport(transport)
+    ClientConfig::try_from(tls).expect("usable").transport(transport)
 }
 
 /// Draws the strategies against faults and differences; an honest session sees nothing of them.

@@ -265,7 +265,7 @@ impl Client {
         Self {
             config: config.transport.clone(),
             key: SigningKey::from_seed(rng.bytes::<32>()),
-            app_protocols: config.app_protocols.clone(),
+            app_protocols: config.app_protocols().to_vec(),
             app_protocol: None,
             primary_rtt: Duration::ZERO,
             session: None,

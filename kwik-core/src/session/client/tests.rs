@@ -68,7 +68,7 @@ impl Machine {
             .unwrap()
             .with_root_certificates(rustls::RootCertStore::empty())
             .with_no_client_auth();
-        let config = ClientConfig::new(tls).unwrap().transport(change(TransportConfig::default()));
+        let config = ClientConfig::try_from(tls).unwrap().transport(change(TransportConfig::default()));
         let client = Client::new(now, Rng::from_seed([0; 32]), &config);
         let mut machine = Self { client, now };
         machine.primary(Frame::ServerHello(hello()));

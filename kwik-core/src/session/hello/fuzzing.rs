@@ -82,7 +82,7 @@ impl Case {
         if source.rarely(2) {
             tls.alpn_protocols = vec![b"b".to_vec(), b"a".to_vec()];
         }
-        let mut config = ServerConfig::new(tls).expect("usable");
+        let mut config = ServerConfig::try_from(tls).expect("usable");
         if !source.rarely(4) {
             config = config.primary(Arc::new(SigningKey::from_seed([1; 32])));
         }
@@ -144,7 +144,7 @@ impl Case {
             && hello.attach == genuine.attach
             && exporter == Some(EXPORTER)
             && in_time;
-        let ours = &self.config.app_protocols;
+        let ours = self.config.app_protocols();
         let shared = ours.iter().find(|name| hello.app_protocols.contains(name));
         let agreed = ours.is_empty() || shared.is_some();
         let plain = hello.version == 1 && self.config.primary.is_some() && hello.attach.is_none() && agreed;

@@ -112,7 +112,7 @@ fn families_that_the_socket_does_not_reach_are_skipped() {
     }
     let path = add(&mut world, &[v6]);
     world.run(|w| w.session(PRIMARY).path_state(path) == Some(PathState::Dead(ErrorCode::DIAL_REFUSED)));
-    let config = ClientConfig::new(world.tls.clone()).unwrap();
+    let config = ClientConfig::try_from(world.tls.clone()).unwrap();
     let now = world.now;
     let refused = world.nodes[CLIENT].endpoint.connect(now, config, v6, "node1.test");
     assert!(matches!(refused, Err(crate::error::ConnectError::InvalidRemoteAddress(_))));

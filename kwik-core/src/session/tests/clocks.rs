@@ -151,11 +151,11 @@ fn a_retry_is_answered_in_time() {
     for (pause, welcome) in [(0, true), (14, true), (17, false)] {
         let now = Instant::now();
         let authority = Authority::new();
-        let config = ServerConfig::new(authority.server("node.test").0).unwrap();
+        let config = ServerConfig::try_from(authority.server("node.test").0).unwrap();
         let config = config.primary(Arc::new(SigningKey::from_seed([7; 32])));
         let mut server = Endpoint::new([1; 32], now, Some(config), true).unwrap();
         let mut client = Endpoint::new([2; 32], now, None, true).unwrap();
-        let config = ClientConfig::new(authority.client()).unwrap();
+        let config = ClientConfig::try_from(authority.client()).unwrap();
         let (_, mut session) = client.connect(now, config, server_at, "node.test").unwrap();
         let at_server = |server: &mut Endpoint, session: &mut Session, now: Instant, buf: &mut Vec<u8>| {
             let mut out = Vec::new();

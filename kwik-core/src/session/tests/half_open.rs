@@ -15,7 +15,7 @@ impl Forger {
 
     /// Sends the first flight of one more client to the primary, from an address that is not its own.
     fn flight(&mut self, world: &mut World, from: [u8; 4]) {
-        let config = ClientConfig::new(self.tls.clone()).unwrap();
+        let config = ClientConfig::try_from(self.tls.clone()).unwrap();
         let to = world.nodes[PRIMARY].address;
         let (handle, mut session) = self.endpoint.connect(world.now, config, to, "node1.test").unwrap();
         let mut buf = Vec::new();
@@ -29,7 +29,9 @@ impl Forger {
 
 impl World {
     fn primary_config(&self) -> ServerConfig {
-        ServerConfig::new(self.primary_tls.clone()).unwrap().primary(Arc::new(SigningKey::from_seed([7; 32])))
+        ServerConfig::try_from(self.primary_tls.clone())
+            .unwrap()
+            .primary(Arc::new(SigningKey::from_seed([7; 32])))
     }
 
     fn primary_endpoint(&mut self) -> &mut Endpoint {
@@ -40,7 +42,7 @@ impl World {
     fn crowd(&mut self, count: usize) {
         let (now, to) = (self.now, self.nodes[PRIMARY].address);
         for _ in 0..count {
-            let config = ClientConfig::new(self.tls.clone()).unwrap();
+            let config = ClientConfig::try_from(self.tls.clone()).unwrap();
             let node = &mut self.nodes[CLIENT];
             let (handle, session) = node.endpoint.connect(now, config, to, "node1.test").unwrap();
             node.sessions.insert(handle, session);

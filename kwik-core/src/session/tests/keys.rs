@@ -35,14 +35,14 @@ impl Rolling {
         for more in &trusts[1..] {
             config = config.primary(key(more));
         }
-        let server = ServerConfig::new(self.certificates[shown].0.clone()).unwrap().secondary(config);
+        let server = ServerConfig::try_from(self.certificates[shown].0.clone()).unwrap().secondary(config);
         world.nodes[2].endpoint.set_server_config(Some(server)).unwrap();
     }
 
     /// Has the primary's next sessions sign with one of its keys.
     fn primary(&self, world: &mut World, signs: usize) {
         let server =
-            ServerConfig::new(world.primary_tls.clone()).unwrap().primary(self.signers[signs].clone());
+            ServerConfig::try_from(world.primary_tls.clone()).unwrap().primary(self.signers[signs].clone());
         world.nodes[PRIMARY].endpoint.set_server_config(Some(server)).unwrap();
     }
 
@@ -164,7 +164,7 @@ fn as_many_keys_as_the_wire_carries() {
     let trusts = |count: usize| {
         let own = SecondaryConfig::new(rolling.signers[0].public_key(), &rolling.certificates[0].1).unwrap();
         let all = (1..count).fold(own, |trust, _| trust.primary(rolling.signers[1].public_key()));
-        Some(ServerConfig::new(rolling.certificates[0].0.clone()).unwrap().secondary(all))
+        Some(ServerConfig::try_from(rolling.certificates[0].0.clone()).unwrap().secondary(all))
     };
     assert!(world.nodes[2].endpoint.set_server_config(trusts(16)).is_ok());
     assert!(world.nodes[2].endpoint.set_server_config(trusts(17)).is_err());
@@ -178,7 +178,8 @@ fn messages_of_a_server_are_believed_under_either_of_its_keys() {
         let rolling = Rolling::new(&world);
         let (tls, certificate) = rolling.certificates[0].clone();
         let trust = SecondaryConfig::new(rolling.signers[0].public_key(), &certificate).unwrap();
-        let config = ServerConfig::new(tls).unwrap().secondary(trust.signer(rolling.signers[signs].clone()));
+        let config =
+            ServerConfig::try_from(tls).unwrap().secondary(trust.signer(rolling.signers[signs].clone()));
         world.nodes[2].endpoint.set_server_config(Some(config)).unwrap();
         world.connect();
         let new = rolling.path(&world, &[0]);
@@ -208,7 +209,7 @@ fn a_primary_uses_up_its_own_share_of_nonces() {
         world.connect();
         let signer = SigningKey::from_seed([busy; 32]).public_key();
         let (now, unix) = (world.now, UNIX.as_secs());
-        let config = ClientConfig::new(world.tls.clone()).unwrap();
+        let config = ClientConfig::try_from(world.tls.clone()).unwrap();
         let somewhere = world.nodes[PRIMARY].address;
         let endpoint = &mut world.nodes[2].endpoint;
         let (session, _) = endpoint.connect(now, config, somewhere, "a.test").unwrap();

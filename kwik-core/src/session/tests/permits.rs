@@ -20,7 +20,8 @@ fn open_all(world: &mut World, node: usize, dir: Dir) -> u64 {
 /// 85 of each kind were all that there could be, whatever was asked for; quinn has 100. Spec: PROTOCOL §11.
 #[test]
 fn as_many_streams_as_the_settings_say() {
-    let asked = TransportConfig::default().streams_max(200).receive_window((200 * 6) << 20);
+    let mut asked = TransportConfig::default().streams_max(200);
+    asked.receive_window(((200u32 * 6) << 20).into());
     for (transport, most) in [(TransportConfig::default(), 128), (asked, 200)] {
         let mut world = World::new(0);
         world.connect_with(transport);
@@ -62,12 +63,13 @@ fn streams_that_are_permitted_are_not_counted() {
 fn clients_that_find_the_door_crowded_are_counted() {
     let now = Instant::now();
     let authority = Authority::new();
-    let config = ServerConfig::new(authority.server("a.test").0).unwrap().accepts_max(2).retry_above(None);
+    let config =
+        ServerConfig::try_from(authority.server("a.test").0).unwrap().accepts_max(2).retry_above(None);
     let mut server = Endpoint::new([1; 32], now, Some(config), true).unwrap();
     let mut client = Endpoint::new([2; 32], now, None, true).unwrap();
     let here = SocketAddr::from(([127, 0, 0, 1], 9));
     let mut come = |server: &mut Endpoint| {
-        let config = ClientConfig::new(authority.client()).unwrap();
+        let config = ClientConfig::try_from(authority.client()).unwrap();
         let (_, mut session) = client.connect(now, config, here, "a.test").unwrap();
         let mut first = Vec::new();
         assert!(session.poll_transmit(now, 1, &mut first).is_some());

@@ -40,7 +40,7 @@ pub(super) fn code(field: Option<u64>) -> Result<ErrorCode, FrameError> {
 
 /// A mandatory error code that is the peer's own reason to leave.
 pub(super) fn said(field: Option<u64>) -> Result<ErrorCode, FrameError> {
-    ErrorCode::from_u64(required(field)?).ok_or(FrameError::Field)
+    ErrorCode::from_u64(required(field)?).map_err(|_| FrameError::Field)
 }
 
 /// A key, name or digest of exactly `N` bytes.

@@ -145,7 +145,7 @@ fn network(authority: &Authority, secondaries: usize, ordered: bool) -> Network<
     let nodes = (0..secondaries + 2).map(|index| {
         let name = format!("node{index}.test");
         let identity = authority.issue(&name);
-        let config = ServerConfig::new(identity.tls).expect("a usable TLS configuration");
+        let config = ServerConfig::try_from(identity.tls).expect("a usable TLS configuration");
         let config = match index {
             0 => None,
             SERVER => Some(config.primary(signer.clone())),
@@ -171,7 +171,7 @@ fn network(authority: &Authority, secondaries: usize, ordered: bool) -> Network<
     });
     let mut network = Network::new(now, nodes.collect());
     let (primary, name) = (network.end(SERVER).address, network.end(SERVER).name.clone());
-    let config = ClientConfig::new(authority.client()).expect("a usable TLS configuration");
+    let config = ClientConfig::try_from(authority.client()).expect("a usable TLS configuration");
     let client = network.end(CLIENT);
     let session = client.endpoint.connect(now, config, primary, &name);
     client.session = Some(session.expect("a usable name and address"));

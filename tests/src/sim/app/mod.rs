@@ -217,7 +217,11 @@ fn note_loss(cx: &mut Cx<'_>, session: &Session, cause: &ConnectionError) {
             cx.oracle.check_honest_session(&ends, *code, &what);
             cx.trace.mark(format!("closed: {code}"));
         }
-        ConnectionError::TransportError(text) | ConnectionError::ConnectionClosed(text) => {
+        ConnectionError::TransportError(_) | ConnectionError::ConnectionClosed(_) => {
+            let text = match cause {
+                ConnectionError::ConnectionClosed(close) => close.to_string(),
+                other => other.to_string(),
+            };
             // What QUIC says for any application's close before the handshake is done (RFC 9000 §10.2.3).
             // From one that was closed already, it is said that nothing is wrong.
             let unfinished = session.session_id().is_none();

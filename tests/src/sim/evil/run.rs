@@ -130,11 +130,13 @@ pub(super) fn setup(seed: u64, attack: &'static Attack, armed: bool, record: Rec
     let (stream_window, session_window) =
         if credit { (64 * 1024, SESSION_WINDOW) } else { (stream_window, session_window) };
     // Small, so that what is left unread is held back early.
-    let transport = TransportConfig::default().stream_receive_window(64 * 1024);
+    let mut transport = TransportConfig::default();
+    transport.stream_receive_window((64u32 * 1024).into());
     // Sessions outlive what is done in them.
     let client = transport
         .clone()
         .keep_alive_interval(Some(Duration::from_secs(10)))
+        .clone()
         .stream_window(stream_window)
         .session_window(session_window);
     let size = if credit { 2 * MIB } else { d.between(300_000, 1_000_000) };

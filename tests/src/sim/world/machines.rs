@@ -86,7 +86,7 @@ impl World {
             }
         };
         let server = self.book.identity(node).map(|identity| {
-            let config = ServerConfig::new(identity.tls.clone()).expect("made for QUIC");
+            let config = ServerConfig::try_from(identity.tls.clone()).expect("made for QUIC");
             let config = config.transport(self.traced(node, self.setup.server_transport.clone()));
             let reset_key = derive(self.seed, &format!("kwik sim: resets of {node}"));
             let config = if self.setup.reset_keys { config.reset_key(reset_key) } else { config };
@@ -166,7 +166,7 @@ impl World {
         let number = self.hosts.get(&node).map(|host| host.incarnation).unwrap_or_default();
         self.book.assign(node, number);
         self.start(node);
-        let config = ClientConfig::new(tls::client()).expect("made for QUIC");
+        let config = ClientConfig::try_from(tls::client()).expect("made for QUIC");
         let config = config.transport(self.traced(node, self.setup.client_transport.clone()));
         let primary = self.setup.evil.map_or(NodeId::PRIMARY, |casting| casting.primary_of(node));
         let to = self.book.address(primary);

@@ -35,7 +35,7 @@ impl Network {
         let authority = Authority::new()?;
 
         let identity = authority.issue("primary.kwik.test".into())?;
-        let config = ServerConfig::new(identity.tls).map_err(config_failed)?.primary(signer.clone());
+        let config = ServerConfig::try_from(identity.tls).map_err(config_failed)?.primary(signer.clone());
         let (primary, address) = listen(config, at)?;
         let server_name = identity.name;
 
@@ -45,7 +45,7 @@ impl Network {
             let identity = authority.issue(format!("secondary-{number}.kwik.test"))?;
             let role =
                 SecondaryConfig::new(signer.public_key(), &identity.certificate).map_err(config_failed)?;
-            let config = ServerConfig::new(identity.tls).map_err(config_failed)?.secondary(role);
+            let config = ServerConfig::try_from(identity.tls).map_err(config_failed)?.secondary(role);
             let (endpoint, address) = listen(config, SocketAddr::new(at.ip(), 0))?;
             paths.push(NewPath::new(address, &identity.name, identity.key));
             secondaries.push(endpoint);
@@ -55,7 +55,7 @@ impl Network {
         let any = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
         let mut client = Endpoint::client(SocketAddr::new(any, 0))
             .map_err(|error| Failure::run(format!("no socket for the client: {error}")))?;
-        let config = ClientConfig::new(authority.client()?).map_err(config_failed)?;
+        let config = ClientConfig::try_from(authority.client()?).map_err(config_failed)?;
         client.set_default_client_config(config.transport(TransportConfig::default().stream_window(WINDOW)));
         Ok(Self { primary, secondaries, paths, client, address, server_name, addresses })
     }

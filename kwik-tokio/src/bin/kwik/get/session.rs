@@ -55,7 +55,7 @@ impl<'a> Session<'a> {
         let failed =
             |error: kwik_tokio::ConfigError| Failure::run(format!("cannot set up the client: {error}"));
         let transport = TransportConfig::default().stream_window(WINDOW);
-        let tls = ClientConfig::new(trust.client()?).map_err(failed)?.transport(transport);
+        let tls = ClientConfig::try_from(trust.client()?).map_err(failed)?.transport(transport);
         Ok(Self { args, trust, board, saving, tls, connection: Arc::default(), endpoint: None })
     }
 

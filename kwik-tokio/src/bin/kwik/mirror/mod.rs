@@ -69,7 +69,7 @@ fn settings(args: &Args) -> Result<(ServerConfig, SpkiHash), Failure> {
         primaries.next().ok_or_else(|| Failure::input("no primary is trusted: name one with --trust"))?;
     let role = SecondaryConfig::new(first, &identity.certificate).map_err(service::config_failed)?;
     let role = primaries.fold(role, SecondaryConfig::primary);
-    let config = ServerConfig::new(identity.tls).map_err(service::config_failed)?.secondary(role);
+    let config = ServerConfig::try_from(identity.tls).map_err(service::config_failed)?.secondary(role);
     Ok((config, identity.pin))
 }
 

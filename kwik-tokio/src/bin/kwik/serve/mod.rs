@@ -80,7 +80,7 @@ impl Settings {
         let identity = keys::load_identity(&args.service.keys)?;
         let signer = Arc::new(keys::load_signing_key(&args.service.keys)?);
         let public_key = signer.public_key();
-        let config = ServerConfig::new(identity.tls).map_err(service::config_failed)?.primary(signer);
+        let config = ServerConfig::try_from(identity.tls).map_err(service::config_failed)?.primary(signer);
         Ok(Self { config, pin: identity.pin, public_key, mirrors })
     }
 }
