@@ -174,7 +174,8 @@ impl Looker {
         let oldest = self.looks.front().cloned().unwrap_or((Duration::ZERO, 0, BTreeMap::new()));
         let over = (now.saturating_sub(oldest.0)).as_secs_f64().max(1e-3);
         let rate = received.saturating_sub(oldest.1) as f64 / over;
-        if let Some(connection) = connection {
+        // Once the session is over, its paths are, and that says nothing of them.
+        if let Some(connection) = connection.filter(|connection| connection.close_reason().is_none()) {
             self.study(board, connection);
         }
         for (path, bytes) in &sources {
@@ -201,7 +202,7 @@ impl Looker {
         Progress {
             elapsed: now,
             bytes: board.verified.load(Ordering::Relaxed),
-            total: (objects > 0).then_some(total),
+            total: (objects > 0 && total > 0).then_some(total),
             received,
             rate,
             objects_done: board.objects_done.load(Ordering::Relaxed),

@@ -108,20 +108,16 @@ impl Fetcher {
         let (writer, batches) = Writer::start(self, jobs, layout.clone());
         let read = self.read(stream, &layout, batches).await;
         let (jobs, written) = writer.finish().await?;
-        match (written, read) {
+        let changed = match (written, read) {
             (Err(failure), _) => return Err(failure),
-            (Ok(()), Err(failure)) if failure.cause() == Cause::Changed => {
-                let again = jobs.into_iter().map(|mut job| {
-                    self.start_over(&mut job, &Refusal::new(Code::Changed, ""))?;
-                    Ok(job)
-                });
-                return again.collect();
-            }
-            (Ok(()), Err(failure)) => return Err(failure),
-            (Ok(()), Ok(())) => {}
-        }
+            (Ok(()), Err(failure)) if failure.cause() != Cause::Changed => return Err(failure),
+            (Ok(()), read) => read.is_err(),
+        };
         let mut left = Vec::new();
-        for job in jobs {
+        for mut job in jobs {
+            if changed && job.sink.as_ref().is_some_and(|sink| !sink.is_complete()) {
+                self.start_over(&mut job, &Refusal::new(Code::Changed, ""))?;
+            }
             left.extend(self.settle(job).await?);
         }
         Ok(left)

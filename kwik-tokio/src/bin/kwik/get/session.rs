@@ -211,7 +211,8 @@ impl<'a> Session<'a> {
     /// Why there is no connection.
     fn refused(&self, address: SocketAddr, error: &ConnectionError) -> Failure {
         let host = &self.args.remote.host;
-        if let Some(why) = self.trust.refused().get(host) {
+        // No other server was met yet.
+        if let Some(why) = self.trust.refused().values().next() {
             return Failure::new(
                 Cause::Untrusted,
                 format!("the certificate of {host} is not trusted: {why}"),

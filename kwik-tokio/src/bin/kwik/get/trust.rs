@@ -103,11 +103,7 @@ impl Trust {
                 if *met {
                     return Ok(ServerCertVerified::assertion());
                 }
-                Err(rustls::Error::General(format!(
-                    "it has the key {}, and --pin says {}",
-                    hex(key),
-                    hex(*pin)
-                )))
+                Err(rustls::Error::General(format!("it has the key {key}, and --pin says {pin}")))
             }
         }
     }
@@ -150,10 +146,6 @@ impl ServerCertVerifier for Trust {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
     }
-}
-
-fn hex(key: SpkiHash) -> impl std::fmt::Display {
-    blake3::Hash::from_bytes(*key.as_bytes()).to_hex()
 }
 
 fn verifier(
