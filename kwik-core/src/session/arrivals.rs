@@ -3,15 +3,16 @@
 
 use super::{
     HOME, Machine, Session,
+    kinds::{Inbound, Outbound},
     link::HeaderEnd,
     native::RecvHalf,
-    streams::{Deferred, SendHalf, flush_header},
+    streams::{SendHalf, flush_header},
 };
 use crate::{
     action::Event,
     error::ErrorCode,
     id::{Dir, PathId, Side, StreamId},
-    wire::{StreamHeader, encode_header},
+    wire::{HeaderDecoder, StreamHeader, encode_header},
 };
 
 impl Session {
@@ -37,12 +38,14 @@ impl Session {
             if stream == StreamId::CONTROL {
                 link.control_ready = true;
             } else if dir == Dir::Uni {
-                link.expect_header(stream);
+                link.inbound.insert(stream, Inbound::Header(HeaderDecoder::new()));
                 self.on_header_bytes(path, stream);
             } else if path == HOME && self.serves_streams() {
-                match self.early.remove(&stream) {
-                    Some(deferred) => self.on_early_opened(stream, &deferred),
-                    None => self.offer(stream, 0),
+                // One that is known already was opened by a `Split`.
+                if self.links.home.inbound.get(stream).is_some() {
+                    self.on_early_opened(stream);
+                } else {
+                    self.offer(stream, 0, false);
                 }
                 self.grow_streams();
             } else {
@@ -55,31 +58,49 @@ impl Session {
 
     /// QUIC has opened a stream that a `Split` had opened before: does what had to wait for it. Its first frame comes
     /// with no other notice than this.
-    fn on_early_opened(&mut self, stream: StreamId, deferred: &Deferred) {
-        let home = &mut self.links.home;
-        if let Some(code) = deferred.stop {
-            home.quic.stop(stream, code);
+    fn on_early_opened(&mut self, stream: StreamId) {
+        let home = &mut *self.links.home;
+        match home.outbound.get_mut(stream) {
+            Some(Outbound::Stream(half)) => {
+                half.early = false;
+                if half.finished && !home.quic.finish(stream) && self.finish_unheard(stream).is_err() {
+                    tracing::debug!(%stream, "closed before its end was told");
+                }
+            }
+            Some(&mut Outbound::ResetEarly(code)) => {
+                home.outbound.remove(stream);
+                home.quic.reset(stream, code);
+            }
+            Some(Outbound::Internal(_) | Outbound::Relay) | None => {}
         }
-        if let Some(code) = deferred.reset {
-            home.quic.reset(stream, code);
-        } else if deferred.finish && !home.quic.finish(stream) && self.finish_unheard(stream).is_err() {
-            tracing::debug!(%stream, "closed before its end was told");
-        }
-        if self.draining.contains_key(&stream) {
-            self.drain_native(stream);
-        } else if self.recv.contains_key(&stream) {
-            self.check_native_reset(stream);
-            self.notify(Event::Readable(stream));
+        let home = &mut *self.links.home;
+        match home.inbound.get_mut(stream) {
+            Some(Inbound::Stream(half)) => {
+                half.early = false;
+                self.check_native_reset(stream);
+                self.notify(Event::Readable(stream));
+            }
+            Some(Inbound::Draining(half)) => {
+                half.early = false;
+                self.drain_native(stream);
+            }
+            Some(&mut Inbound::StopEarly(code)) => {
+                home.inbound.remove(stream);
+                home.quic.stop(stream, code);
+            }
+            Some(Inbound::Header(_) | Inbound::Internal { .. } | Inbound::Relay(_)) | None => {}
         }
     }
 
-    /// Lets the application accept a stream of the peer.
-    fn offer(&mut self, stream: StreamId, header: u64) {
-        self.recv.insert(stream, RecvHalf::new(header));
+    /// Lets the application accept a stream of the peer, which QUIC has not opened if it is `early`.
+    fn offer(&mut self, stream: StreamId, header: u64, early: bool) {
+        let home = &mut self.links.home;
+        home.inbound.insert(stream, Inbound::Stream(RecvHalf::new(header, early)));
         let dir = stream.dir();
         match dir {
             Dir::Bi => {
-                self.send.insert(stream, SendHalf::default());
+                let half = SendHalf { early, ..SendHalf::default() };
+                home.outbound.insert(stream, Outbound::Stream(half));
                 self.accepts_bi.push_back(stream);
             }
             Dir::Uni => self.accepts_uni.push_back(stream),
@@ -91,9 +112,7 @@ impl Session {
     fn grow_streams(&mut self) {
         let home = &mut self.links.home;
         // Those that the primary writes into split streams are permitted apart; it may have set some aside for that.
-        let runs = if let Machine::Client(client) = &self.machine { client.runs_open() } else { 0 };
-        let relays = home.relays.as_ref().map_or(0, |relays| relays.incoming());
-        let others = (runs + relays + home.headers_expected()) as u64;
+        let others = home.inbound.others() as u64;
         let uni = home.quic.remote_open_streams(Dir::Uni).saturating_sub(others);
         // Control is no stream of the application's; it is the client that opens it.
         let bi = home.quic.remote_open_streams(Dir::Bi).saturating_sub(u64::from(self.client.is_none()));
@@ -123,7 +142,7 @@ impl Session {
             HeaderEnd::Header(StreamHeader::Relay(head)) => self.on_relay_header(path, stream, head),
             HeaderEnd::Header(StreamHeader::Public) if path == HOME && self.serves_streams() => {
                 let header = encode_header(&StreamHeader::Public).len() as u64;
-                self.offer(stream, header);
+                self.offer(stream, header, false);
                 self.grow_streams();
                 // The stream may have been split before its header came.
                 if matches!(&self.machine, Machine::Client(client) if client.is_split(stream)) {
@@ -154,18 +173,17 @@ impl Session {
         };
         if stream == StreamId::CONTROL {
             link.control_ready = true;
-        } else if link.expects_header(stream) {
-            self.on_header_bytes(path, stream);
-        } else if path != HOME {
-            // Ids of another connection: one that the primary path knows too says nothing here.
-            link.note_readable(stream);
-        } else if self.draining.contains_key(&stream) {
-            self.drain_native(stream);
-        } else if !self.recv.contains_key(&stream) {
-            link.note_readable(stream);
-        } else {
-            self.check_native_reset(stream);
-            self.notify(Event::Readable(stream));
+            return;
+        }
+        match link.inbound.get(stream) {
+            Some(Inbound::Header(_)) => self.on_header_bytes(path, stream),
+            Some(Inbound::Stream(_)) => {
+                self.check_native_reset(stream);
+                self.notify(Event::Readable(stream));
+            }
+            Some(Inbound::Draining(_)) => self.drain_native(stream),
+            Some(Inbound::Internal { waits: false } | Inbound::Relay(_)) => link.note_readable(stream),
+            Some(Inbound::Internal { waits: true } | Inbound::StopEarly(_)) | None => {}
         }
     }
 
@@ -175,7 +193,8 @@ impl Session {
             return;
         };
         let base = client.split_base(stream).unwrap_or_default();
-        if let Some(half) = self.recv.get(&stream) {
+        let home = &mut *self.links.home;
+        if let Some(half) = home.inbound.half(stream) {
             if let Some(policy) = half.conflict_policy {
                 client.set_conflict_policy(stream, policy);
             }
@@ -187,10 +206,12 @@ impl Session {
             }
             return;
         }
-        let home = &mut self.links.home;
         let unseen = match (stream.initiator(), stream.dir()) {
             (Side::Server, Dir::Bi) => stream.index() >= self.seen_bi,
-            (Side::Server, Dir::Uni) => stream.index() >= self.seen_uni || home.expects_header(stream),
+            (Side::Server, Dir::Uni) => {
+                stream.index() >= self.seen_uni
+                    || matches!(home.inbound.get(stream), Some(Inbound::Header(_)))
+            }
             (Side::Client, _) => false,
         };
         if !unseen {
@@ -198,24 +219,24 @@ impl Session {
         } else if !home.quic.may_receive(stream) {
             self.fault(HOME, ErrorCode::METADATA_PROTOCOL_VIOLATION);
         } else if stream.dir() == Dir::Bi {
-            self.early.insert(stream, Deferred::default());
-            self.offer(stream, 0);
+            self.offer(stream, 0, true);
         }
         // A unidirectional stream is offered once its header is here.
     }
 
     pub(super) fn on_writable(&mut self, path: PathId, stream: StreamId) {
-        if path != HOME {
-            return;
-        }
-        if let Some(event) = self.outgoing_event(stream) {
-            self.notify(event);
-            return;
-        }
-        let (Some(half), home) = (self.send.get_mut(&stream), &mut self.links.home) else {
+        let Some(link) = self.links.get_mut(path) else {
             return;
         };
-        let flushed = flush_header(&mut home.quic, stream, &mut half.header).is_ok();
+        let half = match link.outbound.get_mut(stream) {
+            Some(Outbound::Stream(half)) => half,
+            Some(Outbound::Internal(internal)) => {
+                let event = internal.owner.event();
+                return self.notify(event);
+            }
+            Some(Outbound::ResetEarly(_) | Outbound::Relay) | None => return,
+        };
+        let flushed = flush_header(&mut link.quic, stream, &mut half.header).is_ok();
         if std::mem::take(&mut half.finish_pending) {
             half.finish_pending = !flushed;
             half.finished = !flushed;
@@ -229,14 +250,20 @@ impl Session {
     }
 
     pub(super) fn on_finished(&mut self, path: PathId, stream: StreamId) {
-        if self.on_relay_end(path, stream, false) || path != HOME || self.on_outgoing_end(stream, None) {
+        let Some(link) = self.links.get_mut(path) else {
             return;
-        }
+        };
+        let half = match link.outbound.remove(stream) {
+            Some(Outbound::Relay) => return self.on_relay_end(path, stream, false),
+            Some(Outbound::Internal(internal)) => return self.on_internal_sent(stream, &internal, None),
+            Some(Outbound::Stream(half)) => Some(half),
+            Some(Outbound::ResetEarly(_)) | None => None,
+        };
         if let Machine::Primary(primary) = &mut self.machine {
             primary.forget_stream(stream);
         }
         // What a peer acknowledges that has stopped the stream does not reach anybody.
-        if self.send.remove(&stream).is_some_and(|half| half.stopped.is_none()) {
+        if half.is_some_and(|half| half.stopped.is_none()) {
             self.notify(Event::Finished(stream));
         }
     }
@@ -247,20 +274,32 @@ impl Session {
             self.fault(path, ErrorCode::METADATA_PROTOCOL_VIOLATION);
             return;
         }
-        let Some(code) = self.links.get_mut(path).and_then(|link| link.quic.stopped(stream)).flatten() else {
+        let Some(link) = self.links.get_mut(path) else {
             return;
         };
-        if self.on_relay_end(path, stream, true) || path != HOME || self.on_outgoing_end(stream, Some(code)) {
+        let Some(code) = link.quic.stopped(stream).flatten() else {
             return;
+        };
+        match link.outbound.get(stream) {
+            Some(Outbound::Stream(_)) => self.on_send_stopped(stream, code),
+            Some(Outbound::Internal(_)) => {
+                if let Some(Outbound::Internal(internal)) = link.outbound.remove(stream) {
+                    self.on_internal_sent(stream, &internal, Some(code));
+                }
+            }
+            Some(Outbound::Relay) => {
+                link.outbound.remove(stream);
+                self.on_relay_end(path, stream, true);
+            }
+            Some(Outbound::ResetEarly(_)) | None => {}
         }
-        self.on_send_stopped(stream, code);
     }
 
     /// The client has every byte of a split stream: lets the native FIN follow.
     pub(super) fn finish_native(&mut self, stream: StreamId) {
         self.links.home.quic.finish(stream);
         self.unsettled = true;
-        if self.send.remove(&stream).is_some() {
+        if self.links.home.outbound.take_half(stream).is_some() {
             self.notify(Event::Finished(stream));
         }
     }
@@ -277,8 +316,8 @@ impl Session {
             return;
         }
         if dir == Dir::Uni {
-            for writer in std::mem::take(&mut self.slot_waiters) {
-                self.notify(writer.event());
+            for writable in std::mem::take(&mut self.slot_waiters) {
+                self.notify(writable);
             }
         }
         self.notify(Event::Available(dir));

@@ -29,8 +29,8 @@ impl Session {
         let (Machine::Client(client), Some(side)) = (&self.machine, &mut self.client) else {
             return;
         };
-        // The newest streams first: they are the ones that are still written to.
-        let open = || !self.recv.is_empty() || self.send.values().rev().any(|half| !half.is_finished());
+        let home = &self.links.home;
+        let open = || home.inbound.is_any_read() || home.outbound.is_any_written();
         let waits = self.lost.is_none() && (client.needs_primary() || open());
         side.watch.on_waits(self.now, waits);
     }

@@ -5,8 +5,10 @@ use std::time::Instant;
 use bytes::{Buf as _, Bytes};
 
 use super::{
-    HOME, Machine, Session,
+    Machine, Session,
     action::{InternalEnd, Opened},
+    kinds::{Inbound, Internal, Outbound},
+    link::Link,
     streams::{below_control, flush_header},
     subject::{internal_span, lease_span, stream_span},
 };
@@ -17,14 +19,6 @@ use crate::{
     quic::{Connection, ReadEnd, WriteEnd, Written},
     wire::{StreamHeader, encode_header},
 };
-
-/// An internal stream that this server sends.
-#[derive(Debug)]
-pub(super) struct Outgoing {
-    owner: Owner,
-    /// Part of the header that QUIC has not taken.
-    header: Bytes,
-}
 
 /// Owner of the bytes that an internal stream carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -67,12 +61,13 @@ impl Session {
     fn open_internal(&mut self, owner: Owner, header: StreamHeader, priority: i32) -> Option<StreamId> {
         let spare = self.spare.pop_front();
         let Some(internal) = spare.or_else(|| self.links.home.quic.open(Dir::Uni)) else {
-            self.slot_waiters.insert(owner);
+            self.slot_waiters.insert(owner.event());
             return None;
         };
         self.links.home.quic.set_priority(internal, below_control(priority));
         let header = Bytes::copy_from_slice(&encode_header(&header));
-        self.outgoing.insert(internal, Outgoing { owner, header });
+        let kind = Outbound::Internal(Internal { owner, header });
+        self.links.home.outbound.insert(internal, kind);
         Some(internal)
     }
 
@@ -83,12 +78,12 @@ impl Session {
         chunks: &mut [Bytes],
         limit: u64,
     ) -> Result<Written, WriteEnd> {
-        let (home, Some(out)) = (&mut self.links.home, self.outgoing.get_mut(&internal)) else {
-            return Err(WriteEnd::Closed);
-        };
+        let home = &mut *self.links.home;
         home.flush();
-        if home.is_backlogged() {
-            self.control_waiters.insert(out.owner);
+        let backlogged = home.is_backlogged();
+        let out = home.outbound.internal_mut(internal).ok_or(WriteEnd::Closed)?;
+        if backlogged {
+            self.control_waiters.insert(out.owner.event());
             return Err(WriteEnd::Blocked);
         }
         flush_header(&mut home.quic, internal, &mut out.header)?;
@@ -111,8 +106,7 @@ impl Session {
             return Err(WriteError::Blocked); // credit says when
         }
         let at = Owner::Sequential { stream, next: gap.start() };
-        let open = self.outgoing.iter().find(|(_, out)| out.owner == at).map(|(&internal, _)| internal);
-        let internal = match open {
+        let internal = match self.internal_of(at) {
             Some(internal) => internal,
             None => {
                 self.finish_sequential(stream); // the last one ends where others own the bytes
@@ -127,7 +121,7 @@ impl Session {
             WriteEnd::Stopped(code) => WriteError::Stopped(code),
         })?;
         let len = written.bytes as u64;
-        if let Some(out) = self.outgoing.get_mut(&internal) {
+        if let Some(out) = self.links.home.outbound.internal_mut(internal) {
             out.owner = Owner::Sequential { stream, next: gap.start() + len };
         }
         if let Machine::Primary(primary) = &mut self.machine {
@@ -139,10 +133,9 @@ impl Session {
     /// Ends the internal stream of sequential writing, if one is open.
     pub(super) fn finish_sequential(&mut self, stream: StreamId) {
         let ours = |owner: Owner| matches!(owner, Owner::Sequential { stream: of, .. } if of == stream);
-        let open: Vec<StreamId> =
-            self.outgoing.iter().filter(|(_, out)| ours(out.owner)).map(|(&internal, _)| internal).collect();
-        for internal in open {
-            self.links.home.quic.finish(internal);
+        let Link { outbound, quic, .. } = &mut *self.links.home;
+        for (internal, _) in outbound.internals().filter(|(_, out)| ours(out.owner)) {
+            quic.finish(internal);
         }
     }
 
@@ -163,7 +156,7 @@ impl Session {
         let stream = allowance.stream;
         let owner = Owner::Run { run, stream };
         let header = StreamHeader::Internal { stream, offset: allowance.offset };
-        let open = self.outgoing.iter().find(|(_, out)| out.owner == owner).map(|(&internal, _)| internal);
+        let open = self.internal_of(owner);
         let priority = self.priority(stream).unwrap_or_default();
         if allowance.now == 0 && allowance.hedges {
             // The header alone tells the client that credit is wanted. Spec: PROTOCOL §6, "Credit".
@@ -247,16 +240,19 @@ impl Session {
         }
     }
 
-    /// Event for the application when QUIC takes more of an internal stream. `None` if it is none of ours.
-    pub(super) fn outgoing_event(&self, internal: StreamId) -> Option<Event> {
-        self.outgoing.get(&internal).map(|out| out.owner.event())
+    /// The internal stream that carries the bytes of an owner, if one is open.
+    fn internal_of(&self, owner: Owner) -> Option<StreamId> {
+        let mut all = self.links.home.outbound.internals();
+        all.find(|(_, out)| out.owner == owner).map(|(internal, _)| internal)
     }
 
-    /// An internal stream arrived whole, or the client stopped it with a code. Returns whether it is one of ours.
-    pub(super) fn on_outgoing_end(&mut self, internal: StreamId, stopped: Option<ErrorCode>) -> bool {
-        let Some(out) = self.outgoing.remove(&internal) else {
-            return false;
-        };
+    /// An internal stream arrived whole, or the client stopped it with a code. It is of no kind any more.
+    pub(super) fn on_internal_sent(
+        &mut self,
+        internal: StreamId,
+        out: &Internal,
+        stopped: Option<ErrorCode>,
+    ) {
         if let Some(code) = stopped {
             self.links.home.quic.reset(internal, code);
         }
@@ -266,29 +262,30 @@ impl Session {
             (_, Owner::Lease(_) | Owner::Run { .. } | Owner::Sequential { .. }) => {}
         }
         self.notify(out.owner.event());
-        true
     }
 
     pub(super) fn finish_internal(&mut self, internal: StreamId) {
-        let ours = self.outgoing.contains_key(&internal);
-        if ours {
-            self.links.home.quic.finish(internal);
+        let home = &mut self.links.home;
+        if home.outbound.internal_mut(internal).is_some() {
+            home.quic.finish(internal);
         }
         self.unsettled = true;
     }
 
     pub(super) fn reset_internal(&mut self, internal: StreamId, code: ErrorCode) {
-        let ours = self.outgoing.remove(&internal).is_some();
-        if ours {
-            self.links.home.quic.reset(internal, code);
+        let home = &mut self.links.home;
+        if home.outbound.internal_mut(internal).is_some() {
+            home.outbound.remove(internal);
+            home.quic.reset(internal, code);
         }
         self.unsettled = true;
     }
 
     /// Gives up all internal streams that carry bytes of one of the primary's streams.
     pub(super) fn reset_internals_of(&mut self, stream: StreamId) {
-        let of = self.outgoing.iter().filter(|(_, out)| out.owner.stream() == Some(stream));
-        let of: Vec<StreamId> = of.map(|(&internal, _)| internal).collect();
+        let all = self.links.home.outbound.internals();
+        let of = all.filter(|(_, out)| out.owner.stream() == Some(stream));
+        let of: Vec<StreamId> = of.map(|(internal, _)| internal).collect();
         for internal in of {
             self.reset_internal(internal, ErrorCode::STREAM_CLOSED);
         }
@@ -296,9 +293,9 @@ impl Session {
 
     /// Ends the internal stream of one run where it is: what was sent arrives, since the client counts it against credit.
     pub(super) fn end_run_stream(&mut self, run: RunId) {
-        let of = |out: &Outgoing| matches!(out.owner, Owner::Run { run: id, .. } if id == run);
-        let found = self.outgoing.iter().find(|(_, out)| of(out));
-        match found.map(|(&internal, out)| (internal, out.header.is_empty())) {
+        let of = |out: &Internal| matches!(out.owner, Owner::Run { run: id, .. } if id == run);
+        let found = self.links.home.outbound.internals().find(|(_, out)| of(out));
+        match found.map(|(internal, out)| (internal, out.header.is_empty())) {
             Some((internal, true)) => self.finish_internal(internal),
             // Not even its header has left, so no byte of it has.
             Some((internal, false)) => self.reset_internal(internal, ErrorCode::LEASE_SHORT),
@@ -314,55 +311,71 @@ impl Session {
             self.fault(path, ErrorCode::INVALID_STREAM_ROLE);
             return;
         };
-        match client.on_internal(path, internal, header) {
-            Opened::Wait => {}
+        let opened = client.on_internal(path, internal, header);
+        let Some(link) = self.links.get_mut(path) else {
+            return;
+        };
+        match opened {
+            Opened::Wait => link.inbound.insert(internal, Inbound::Internal { waits: true }),
             Opened::Read => {
-                if let Some(link) = self.links.get_mut(path) {
-                    link.note_readable(internal);
-                }
+                link.inbound.insert(internal, Inbound::Internal { waits: false });
+                link.note_readable(internal);
             }
-            Opened::Stop(code) => {
-                if let Some(link) = self.links.get_mut(path) {
-                    link.quic.stop(internal, code);
-                }
-            }
+            Opened::Stop(code) => drop(link.quic.stop(internal, code)),
         }
         self.unsettled = true;
     }
 
     pub(super) fn resume_internal(&mut self, path: PathId, internal: StreamId) {
         if let Some(link) = self.links.get_mut(path) {
-            link.note_readable(internal);
+            if let Some(Inbound::Internal { waits }) = link.inbound.get_mut(internal) {
+                *waits = false;
+                link.note_readable(internal);
+            }
         }
         self.unsettled = true;
     }
 
-    /// Hands what has arrived on internal streams to the machine: all of it, so that QUIC's windows never fill.
+    pub(super) fn stop_internal(&mut self, path: PathId, internal: StreamId, code: ErrorCode) {
+        if let Some(link) = self.links.get_mut(path) {
+            link.inbound.remove(internal);
+            link.quic.stop(internal, code);
+        }
+    }
+
+    /// Hands on what has arrived in streams that are not the application's: all of it, so that QUIC's windows never fill.
     pub(super) fn drain_internal(&mut self, path: PathId) {
         let Some(link) = self.links.get_mut(path) else {
             return;
         };
-        for internal in std::mem::take(&mut link.readable) {
-            if self.read_relay(path, internal) {
-                continue;
+        for stream in std::mem::take(&mut link.readable) {
+            match self.links.get_mut(path).and_then(|link| link.inbound.get(stream)) {
+                Some(Inbound::Internal { .. }) => self.read_internal(path, stream),
+                Some(Inbound::Relay(_)) => self.read_relay(path, stream),
+                Some(
+                    Inbound::Header(_) | Inbound::Stream(_) | Inbound::Draining(_) | Inbound::StopEarly(_),
+                )
+                | None => {}
             }
-            let _internal = internal_span(&self.machine, path, internal);
-            let (Some(link), Machine::Client(client)) = (self.links.get_mut(path), &mut self.machine) else {
-                return;
-            };
-            if client.is_waiting(internal) && path == HOME {
-                continue;
-            }
-            let end = link.quic.read_all(internal, |bytes| client.on_bytes(path, internal, bytes));
-            tracing::trace!(?end, "read");
-            let end = match end {
-                ReadEnd::Finished => InternalEnd::Fin,
-                ReadEnd::Reset(code) => InternalEnd::Reset(code),
-                ReadEnd::Blocked | ReadEnd::Closed | ReadEnd::IllegalOrder => continue,
-            };
-            client.on_internal_end(path, internal, end);
         }
         self.drain_actions();
+    }
+
+    /// Reads on in an internal stream.
+    fn read_internal(&mut self, path: PathId, internal: StreamId) {
+        let _internal = internal_span(&self.machine, path, internal);
+        let (Some(link), Machine::Client(client)) = (self.links.get_mut(path), &mut self.machine) else {
+            return;
+        };
+        let end = link.quic.read_all(internal, |bytes| client.on_bytes(path, internal, bytes));
+        tracing::trace!(?end, "read");
+        match end {
+            ReadEnd::Blocked => return,
+            ReadEnd::Finished => client.on_internal_end(path, internal, InternalEnd::Fin),
+            ReadEnd::Reset(code) => client.on_internal_end(path, internal, InternalEnd::Reset(code)),
+            ReadEnd::Closed | ReadEnd::IllegalOrder => {}
+        }
+        link.inbound.remove(internal);
     }
 }
 

@@ -3,14 +3,18 @@
 //! Moves frames and bytes; decides nothing. Control is written before anything else and never starves. Spec: PROTOCOL §4.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::VecDeque,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use super::{price::Account, relays::Relays};
+use super::{
+    kinds::{Inbound, InboundStreams, OutboundStreams},
+    price::Account,
+    relays::Relays,
+};
 use crate::{
     budget::{Bucket, Rate},
     endpoint::{EndpointEvent, EndpointEventInner},
@@ -18,7 +22,7 @@ use crate::{
     id::{Attempt, Dir, LinkId, PathId, StreamId},
     limits,
     quic::{Connection, ReadEnd, WriteEnd},
-    wire::{Decoder, Frame, HeaderDecoder, StreamHeader, encode},
+    wire::{Decoder, Frame, StreamHeader, encode},
 };
 
 /// A connection heard within this time is not idle, whatever it has agreed on with its peer: half the shortest idle
@@ -37,15 +41,15 @@ pub(super) struct Link {
     backlog_bytes: usize,
     /// Frames that the peer may send. Spec: PROTOCOL §11.2.
     allowance: Bucket,
-    /// Unidirectional streams of the peer whose header is incomplete.
-    headers: BTreeMap<StreamId, HeaderDecoder>,
+    pub(super) inbound: InboundStreams,
+    pub(super) outbound: OutboundStreams,
     /// The control stream is open: others may follow.
     pub(super) control_open: bool,
     /// Control has arrived that was not looked at.
     pub(super) control_ready: bool,
     /// Frames are left unread until the budget allows them.
     pub(super) control_paused: bool,
-    /// Internal streams with bytes to read.
+    /// Internal streams and messages with bytes to read.
     pub(super) readable: SmallVec<[StreamId; 2]>,
     pub(super) frames_heard: u64,
     /// Instant at which the connection was last heard, as far as what it sent has been looked at.
@@ -93,7 +97,8 @@ impl Link {
             backlog: VecDeque::new(),
             backlog_bytes: 0,
             allowance: Bucket::new(now, Rate::per_second(limits::CONTROL_RATE), limits::CONTROL_BURST),
-            headers: BTreeMap::new(),
+            inbound: InboundStreams::default(),
+            outbound: OutboundStreams::default(),
             control_open: false,
             control_ready: false,
             control_paused: false,
@@ -200,24 +205,9 @@ impl Link {
         self.unpaid_bytes %= limits::BYTES_PER_CONTROL_FRAME;
     }
 
-    /// A unidirectional stream of the peer was opened.
-    pub(super) fn expect_header(&mut self, stream: StreamId) {
-        self.headers.insert(stream, HeaderDecoder::new());
-    }
-
-    /// Returns whether the header of the stream is incomplete.
-    pub(super) fn expects_header(&self, stream: StreamId) -> bool {
-        self.headers.contains_key(&stream)
-    }
-
-    /// Number of streams with an incomplete header.
-    pub(super) fn headers_expected(&self) -> usize {
-        self.headers.len()
-    }
-
-    /// Reads on in the header of a stream, and not one byte further.
+    /// Reads on in the header of a stream, and not one byte further. Once that has ended, the stream is of no kind.
     pub(super) fn read_header(&mut self, stream: StreamId) -> HeaderEnd {
-        let Some(decoder) = self.headers.get_mut(&stream) else {
+        let Some(Inbound::Header(decoder)) = self.inbound.get_mut(stream) else {
             return HeaderEnd::Gone;
         };
         let end = loop {
@@ -232,7 +222,7 @@ impl Link {
                 Err(ReadEnd::Reset(_) | ReadEnd::Closed | ReadEnd::IllegalOrder) => break HeaderEnd::Gone,
             }
         };
-        self.headers.remove(&stream);
+        self.inbound.remove(stream);
         end
     }
 

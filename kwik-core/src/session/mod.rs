@@ -17,6 +17,7 @@ mod fuzzing;
 mod hello;
 mod home;
 mod internal;
+mod kinds;
 mod link;
 mod links;
 #[cfg(feature = "qlog")]
@@ -47,17 +48,8 @@ use rustls_pki_types::CertificateDer;
 #[cfg(any(test, fuzzing, feature = "audit"))]
 pub use self::effort::Effort;
 use self::{
-    client::Client,
-    events::EventQueue,
-    hello::Greeting,
-    internal::Outgoing,
-    link::Link,
-    links::Links,
-    native::RecvHalf,
-    primary::Primary,
-    secondary::Secondary,
-    streams::{Deferred, SendHalf},
-    subject::path_span,
+    client::Client, events::EventQueue, hello::Greeting, link::Link, links::Links, primary::Primary,
+    secondary::Secondary, subject::path_span,
 };
 #[cfg(any(test, fuzzing))]
 pub use self::{
@@ -134,18 +126,12 @@ pub struct Session {
     now: Instant,
     /// Wall time of the latest datagram: frames come in datagrams.
     wall: Wall,
-    recv: BTreeMap<StreamId, RecvHalf>,
-    send: BTreeMap<StreamId, SendHalf>,
     /// Opened by the peer, not accepted by the application.
     accepts_bi: VecDeque<StreamId>,
     accepts_uni: VecDeque<StreamId>,
-    /// Bidirectional streams that a `Split` opened before QUIC did.
-    early: BTreeMap<StreamId, Deferred>,
     /// Streams of the peer that QUIC has told of so far, by direction.
     seen_bi: u64,
     seen_uni: u64,
-    /// Split streams whose reader is done, but whose native FIN has not come.
-    draining: BTreeMap<StreamId, RecvHalf>,
     /// Streams the peer may have open at once, per direction.
     permitted: u64,
     /// Unidirectional streams that the peer may have open beyond that, for what it writes into split streams.
@@ -154,11 +140,10 @@ pub struct Session {
     relay_slots: usize,
     /// Opened at QUIC, so that the application does not take them from what this server writes into split streams.
     spare: VecDeque<StreamId>,
-    outgoing: BTreeMap<StreamId, Outgoing>,
-    /// Writers that found no stream slot.
-    slot_waiters: BTreeSet<internal::Owner>,
-    /// Writers that found control waiting ahead of them.
-    control_waiters: BTreeSet<internal::Owner>,
+    /// Told to writers that found no stream slot, once there is one.
+    slot_waiters: BTreeSet<Event>,
+    /// Told to writers that found control waiting ahead of them, once it has gone.
+    control_waiters: BTreeSet<Event>,
     /// For the application's own code, and what must not be said before it has answered.
     questions: VecDeque<Question>,
     outbox: question::Outbox,
@@ -240,19 +225,14 @@ impl Session {
             transport,
             now,
             wall: Wall::new(now, Duration::ZERO),
-            recv: BTreeMap::new(),
-            send: BTreeMap::new(),
             accepts_bi: VecDeque::new(),
             accepts_uni: VecDeque::new(),
-            early: BTreeMap::new(),
             seen_bi: 0,
             seen_uni: 0,
-            draining: BTreeMap::new(),
             permitted,
             run_slots: 0,
             relay_slots: 0,
             spare: VecDeque::new(),
-            outgoing: BTreeMap::new(),
             slot_waiters: BTreeSet::new(),
             control_waiters: BTreeSet::new(),
             questions: VecDeque::new(),

@@ -13,6 +13,7 @@ use bytes::Bytes;
 
 use super::{
     HOME, Machine, Session,
+    kinds::{Inbound, Outbound},
     question::{Draft, Question, RelayDraft},
     streams::below_control,
 };
@@ -31,8 +32,7 @@ use crate::{
 /// Relayed messages of one connection. Boxed by its owner: most sessions have none.
 #[derive(Debug)]
 pub(super) struct Relays {
-    /// Messages of the peer that are not whole, and how many may come.
-    incoming: BTreeMap<StreamId, Incoming>,
+    /// Messages that may come.
     taken: Bucket,
     /// Messages for the peer that have no stream yet, what they count for together, and how fast they go.
     given: Bucket,
@@ -55,13 +55,13 @@ struct Sending {
     left: Vec<Bytes>,
 }
 
-/// A message that comes.
-struct Incoming {
+/// A message that comes, as far as it has.
+pub(super) struct Message {
     head: RelayOpen,
     bytes: Vec<u8>,
 }
 
-crate::redact::debug_hiding!(Incoming { head; bytes });
+crate::redact::debug_hiding!(Message { head; bytes });
 
 /// A message that goes.
 pub(super) struct Outgoing {
@@ -76,7 +76,6 @@ crate::redact::debug_hiding!(Outgoing { head, unsigned; payload });
 impl Relays {
     fn new(now: Instant) -> Self {
         Self {
-            incoming: BTreeMap::new(),
             // Twice what an honest peer sends, as clocks differ; and at once both its burst and what may have been under
             // way before.
             taken: Bucket::new(now, Rate::per_second(limits::RELAY_RATE * 2), limits::RELAY_BURST),
@@ -91,11 +90,6 @@ impl Relays {
             permitted: false,
             open: BTreeMap::new(),
         }
-    }
-
-    /// Number of the peer's streams that bring messages.
-    pub(super) fn incoming(&self) -> usize {
-        self.incoming.len()
     }
 
     /// Returns whether messages wait for a stream, or for QUIC to take them.
@@ -122,19 +116,9 @@ impl Relays {
         earlier.all(|sending| head.id < sending.id.saturating_add(ahead))
     }
 
-    /// Returns whether the stream brings a message; it is read then.
-    pub(super) fn reads(&self, stream: StreamId) -> bool {
-        self.incoming.contains_key(&stream)
-    }
-
     /// Number of slots to set aside for messages on the primary's connection, out of what the peer has permitted.
     pub(super) fn slots_wanted(&self) -> usize {
         if self.permitted { limits::RELAY_STREAMS.saturating_sub(self.open.len()) } else { 0 }
-    }
-
-    /// Returns whether the stream was one of ours; it has ended.
-    fn forget_open(&mut self, stream: StreamId) -> bool {
-        self.open.remove(&stream).is_some()
     }
 
     /// Hands QUIC what it has not taken of the open streams.
@@ -258,10 +242,10 @@ impl Session {
         };
         let relays = link.relays.get_or_insert_with(|| Box::new(Relays::new(now)));
         let fast = relays.taken.take(now, cost(head.length)).is_err();
-        if fast || relays.incoming.len() >= limits::RELAY_STREAMS {
+        if fast || link.inbound.relays() >= limits::RELAY_STREAMS {
             return self.refuse_relay(path, stream, ErrorCode::RELAY_REFUSED);
         }
-        relays.incoming.insert(stream, Incoming { head, bytes: Vec::new() });
+        link.inbound.insert(stream, Inbound::Relay(Message { head, bytes: Vec::new() }));
         link.note_readable(stream);
         self.unsettled = true;
     }
@@ -292,41 +276,34 @@ impl Session {
         self.unsettled = true;
     }
 
-    /// Reads on in a message. Returns whether the stream brings one.
-    pub(super) fn read_relay(&mut self, path: PathId, stream: StreamId) -> bool {
+    /// Reads on in a message.
+    pub(super) fn read_relay(&mut self, path: PathId, stream: StreamId) {
         let Some(link) = self.links.get_mut(path) else {
-            return false;
+            return;
         };
-        let Some(relays) = link.relays.as_mut().filter(|relays| relays.reads(stream)) else {
-            return false;
+        let Some(Inbound::Relay(message)) = link.inbound.get_mut(stream) else {
+            return;
         };
-        let Some(incoming) = relays.incoming.get_mut(&stream) else {
-            return false;
-        };
-        let length = incoming.head.length as usize;
+        let length = message.head.length as usize;
         let end = link.quic.read_all(stream, |bytes| {
-            incoming.bytes.extend_from_slice(&bytes);
-            incoming.bytes.len() <= length
+            message.bytes.extend_from_slice(&bytes);
+            message.bytes.len() <= length
         });
-        let excess = incoming.bytes.len() > length;
-        let short = incoming.bytes.len() < length;
-        let code = match end {
-            ReadEnd::Blocked if !excess => return true,
-            ReadEnd::Finished if !excess && !short => None,
-            // The sender gave it up, or its path is closing.
-            ReadEnd::Reset(_) | ReadEnd::Closed | ReadEnd::IllegalOrder => {
-                relays.incoming.remove(&stream);
-                return true;
-            }
-            ReadEnd::Blocked | ReadEnd::Finished => Some(ErrorCode::METADATA_PROTOCOL_VIOLATION),
-        };
-        let whole = relays.incoming.remove(&stream);
-        match (code, whole) {
-            (Some(code), _) => self.fault(path, code),
-            (None, Some(Incoming { head, bytes })) => self.on_relay(path, head, bytes.into()),
-            (None, None) => {}
+        let come = message.bytes.len();
+        if matches!(end, ReadEnd::Blocked) && come <= length {
+            return;
         }
-        true
+        let message = link.inbound.remove(stream);
+        match (end, message) {
+            (ReadEnd::Finished, Some(Inbound::Relay(Message { head, bytes }))) if come == length => {
+                self.on_relay(path, head, bytes.into());
+            }
+            (ReadEnd::Blocked | ReadEnd::Finished, _) => {
+                self.fault(path, ErrorCode::METADATA_PROTOCOL_VIOLATION);
+            }
+            // The sender gave it up, or its path is closing.
+            (ReadEnd::Reset(_) | ReadEnd::Closed | ReadEnd::IllegalOrder, _) => {}
+        }
     }
 
     /// A message is here, whole.
@@ -437,6 +414,7 @@ impl Session {
                 link.quic.set_priority(stream, priority);
                 let header = Bytes::copy_from_slice(&encode_header(&StreamHeader::Relay(head)));
                 let left = if payload.is_empty() { vec![header] } else { vec![header, payload] };
+                link.outbound.insert(stream, Outbound::Relay);
                 relays.open.insert(stream, Sending { path: head.path, id: head.id, left });
             }
             relays.flush(&mut link.quic);
@@ -452,18 +430,15 @@ impl Session {
         }
     }
 
-    /// A stream of ours has arrived whole, or with `stopped` the peer wants no more of it. Returns whether it was a
-    /// message's.
-    pub(super) fn on_relay_end(&mut self, path: PathId, stream: StreamId, stopped: bool) -> bool {
+    /// A message of ours has arrived whole, or with `stopped` the peer wants no more of it.
+    pub(super) fn on_relay_end(&mut self, path: PathId, stream: StreamId, stopped: bool) {
         let Some(link) = self.links.get_mut(path) else {
-            return false;
+            return;
         };
         let Some(relays) = &mut link.relays else {
-            return false;
+            return;
         };
-        if !relays.forget_open(stream) {
-            return false;
-        }
+        relays.open.remove(&stream);
         relays.permitted = true;
         if stopped {
             link.quic.reset(stream, ErrorCode::RELAY_REFUSED);
@@ -471,7 +446,6 @@ impl Session {
         }
         self.tell_of_room();
         self.unsettled = true;
-        true
     }
 }
 

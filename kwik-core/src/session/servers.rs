@@ -268,16 +268,16 @@ impl Session {
         if self.lost.is_some() {
             return Err(LeaseError::SessionClosed);
         }
-        let native = self.send.get(&stream).map(|half| half.written).ok_or(LeaseError::ClosedStream)?;
+        let half = self.links.home.outbound.half(stream).ok_or(LeaseError::ClosedStream)?;
+        let (native, finished) = (half.written, half.is_finished());
         let split = self.primary().is_some_and(|primary| primary.split_stream(stream).is_some());
-        let home = &mut self.links.home;
-        let finished = self.send.get(&stream).is_some_and(|half| half.is_finished());
+        let home = &mut *self.links.home;
         let stopped = !matches!(home.quic.stopped(stream), Some(None));
         if !split && (finished || stopped) {
             return Err(LeaseError::ClosedStream);
         }
         // The client must be able to tell an application stream from an internal one even if no native byte follows.
-        if let Some(half) = self.send.get_mut(&stream) {
+        if let Some(half) = home.outbound.half_mut(stream) {
             half.flush(&mut home.quic, stream);
         }
         Ok(native)

@@ -292,8 +292,8 @@ impl Session {
             link.flush();
         }
         if !self.links.home.is_backlogged() {
-            for writer in std::mem::take(&mut self.control_waiters) {
-                self.notify(writer.event());
+            for writable in std::mem::take(&mut self.control_waiters) {
+                self.notify(writable);
             }
         }
     }
@@ -400,9 +400,7 @@ impl Session {
             Action::ResetInternal { stream, code } => self.reset_internal(stream, code),
             Action::ResumeInternal { path, stream } => self.resume_internal(path, stream),
             Action::StopInternal { path, stream, code } => {
-                if let Some(link) = self.links.get_mut(path) {
-                    link.quic.stop(stream, code);
-                }
+                self.stop_internal(path, stream, code);
             }
             Action::SplitOpened { stream } => self.on_split(stream),
         }

@@ -3,7 +3,12 @@
 
 use bytes::Bytes;
 
-use super::{Machine, Session, internal::Owner, native::RecvHalf, subject::stream_span};
+use super::{
+    Machine, Session,
+    kinds::{Inbound, Outbound},
+    native::RecvHalf,
+    subject::stream_span,
+};
 use crate::{
     action::{Chunk, Event},
     error::{
@@ -32,15 +37,8 @@ pub(super) struct SendHalf {
     pub(super) finish_pending: bool,
     /// The peer wants no more. Kept until the application ends its half, which is what gives the slot back.
     pub(super) stopped: Option<ErrorCode>,
-}
-
-/// Wishes of the application for a stream that QUIC has not opened yet. quinn-proto's counts go wrong if a half of such a
-/// stream ends, so they wait.
-#[derive(Debug, Default)]
-pub(super) struct Deferred {
-    pub(super) finish: bool,
-    pub(super) reset: Option<ErrorCode>,
-    pub(super) stop: Option<ErrorCode>,
+    /// A `Split` opened the stream before QUIC did: FIN waits until it has, see [`RecvHalf::early`].
+    pub(super) early: bool,
 }
 
 impl SendHalf {
@@ -73,12 +71,10 @@ impl Session {
         };
         let mut half = SendHalf::default();
         match dir {
-            Dir::Bi => {
-                self.recv.insert(stream, RecvHalf::default());
-            }
+            Dir::Bi => self.links.home.inbound.insert(stream, Inbound::Stream(RecvHalf::default())),
             Dir::Uni => half.header = Bytes::copy_from_slice(&encode_header(&StreamHeader::Public)),
         }
-        self.send.insert(stream, half);
+        self.links.home.outbound.insert(stream, Outbound::Stream(half));
         Some(stream)
     }
 
@@ -106,7 +102,7 @@ impl Session {
         let Machine::Primary(primary) = &self.machine else {
             return 0;
         };
-        limits::run_slots(primary.splits()).saturating_sub(self.outgoing.len())
+        limits::run_slots(primary.splits()).saturating_sub(self.links.home.outbound.internals_len())
     }
 
     /// Accepts a stream that the peer opened; [`Event::Opened`] tells when to ask. Never one of a secondary.
@@ -136,17 +132,17 @@ impl Session {
         if let Some(cause) = &self.lost {
             return Err(WriteError::ConnectionLost(cause.clone()));
         }
-        let half =
-            self.send.get_mut(&stream).filter(|half| !half.finished).ok_or(WriteError::ClosedStream)?;
-        if let Some(code) = half.stopped {
+        let home = &mut *self.links.home;
+        let half = home.outbound.half(stream).filter(|half| !half.finished);
+        if let Some(code) = half.ok_or(WriteError::ClosedStream)?.stopped {
             return Err(WriteError::Stopped(code));
         }
-        let home = &mut self.links.home;
         home.flush();
         if home.is_backlogged() {
-            self.control_waiters.insert(Owner::Sequential { stream, next: 0 });
+            self.control_waiters.insert(Event::Writable(stream));
             return Err(WriteError::Blocked);
         }
+        let half = home.outbound.half_mut(stream).ok_or(WriteError::ClosedStream)?;
         if !half.header.is_empty() {
             flush_header(&mut home.quic, stream, &mut half.header).map_err(write_error)?;
         }
@@ -167,7 +163,8 @@ impl Session {
     /// - [`ClosedStream`] if it was finished or reset before.
     pub fn finish(&mut self, now: Instant, stream: StreamId) -> Result<(), ClosedStream> {
         self.touch(now);
-        let half = self.send.get_mut(&stream).ok_or(ClosedStream)?;
+        let home = &mut *self.links.home;
+        let half = home.outbound.half_mut(stream).ok_or(ClosedStream)?;
         if let Some(code) = half.stopped {
             if !half.finished {
                 self.end_stopped(stream, code);
@@ -177,7 +174,7 @@ impl Session {
         if std::mem::replace(&mut half.finished, true) {
             return Err(ClosedStream);
         }
-        let home = &mut self.links.home;
+        let early = half.early;
         match flush_header(&mut home.quic, stream, &mut half.header) {
             Ok(()) => {}
             Err(WriteEnd::Blocked) => {
@@ -193,11 +190,7 @@ impl Session {
             self.finish_sequential(stream);
             return Ok(());
         }
-        if let Some(deferred) = self.early.get_mut(&stream) {
-            deferred.finish = true;
-            return Ok(());
-        }
-        if home.quic.finish(stream) { Ok(()) } else { self.finish_unheard(stream) }
+        if early || home.quic.finish(stream) { Ok(()) } else { self.finish_unheard(stream) }
     }
 
     /// QUIC does not take the end of a stream: the peer has stopped it, and that has not been told yet.
@@ -208,7 +201,7 @@ impl Session {
                 Ok(())
             }
             None => {
-                self.send.remove(&stream);
+                self.links.home.outbound.take_half(stream);
                 Err(ClosedStream)
             }
         }
@@ -222,7 +215,7 @@ impl Session {
             self.reset_internals_of(stream);
         }
         self.links.home.quic.reset(stream, code);
-        if self.send.remove(&stream).is_some_and(|half| half.stopped.is_none()) {
+        if self.links.home.outbound.take_half(stream).is_some_and(|half| half.stopped.is_none()) {
             self.notify(Event::Stopped(stream, code));
         }
     }
@@ -230,7 +223,8 @@ impl Session {
     /// The peer wants no more of a stream.
     pub(super) fn on_send_stopped(&mut self, stream: StreamId, code: ErrorCode) {
         let split = is_split(&self.machine, stream);
-        let Some(half) = self.send.get_mut(&stream).filter(|half| half.stopped.is_none()) else {
+        let half = self.links.home.outbound.half_mut(stream);
+        let Some(half) = half.filter(|half| half.stopped.is_none()) else {
             return; // delivered, or over by a reset
         };
         half.stopped = Some(code);
@@ -260,17 +254,17 @@ impl Session {
     pub fn reset(&mut self, now: Instant, stream: StreamId, code: ErrorCode) -> Result<(), GiveUpError> {
         code.check_own()?;
         self.touch(now);
-        let half = self.send.remove(&stream).ok_or(ClosedStream)?;
+        let half = self.links.home.outbound.take_half(stream).ok_or(ClosedStream)?;
         if let Machine::Primary(primary) = &mut self.machine {
             primary.end_stream(stream, code);
             primary.forget_stream(stream);
             self.reset_internals_of(stream);
         }
-        if let Some(deferred) = self.early.get_mut(&stream) {
-            deferred.reset = Some(code);
+        let home = &mut *self.links.home;
+        if half.early {
+            home.outbound.insert(stream, Outbound::ResetEarly(code));
             return Ok(());
         }
-        let home = &mut self.links.home;
         // One that the peer has stopped may have been reset for that already.
         if home.quic.reset(stream, code) || half.stopped.is_some() {
             Ok(())
@@ -284,8 +278,8 @@ impl Session {
     /// # Errors
     /// - [`ClosedStream`] if the stream is closed.
     pub fn set_priority(&mut self, stream: StreamId, priority: i32) -> Result<(), ClosedStream> {
-        let half = self.send.get_mut(&stream).ok_or(ClosedStream)?;
-        let home = &mut self.links.home;
+        let home = &mut *self.links.home;
+        let half = home.outbound.half_mut(stream).ok_or(ClosedStream)?;
         if !home.quic.set_priority(stream, below_control(priority)) {
             return Err(ClosedStream);
         }
@@ -298,7 +292,7 @@ impl Session {
     /// # Errors
     /// - [`ClosedStream`] if the stream is closed.
     pub fn priority(&self, stream: StreamId) -> Result<i32, ClosedStream> {
-        self.send.get(&stream).map(|half| half.priority).ok_or(ClosedStream)
+        self.links.home.outbound.half(stream).map(|half| half.priority).ok_or(ClosedStream)
     }
 
     /// Returns the code the peer stopped the stream with; `None` while it has not, and the stream goes on.
@@ -307,7 +301,7 @@ impl Session {
     /// - [`ClosedStream`] if nothing is known of the stream any more: it was reset here, or it was finished and
     ///   [`Event::Finished`] or [`Event::Stopped`] has told, or is about to tell, how that went.
     pub fn stopped(&mut self, stream: StreamId) -> Result<Option<ErrorCode>, ClosedStream> {
-        let half = self.send.get(&stream).ok_or(ClosedStream)?;
+        let half = self.links.home.outbound.half(stream).ok_or(ClosedStream)?;
         if half.stopped.is_some() || is_split(&self.machine, stream) {
             return Ok(half.stopped);
         }
@@ -334,14 +328,14 @@ impl Session {
     ) -> Result<Option<Chunk>, ReadError> {
         let (_session, _stream) = (self.enter(), stream_span(stream));
         self.touch(now);
-        let half = self.recv.get_mut(&stream).ok_or(ReadError::ClosedStream)?;
+        let reset = self.links.home.inbound.half(stream).ok_or(ReadError::ClosedStream)?.reset;
         if let Machine::Client(client) = &mut self.machine {
             if let Some(error) = client.take_failure(stream) {
                 return Err(self.give_up_reading(stream, error));
             }
         }
-        if let Some(code) = half.reset {
-            self.recv.remove(&stream);
+        if let Some(code) = reset {
+            self.links.home.inbound.remove(stream);
             return Err(ReadError::Reset(code));
         }
         let base = match &self.machine {
@@ -362,7 +356,7 @@ impl Session {
         max_len: usize,
         ordered: bool,
     ) -> Result<Option<Chunk>, ReadError> {
-        let mut native_done = self.recv.get(&stream).is_some_and(|half| half.read >= base);
+        let mut native_done = self.links.home.inbound.half(stream).is_some_and(|half| half.read >= base);
         if !native_done {
             match self.read_native(stream, max_len, ordered) {
                 Ok(Some(chunk)) if chunk.offset + chunk.bytes.len() as u64 > base => {
@@ -379,7 +373,7 @@ impl Session {
                 Err(ReadError::Blocked | ReadError::ConnectionLost(_)) => {}
                 Err(error) => return Err(error),
             }
-            native_done = self.recv.get(&stream).is_some_and(|half| half.read >= base);
+            native_done = self.links.home.inbound.half(stream).is_some_and(|half| half.read >= base);
         }
         if native_done {
             self.check_native_end(stream)?;
@@ -389,7 +383,7 @@ impl Session {
         };
         let local = matches!(self.lost, Some(ConnectionError::LocallyClosed));
         if !native_done && (ordered || !client.is_readable(stream)) {
-            let read = self.recv.get(&stream).map_or(0, RecvHalf::first_unread);
+            let read = self.links.home.inbound.half(stream).map_or(0, RecvHalf::first_unread);
             return Err(match (&self.lost, client.missing_from(stream, read)) {
                 (Some(cause), _) if local => ReadError::ConnectionLost(cause.clone()),
                 (_, Some((missing, code))) => ReadError::Incomplete { stream, missing, code },
@@ -406,8 +400,9 @@ impl Session {
         match (read, &self.lost) {
             (Ok(Some(chunk)), _) => Ok(Some(chunk)),
             (Ok(None), _) => {
-                let half = self.recv.remove(&stream).unwrap_or_default();
-                self.draining.insert(stream, half);
+                let home = &mut self.links.home;
+                let half = home.inbound.take_half(stream).unwrap_or_default();
+                home.inbound.insert(stream, Inbound::Draining(half));
                 self.drain_native(stream);
                 Ok(None)
             }
@@ -422,7 +417,6 @@ impl Session {
     /// The machine has given a stream up, and told the primary: its native part goes with it, for the same reason, as
     /// either may be the first to arrive.
     fn give_up_reading(&mut self, stream: StreamId, error: ReadError) -> ReadError {
-        self.recv.remove(&stream);
         let code = match &error {
             ReadError::Conflict { .. } => ErrorCode::DATA_CONFLICT,
             ReadError::Incomplete { code, .. } => *code,
@@ -433,12 +427,20 @@ impl Session {
             | ReadError::Reset(_)
             | ReadError::ZeroRttRejected => ErrorCode::STREAM_CLOSED,
         };
-        if let Some(deferred) = self.early.get_mut(&stream) {
-            deferred.stop = Some(code);
-        } else {
-            self.links.home.quic.stop(stream, code);
+        if let Some(half) = self.links.home.inbound.take_half(stream) {
+            self.stop_native(stream, &half, code);
         }
         error
+    }
+
+    /// Tells the peer to send no more of a stream that the application does not read any more.
+    fn stop_native(&mut self, stream: StreamId, half: &RecvHalf, code: ErrorCode) {
+        let home = &mut self.links.home;
+        if half.early {
+            home.inbound.insert(stream, Inbound::StopEarly(code));
+        } else {
+            home.quic.stop(stream, code);
+        }
     }
 
     /// Says what becomes of bytes of this stream that two servers bring for one place, from now on; on clients, and where
@@ -451,7 +453,7 @@ impl Session {
         stream: StreamId,
         policy: ConflictPolicy,
     ) -> Result<(), ClosedStream> {
-        self.recv.get_mut(&stream).ok_or(ClosedStream)?.conflict_policy = Some(policy);
+        self.links.home.inbound.half_mut(stream).ok_or(ClosedStream)?.conflict_policy = Some(policy);
         if let Machine::Client(client) = &mut self.machine {
             client.set_conflict_policy(stream, policy);
         }
@@ -466,15 +468,11 @@ impl Session {
     pub fn stop(&mut self, now: Instant, stream: StreamId, code: ErrorCode) -> Result<(), GiveUpError> {
         code.check_own()?;
         self.touch(now);
-        self.recv.remove(&stream).ok_or(ClosedStream)?;
+        let half = self.links.home.inbound.take_half(stream).ok_or(ClosedStream)?;
         if let Machine::Client(client) = &mut self.machine {
             client.stop(stream, code);
         }
-        if let Some(deferred) = self.early.get_mut(&stream) {
-            deferred.stop = Some(code);
-        } else {
-            self.links.home.quic.stop(stream, code);
-        }
+        self.stop_native(stream, &half, code);
         Ok(())
     }
 
@@ -489,10 +487,11 @@ impl Session {
         stream: StreamId,
     ) -> Result<Option<ErrorCode>, ClosedStream> {
         self.touch(now);
-        let half = self.recv.get_mut(&stream).ok_or(ClosedStream)?;
-        let code = half.known_reset().or_else(|| self.links.home.quic.received_reset(stream));
+        let home = &mut *self.links.home;
+        let half = home.inbound.half(stream).ok_or(ClosedStream)?;
+        let code = half.known_reset().or_else(|| home.quic.received_reset(stream));
         if code.is_some() {
-            self.recv.remove(&stream);
+            home.inbound.remove(stream);
             if let Machine::Client(client) = &mut self.machine {
                 client.on_native_reset(stream);
             }

@@ -92,9 +92,7 @@ pub(super) struct Client {
     failed: BTreeMap<StreamId, ReadError>,
     /// Split streams that have ended: frames that name them are late, not wrong.
     ended: VecDeque<StreamId>,
-    /// The primary's runs that arrived before the split of their stream.
-    waiting: BTreeMap<StreamId, (StreamId, u64)>,
-    /// The primary's runs being read.
+    /// Internal streams of the primary. One whose stream is not split yet waits for that, unread.
     runs: BTreeMap<StreamId, Run>,
     /// Split streams whose reader found nothing.
     blocked: BTreeSet<StreamId>,
@@ -283,7 +281,6 @@ impl Client {
             streams: BTreeMap::new(),
             failed: BTreeMap::new(),
             ended: VecDeque::new(),
-            waiting: BTreeMap::new(),
             runs: BTreeMap::new(),
             blocked: BTreeSet::new(),
             splits: 0,
@@ -331,7 +328,6 @@ impl Client {
             ("lease_deadlines", self.lease_deadlines.len()),
             ("streams", self.streams.len()),
             ("failed", self.failed.len()),
-            ("waiting", self.waiting.len()),
             ("runs", self.runs.len()),
             ("blocked", self.blocked.len()),
             ("gaps", self.gaps.len()),

@@ -23,18 +23,14 @@ impl Client {
     }
 
     /// Returns whether an internal stream of the primary must stay unread until its stream is split.
+    #[cfg(any(test, fuzzing))]
     pub(in crate::session) fn is_waiting(&self, internal: StreamId) -> bool {
-        self.waiting.contains_key(&internal)
+        self.runs.get(&internal).is_some_and(|run| !self.is_split(run.stream))
     }
 
     /// Number of streams that were split so far, whatever became of them.
     pub(in crate::session) fn splits(&self) -> usize {
         self.splits
-    }
-
-    /// Number of streams that the primary has open to write into split streams, as far as their headers are here.
-    pub(in crate::session) fn runs_open(&self) -> usize {
-        self.runs.len() + self.waiting.len()
     }
 
     /// Returns whether servers have placed bytes that `read` would give.
@@ -62,7 +58,7 @@ impl Client {
             self.tell_primary(Frame::SplitAck { stream, credit: offset });
             self.tell_primary(Frame::StreamStopped { stream, code: ErrorCode::NO_CREDIT });
             self.remember_ended(stream);
-            self.stop_waiting(stream);
+            self.stop_runs(stream);
             return Ok(());
         }
         // Every stream has its guaranteed part; beyond it the first ones take what is free.
@@ -75,24 +71,22 @@ impl Client {
         self.ended.retain(|ended| *ended != stream);
         self.tell_primary(Frame::SplitAck { stream, credit });
         self.actions.push_back(Action::SplitOpened { stream });
-        let waiting: Vec<StreamId> =
-            self.waiting.iter().filter(|(_, (owner, _))| *owner == stream).map(|(&run, _)| run).collect();
-        for run in waiting {
-            if let Some((_, offset)) = self.waiting.remove(&run) {
-                self.runs.insert(run, Run { stream, next: offset });
-                self.actions.push_back(Action::ResumeInternal { path: PathId::PRIMARY, stream: run });
-            }
+        for run in self.runs_of(stream) {
+            self.actions.push_back(Action::ResumeInternal { path: PathId::PRIMARY, stream: run });
         }
         self.recredit.insert(stream);
         Ok(())
     }
 
-    /// Turns away the runs that came before their stream was refused: nobody will ever read them.
-    fn stop_waiting(&mut self, stream: StreamId) {
-        let of = self.waiting.iter().filter(|(_, (owner, _))| *owner == stream).map(|(&run, _)| run);
-        let waiting: Vec<StreamId> = of.collect();
-        for run in waiting {
-            self.waiting.remove(&run);
+    /// Internal streams in which the primary writes into a stream.
+    fn runs_of(&self, stream: StreamId) -> Vec<StreamId> {
+        self.runs.iter().filter(|(_, run)| run.stream == stream).map(|(&internal, _)| internal).collect()
+    }
+
+    /// Turns away the runs of a stream that is over, or was refused: nobody will ever read them.
+    fn stop_runs(&mut self, stream: StreamId) {
+        for run in self.runs_of(stream) {
+            self.runs.remove(&run);
             let code = ErrorCode::STREAM_CLOSED;
             self.actions.push_back(Action::StopInternal { path: PathId::PRIMARY, stream: run, code });
         }
@@ -212,27 +206,26 @@ impl Client {
     }
 
     fn on_run(&mut self, internal: StreamId, stream: StreamId, offset: u64) -> Opened {
-        if let Some(split) = self.streams.get(&stream) {
-            if offset < split.base() {
+        let opened = match self.streams.get(&stream) {
+            Some(split) if offset < split.base() => {
                 self.fault(PathId::PRIMARY, ErrorCode::LEASE_VIOLATION);
                 return Opened::Stop(ErrorCode::LEASE_VIOLATION);
             }
-            self.runs.insert(internal, Run { stream, next: offset });
-            self.recredit.insert(stream);
-            return Opened::Read;
-        }
-        if self.ended.contains(&stream) {
-            return Opened::Stop(ErrorCode::STREAM_CLOSED);
-        }
-        // How many may wait is bounded by the streams the primary is permitted, and their bytes by QUIC's windows.
-        self.waiting.insert(internal, (stream, offset));
-        Opened::Wait
+            Some(_) => {
+                self.recredit.insert(stream);
+                Opened::Read
+            }
+            None if self.ended.contains(&stream) => return Opened::Stop(ErrorCode::STREAM_CLOSED),
+            // How many may wait is bounded by the streams the primary is permitted, and their bytes by QUIC's windows.
+            None => Opened::Wait,
+        };
+        self.runs.insert(internal, Run { stream, next: offset });
+        opened
     }
 
     /// An internal stream ended.
     pub(in crate::session) fn on_internal_end(&mut self, path: PathId, internal: StreamId, end: InternalEnd) {
         if path.is_primary() {
-            self.waiting.remove(&internal);
             if let Some(run) = self.runs.remove(&internal) {
                 self.recredit.insert(run.stream);
             }
@@ -345,13 +338,7 @@ impl Client {
         self.blocked.remove(&id);
         self.gaps.remove(&id);
         self.readers_told.remove(&id);
-        let runs: Vec<StreamId> =
-            self.runs.iter().filter(|(_, run)| run.stream == id).map(|(&internal, _)| internal).collect();
-        for run in runs {
-            self.runs.remove(&run);
-            let code = ErrorCode::STREAM_CLOSED;
-            self.actions.push_back(Action::StopInternal { path: PathId::PRIMARY, stream: run, code });
-        }
+        self.stop_runs(id);
         self.remember_ended(id);
     }
 

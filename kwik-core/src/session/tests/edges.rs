@@ -26,7 +26,7 @@ fn a_fault_in_the_native_part_is_told_to_the_reader() {
             primary.write(now, stream, &mut [object(range(0, before))]).unwrap();
         }
         if ends {
-            primary.send.get_mut(&stream).unwrap().written += 10; // says that more is native than will come
+            primary.links.home.outbound.half_mut(stream).unwrap().written += 10; // says that more is native than will come
         }
         primary.open_job(now, stream, NewJob::new(path, range(1000, 2000), "")).unwrap();
         world.run_for(ONE_WAY * 3);
@@ -199,9 +199,7 @@ fn a_complete_stream_makes_room_for_the_next_at_once() {
             let now = w.now;
             let client = w.session(CLIENT);
             while client.accept(Dir::Uni).is_some() {}
-            read += usize::from(
-                client.recv.contains_key(&stream) && read_all(now, client, stream, true, &mut got),
-            );
+            read += usize::from(reads(client, stream) && read_all(now, client, stream, true, &mut got));
             w.session(PRIMARY).stopped(stream).is_err()
         });
     }
@@ -231,7 +229,7 @@ fn a_server_that_waits_for_a_core_keeps_its_leases() {
             filler.turn(now, w.session(2));
             let client = w.session(CLIENT);
             client.accept(Dir::Uni);
-            if client.recv.contains_key(&stream) {
+            if reads(client, stream) {
                 read_all(now, client, stream, true, &mut got);
             }
             let source = client.stats().sources.get(&path).copied().unwrap_or_default();
@@ -301,7 +299,7 @@ fn runs_have_slots_of_their_own() {
         let client = w.session(CLIENT);
         while client.accept(Dir::Uni).is_some() {}
         for (&stream, got) in streams.iter().zip(&mut read) {
-            if client.recv.contains_key(&stream) {
+            if reads(client, stream) {
                 read_all(now, client, stream, true, got);
             }
         }

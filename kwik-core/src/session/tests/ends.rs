@@ -191,11 +191,8 @@ fn kept(world: &World) -> Vec<(&'static str, usize)> {
     let mut kept = Vec::new();
     for session in world.nodes.iter().flat_map(|node| node.sessions.values()) {
         kept.extend([
-            ("recv", session.recv.len()),
-            ("send", session.send.len()),
-            ("early", session.early.len()),
-            ("draining", session.draining.len()),
-            ("outgoing", session.outgoing.len()),
+            ("inbound", session.links.iter().map(|(_, link)| link.inbound.len()).sum()),
+            ("outbound", session.links.iter().map(|(_, link)| link.outbound.len()).sum()),
             ("slot waiters", session.slot_waiters.len()),
             ("control waiters", session.control_waiters.len()),
         ]);
@@ -293,10 +290,10 @@ fn a_stream_that_is_stopped_before_its_header_has_left_is_forgotten() {
     let now = world.now;
     let primary = world.session(PRIMARY);
     let stream = primary.open(Dir::Uni).unwrap();
-    let half = primary.send.get_mut(&stream).unwrap();
+    let half = primary.links.home.outbound.half_mut(stream).unwrap();
     (half.finished, half.finish_pending) = (true, true); // as if QUIC had taken none of it
     primary.on_send_stopped(stream, STOP);
-    assert!(primary.send.is_empty());
+    assert!(primary.links.home.outbound.len() == 0);
     assert_eq!(primary.stopped(stream), Err(ClosedStream));
     primary.touch(now);
     world.run_for(ONE_WAY * 3);

@@ -52,8 +52,7 @@ impl Download {
         let before = self.got.len();
         let client = world.session(CLIENT);
         client.accept(Dir::Uni);
-        let ended =
-            client.recv.contains_key(&self.stream) && read_all(now, client, self.stream, true, &mut self.got);
+        let ended = reads(client, self.stream) && read_all(now, client, self.stream, true, &mut self.got);
         if self.got.len() > before {
             self.longest = self.longest.max(now - self.last);
             self.last = now;
