@@ -42,11 +42,17 @@ impl Authority {
     /// Makes an authority that nobody has heard of.
     #[must_use]
     pub fn new() -> Self {
+        Self::with_provider(ring::default_provider())
+    }
+
+    /// As [`Self::new`]; its servers and clients use `provider` for their cryptography.
+    #[must_use]
+    pub fn with_provider(provider: CryptoProvider) -> Self {
         let key = KeyPair::generate().expect("keys can be made");
         let mut params = CertificateParams::new(Vec::new()).expect("no names are valid names");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let certificate = params.self_signed(&key).expect("the key signs").der().clone();
-        Self { issuer: Issuer::new(params, key), certificate, provider: Arc::new(ring::default_provider()) }
+        Self { issuer: Issuer::new(params, key), certificate, provider: Arc::new(provider) }
     }
 
     /// Makes a key and a certificate for a server called `name`.
