@@ -49,14 +49,16 @@ pub(crate) fn leased(host: &Tokio, size: u64, piece: u64) -> Fallible<Measured> 
         }
         let mut stream = stream;
         stream.finish()?;
+        primary.closed().await; // a session ends with its last handle
         Ok(())
     })
 }
 
 /// Distributes an object of `size` bytes over the primary and two secondaries.
 pub(crate) fn distributed(host: &Tokio, size: u64, digests: Digests) -> Fallible<Measured> {
-    measure(host, size, 2, move |_primary, mut stream| async move {
+    measure(host, size, 2, move |primary, mut stream| async move {
         stream.distribute(Zeros, size, DistributeOptions::new("").digests(digests)).await?;
+        primary.closed().await;
         Ok(())
     })
 }
@@ -107,8 +109,8 @@ where
             received += chunk.bytes.len() as u64;
         }
         let used = meter.stop()?;
-        sending.await?;
         connection.close(0_u32.into(), b"");
+        sending.await?;
         if received == size { Ok(Measured::rate(size, &used)) } else { Err(Ended.into()) }
     })
 }
