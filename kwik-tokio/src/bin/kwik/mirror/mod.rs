@@ -14,7 +14,7 @@ use crate::{
     failure::Failure,
     keys,
     protocol::codes,
-    service::{self, Config, Stop, Stopping},
+    service::{self, Config, Guests, Stop, Stopping},
     store::{Store, Trees},
 };
 
@@ -74,73 +74,47 @@ fn settings(args: &Args) -> Result<(ServerConfig, SpkiHash), Failure> {
 }
 
 async fn serve(args: Args) -> Result<(), Failure> {
+    let reload = args.service.reload()?;
     let (config, pin) = settings(&args)?;
     let store = args.service.store()?;
-    let mut reload = args.service.reload()?;
     let endpoint = service::listen(config, args.service.listen)?;
     let address = endpoint.local_addr().map_err(|error| Failure::run(format!("no address: {error}")))?;
     tracing::info!(%address, %pin, "mirroring");
 
     let shared = Arc::new(Shared { store, trees: Trees::default() });
     let stop = Stop::new();
-    let accepting = tokio::spawn(accept(endpoint.clone(), shared, args.service.sessions_max, stop.listen()));
-    loop {
-        tokio::select! {
-            signalled = service::signalled() => {
-                signalled?;
-                break;
-            }
-            () = reload.wait() => {}
-        }
-        let changed = settings(&args).and_then(|(config, pin)| {
-            endpoint.set_server_config(Some(config)).map_err(service::config_failed)?;
-            Ok(pin)
-        });
-        match changed {
-            Ok(pin) => tracing::info!(%pin, "settings read again"),
-            Err(failure) => tracing::error!(%failure, "settings stay as they were"),
-        }
-    }
-    tracing::info!("ending: no new work, what was begun is finished");
-    stop.now();
-    drop(accepting); // it ends by itself
-    let patience = Duration::from_secs(args.service.drain_timeout);
-    tokio::select! {
-        all = stop.all_ended(patience) => {
-            if !all {
-                tracing::warn!("some work was not done in time; its primary gives it to others");
-            }
-        }
-        again = service::signalled() => again?,
-    }
-    endpoint.close(codes::ENDING, b"the mirror is being stopped");
-    // Clients hear of it, if they are still there.
-    let _heard = time::timeout(Duration::from_secs(1), endpoint.wait_idle()).await;
-    tracing::info!("ended");
+    let guests = Guests::new(args.service.sessions_max, args.service.sessions_per_client);
+    let accepting = tokio::spawn(accept(endpoint.clone(), shared, guests, stop.listen()));
+    let read_again = || {
+        let (config, pin) = settings(&args)?;
+        tracing::info!(%pin, "settings read again");
+        Ok(config)
+    };
+    service::until_told(&args.service, &endpoint, &stop, reload, read_again).await?;
+    drop(accepting); // it ended when it was told to
     Ok(())
 }
 
-async fn accept(endpoint: Endpoint, shared: Arc<Shared>, sessions_max: usize, mut stopping: Stopping) {
-    let mut paths = JoinSet::new();
+async fn accept(endpoint: Endpoint, shared: Arc<Shared>, guests: Arc<Guests>, mut stopping: Stopping) {
     loop {
         let incoming = tokio::select! {
             incoming = endpoint.accept() => incoming,
             () = stopping.wait() => None,
         };
         let Some(incoming) = incoming else { break };
-        while paths.try_join_next().is_some() {}
-        if paths.len() >= sessions_max {
-            tracing::warn!(client = %incoming.remote_address(), "turned away: as many clients as may be are served");
+        let from = incoming.remote_address().ip();
+        let Some(guest) = guests.enter(from) else {
+            tracing::warn!(client = %from, "turned away: as many clients as may be are served");
             incoming.refuse();
             continue;
-        }
-        paths.spawn(serve_client(incoming, shared.clone(), stopping.clone()));
+        };
+        let (shared, stopping) = (shared.clone(), stopping.clone());
+        tokio::spawn(async move {
+            let _place = guest;
+            serve_client(incoming, shared, stopping).await;
+        });
     }
-    // Without a configuration the endpoint takes nobody in, and goes on with whom it has.
-    if let Err(error) = endpoint.set_server_config(None) {
-        tracing::error!(%error, "cannot turn clients away");
-    }
-    paths.detach_all();
+    service::close_door(&endpoint);
 }
 
 async fn serve_client(incoming: Incoming, shared: Arc<Shared>, stopping: Stopping) {

@@ -1,7 +1,8 @@
-//! What `kwik serve` and `kwik mirror` have in common: sockets, logs, signals, and the bytes they send.
+//! The common part of `kwik serve` and `kwik mirror`: sockets, logs, signals, places of clients, and the bytes they send.
 
 mod config;
 mod data;
+mod guests;
 mod reload;
 mod stop;
 
@@ -10,21 +11,25 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
     sync::Arc,
+    time::Duration,
 };
 
 use kwik_tokio::{Endpoint, ServerConfig};
 use tokio::runtime;
 use tracing::level_filters::LevelFilter;
 
+use self::stop::signalled;
 pub(crate) use self::{
     config::Config,
     data::Data,
+    guests::Guests,
     reload::Reload,
-    stop::{Stop, Stopping, signalled},
+    stop::{Stop, Stopping},
 };
 use crate::{
     failure::Failure,
     keys,
+    protocol::codes,
     store::{Directory, Store},
 };
 
@@ -75,7 +80,7 @@ impl Args {
         Ok(Arc::new(Directory::open(&self.root)?))
     }
 
-    /// Watches the files that are read again. To be called from within the runtime.
+    /// Watches the files that are read again; before they are read for the first time, or a change may be missed. To be called from within the runtime.
     pub(crate) fn reload(&self) -> Result<Reload, Failure> {
         Reload::new(keys::files(&self.keys).into_iter().chain(self.config.clone()).collect())
     }
@@ -113,6 +118,53 @@ fn raise_open_files() {
     match raised {
         Ok(()) => tracing::debug!(from = limit.current, to = limit.maximum, "limit of open files raised"),
         Err(error) => tracing::warn!(%error, limit = limit.current, "the limit of open files stays as it is"),
+    }
+}
+
+/// Goes on until the process is told to end, and then until what is under way has ended, or for as long as that may take.
+/// Meanwhile `read_again` is asked for new settings whenever they may have changed.
+pub(crate) async fn until_told(
+    args: &Args,
+    endpoint: &Endpoint,
+    stop: &Stop,
+    mut reload: Reload,
+    read_again: impl Fn() -> Result<ServerConfig, Failure>,
+) -> Result<(), Failure> {
+    loop {
+        tokio::select! {
+            signalled = signalled() => {
+                signalled?;
+                break;
+            }
+            () = reload.wait() => {}
+        }
+        let applied =
+            read_again().and_then(|config| endpoint.set_server_config(Some(config)).map_err(config_failed));
+        if let Err(failure) = applied {
+            tracing::error!(%failure, "settings stay as they were");
+        }
+    }
+    tracing::info!("ending: nobody new is served, what is under way goes on");
+    stop.now();
+    tokio::select! {
+        all = stop.all_ended(Duration::from_secs(args.drain_timeout)) => {
+            if !all {
+                tracing::warn!("not all that was under way was done in time");
+            }
+        }
+        again = signalled() => again?,
+    }
+    endpoint.close(codes::ENDING, b"the server is being stopped");
+    // Clients hear of it, if they are still there.
+    let _heard = tokio::time::timeout(Duration::from_secs(1), endpoint.wait_idle()).await;
+    tracing::info!("ended");
+    Ok(())
+}
+
+/// Lets nobody in any more; whoever is in stays.
+pub(crate) fn close_door(endpoint: &Endpoint) {
+    if let Err(error) = endpoint.set_server_config(None) {
+        tracing::error!(%error, "cannot turn clients away");
     }
 }
 
