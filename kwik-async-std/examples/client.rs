@@ -1,7 +1,7 @@
 //! Fetches an object: from an origin, and from the mirrors that the origin names, of which nothing is seen here.
 //!
 //! ```text
-//! cargo run -p kwik-async-std --example client -- KEYS ORIGIN OBJECT OUT
+//! cargo run -p kwik-async-std --example async-std-client -- KEYS ORIGIN OBJECT OUT
 //! ```
 //! `KEYS` is the folder in which the servers have left their certificates: a client has to trust the origin's and the
 //! mirrors', as it would by the authority that has signed them.

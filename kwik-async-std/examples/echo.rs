@@ -1,7 +1,7 @@
 //! A server that says what it is told, and a client: as with quinn, on one path.
 //!
 //! ```text
-//! cargo run -p kwik-async-std --example echo
+//! cargo run -p kwik-async-std --example async-std-echo
 //! ```
 
 use std::{

@@ -1,7 +1,7 @@
 //! A mirror: brings those ranges of an object that an origin has its clients ask it for.
 //!
 //! ```text
-//! cargo run -p kwik-async-std --example mirror -- KEYS NAME LISTEN OBJECT
+//! cargo run -p kwik-async-std --example async-std-mirror -- KEYS NAME LISTEN OBJECT
 //! ```
 //! `KEYS` is the folder in which the origin has left its public key, and in which this mirror leaves its certificate. The
 //! mirror trusts whomever the origin has signed a ticket for; what it may write, and where, the origin has signed as well.

@@ -1,7 +1,7 @@
 //! An origin: sends an object over as many servers as it is given.
 //!
 //! ```text
-//! cargo run -p kwik-async-std --example primary -- KEYS LISTEN OBJECT [MIRROR=ADDRESS]...
+//! cargo run -p kwik-async-std --example async-std-primary -- KEYS LISTEN OBJECT [MIRROR=ADDRESS]...
 //! ```
 //! `KEYS` is a folder that exists. The origin leaves its certificate there, for clients, and the public half of the key by
 //! which mirrors know its signature; it finds the mirrors' certificates there, whose keys it names to its clients.
@@ -23,7 +23,7 @@ use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
 type Fallible<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
-/// What every client is served.
+/// The object that every client is served.
 #[derive(Debug)]
 pub(crate) struct Site {
     pub(crate) keys: PathBuf,

@@ -27,7 +27,7 @@
 //! it elsewhere and implements [`Signer`].
 //!
 //! # A client
-//! The examples run as they stand: `cargo run -p kwik-async-std --example client`, and so on.
+//! The examples run as they stand: `cargo run -p kwik-async-std --example async-std-client`, and so on.
 //!
 //! ```no_run
 #![doc = include_str!("../examples/client.rs")]

@@ -227,7 +227,7 @@ struct Primary {
     name: Vec<u8>,
     /// The range that was leased to the mirror; `None` before, and once its end is known.
     lease: Option<LeaseId>,
-    /// What is still to be written of each run.
+    /// Bytes still to be written of each run.
     runs: BTreeMap<RunId, Bytes>,
 }
 

@@ -335,7 +335,7 @@ pub struct TransportError {
     pub code: TransportErrorCode,
     /// Type of the frame that it came of, if it came of one.
     pub frame: Option<FrameType>,
-    /// What happened, for humans.
+    /// Description of the fault, for humans.
     pub reason: String,
 }
 
@@ -399,7 +399,7 @@ pub struct ConnectionClose {
     pub error_code: TransportErrorCode,
     /// Type of the frame that it came of, if it came of one.
     pub frame_type: Option<FrameType>,
-    /// What the closing end said, for humans; at most what fits a packet.
+    /// The closing end's reason, for humans; at most what fits a packet.
     pub reason: Bytes,
 }
 

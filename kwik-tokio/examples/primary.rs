@@ -23,7 +23,7 @@ use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
 type Fallible<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
-/// What every client is served.
+/// The object that every client is served.
 #[derive(Debug)]
 pub(crate) struct Site {
     pub(crate) keys: PathBuf,

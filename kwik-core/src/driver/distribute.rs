@@ -331,7 +331,7 @@ struct Reading {
     /// The offset up to which the source was asked.
     asked: u64,
     reads: VecDeque<Asked<Bytes>>,
-    /// What was read and not written.
+    /// Bytes that were read and not written.
     chunk: Bytes,
 }
 

@@ -20,7 +20,7 @@ pub mod congestion {
     };
 }
 
-/// What of quinn-proto's abstraction of cryptography an application may hold or implement.
+/// The part of quinn-proto's abstraction of cryptography that an application may hold or implement.
 pub(crate) mod crypto {
     pub use quinn_proto::crypto::{
         AeadKey, CryptoError, ExportKeyingMaterialError, HandshakeTokenKey, HeaderKey, HmacKey, KeyPair,

@@ -198,7 +198,7 @@ impl Scheduler {
         }
         self.reader.on_bytes(now, offset - before);
         self.read = Some((offset, now));
-        // What it has taken has come, whoever has not told so yet.
+        // Bytes that it has taken have come, whoever has not told so yet.
         while let Some((piece, arrived)) = self.ledger.first_behind(offset) {
             self.handle_progress(now, piece, arrived);
         }

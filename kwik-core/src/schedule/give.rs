@@ -157,7 +157,7 @@ impl Scheduler {
         let (Some((_, told)), Some(window)) = (self.read, self.window) else {
             return credit;
         };
-        // What the reader takes is told with bytes that come. While nothing is told, it is taken to have what came: to
+        // The reader's position is told with bytes that come. While nothing is told, it is taken to have what came: to
         // wait for it would be to wait for ever, if nobody has work.
         if self.ledger.is_idle() || self.now.saturating_duration_since(told) > READ_STALE {
             credit = credit.max(self.ledger.first_missing().saturating_add(window));

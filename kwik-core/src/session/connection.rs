@@ -1,4 +1,4 @@
-//! What quinn's connection can be asked and told, of the connection to the peer: on a client, to the primary.
+//! The rest of quinn's connection, for the one to the peer: on a client, to the primary.
 
 use std::{sync::Arc, time::Duration};
 

@@ -159,7 +159,7 @@ fn walk(root: &Path, folder: &Path, all: &mut Vec<String>) {
     }
 }
 
-/// What `kwik keygen` printed.
+/// The lines that `kwik keygen` printed.
 struct Made(String);
 
 impl Made {
@@ -179,7 +179,7 @@ fn keygen(folder: &Path, role: &str, keys: &str) -> Made {
     Made(String::from_utf8(made.stdout).unwrap())
 }
 
-/// What a process said on standard error.
+/// Lines of a process on standard error.
 pub(crate) fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }

@@ -1,4 +1,4 @@
-//! What is written where, and what is said of it.
+//! Files that are written, and the lines that are printed about them.
 
 use std::{fs, io::Read as _, process::Stdio};
 

@@ -101,7 +101,7 @@ impl World {
     }
 }
 
-/// What `kwik keygen` printed.
+/// The lines that `kwik keygen` printed.
 pub(crate) struct Printed(String);
 
 impl Printed {

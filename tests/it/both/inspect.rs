@@ -1,4 +1,4 @@
-// What can be asked of a connection, and changed while it lives.
+// Facts about a connection, and settings that change while it lives.
 use std::{error::Error, net::Ipv4Addr, sync::Arc, time::Duration};
 
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};

@@ -10,7 +10,7 @@ use kwik_tests::{
 
 use super::{Bed, IDLE};
 
-/// What a client holds of one session.
+/// A client's handles of one session.
 enum Held<E> {
     Connection(Connection),
     Endpoint(E),

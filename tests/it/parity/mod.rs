@@ -14,7 +14,7 @@ use source::Sources;
 /// Types of quinn-proto that quinn does not make public.
 const INNER: [&str; 3] = ["Close", "ReadableError", "UnsupportedVersion"];
 
-/// What quinn has and this has not, by the path that a program writes.
+/// Names of quinn's that are missing here, by the path that a program writes.
 #[derive(Debug, Default)]
 struct Walk {
     items: usize,
@@ -82,7 +82,7 @@ fn walk() -> Walk {
     walk
 }
 
-/// What the table's first column names.
+/// Names in the table's first column.
 fn deliberate() -> BTreeSet<String> {
     let table = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../kwik-core/QUINN.md")).unwrap();
     let rows = table.lines().filter(|line| line.starts_with("| `"));

@@ -1,4 +1,4 @@
-//! What a crate makes public, as its source says: modules, items, and the members of each.
+//! Public names of a crate, read from its source: modules, items, and the members of each.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,7 +11,7 @@ use syn::{
     FnArg, GenericArgument, ImplItem, Item, PathArguments, ReturnType, TraitItem, Type, UseTree, Visibility,
 };
 
-/// Where an item is: crate, module path, name.
+/// Place of an item: crate, module path, name.
 pub(super) type Place = (String, Vec<String>, String);
 
 /// Types that have another name here than there.
@@ -24,7 +24,7 @@ pub(super) struct Def {
     /// Members by name, each with what a caller has to write and gets.
     pub(super) members: BTreeMap<String, String>,
     pub(super) is_module: bool,
-    /// What a type alias stands for.
+    /// Type that an alias stands for.
     alias: Option<Vec<String>>,
 }
 

@@ -45,7 +45,7 @@ const SOCKET_BUFFER: usize = 4 * 1024 * 1024;
 /// Longest time of a run.
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// Who is measured, and on how many paths.
+/// A library on a runtime, and its number of paths.
 const CASES: [(&str, Case); 7] = [
     ("tokio", |size| run::<TokioThreads>(size, 0)),
     ("async-std", |size| run::<AsyncStd>(size, 0)),

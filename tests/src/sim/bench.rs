@@ -1,4 +1,4 @@
-//! What several links bring together, against what each brings alone; and what a death or a crawl in the middle costs.
+//! Goodput of several links together, against what each brings alone; and the cost of a death or a crawl in the middle.
 //!
 //! Every row is a world: one link for the primary, one for each secondary, each with a rate and a round trip of its own and a
 //! queue as long as that. What a link brings alone is measured on a stream that is never split, which is plain QUIC

@@ -1,6 +1,10 @@
 //! Failures of the program: one line for the user and an exit code.
 
-use std::{fmt, io, process::ExitCode};
+use std::{
+    fmt::{self, Write as _},
+    io,
+    process::ExitCode,
+};
 
 /// Reason why the program ended before its work was done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +27,7 @@ pub(crate) enum Cause {
     Refused,
     /// No server is left that could bring what is missing.
     NoSource,
-    /// What arrived, or what is there, does not have the digest that it should.
+    /// The bytes do not have the digest that they should.
     Digest,
     /// The object became another while it was fetched.
     Changed,
@@ -178,9 +182,9 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // One line, whatever a peer or the system says.
-        for part in self.message.split(['\n', '\r']).filter(|part| !part.is_empty()) {
-            f.write_str(part)?;
+        // One line that leaves the terminal as it is, whatever a peer or the system says.
+        for char in self.message.chars().filter(|char| !char.is_control()) {
+            f.write_char(char)?;
         }
         match &self.remedy {
             Some(remedy) => write!(f, " ({remedy})"),
@@ -209,6 +213,7 @@ mod tests {
         let failure = Failure::new(Cause::Exists, "a.bin exists").remedy("--force replaces it");
         assert_eq!(failure.to_string(), "a.bin exists (--force replaces it)");
         assert_eq!(Failure::run("one\r\ntwo").to_string(), "onetwo");
+        assert_eq!(Failure::run("refused: \x1b]0;owned\x07\u{9b}2J").to_string(), "refused: ]0;owned2J");
     }
 
     #[test]

@@ -102,7 +102,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         .map_err(|error| Failure::run(format!("cannot write what was made: {error}")))
 }
 
-/// What was made, for the user.
+/// Names of what was made, for the user.
 struct Said {
     written: Vec<PathBuf>,
     lines: Vec<(&'static str, String)>,

@@ -75,7 +75,7 @@ fn answer(error: &clap::Error) -> ExitCode {
     let mut lines = text.lines().map(str::trim);
     let mut line = lines.next().unwrap_or_default().to_owned();
     if line.ends_with(':') {
-        // What is missing stands on lines of its own.
+        // Missing arguments stand on lines of their own.
         for named in lines.take_while(|named| !named.is_empty()) {
             line = format!("{line} {named}");
         }

@@ -1,4 +1,4 @@
-//! What the kernel's UDP path carries, with nothing above it: trains of datagrams from one thread to another.
+//! The kernel's UDP path with nothing above it: trains of datagrams from one thread to another.
 
 use std::{
     io::{ErrorKind, IoSliceMut},

@@ -56,7 +56,7 @@ struct Arguments {
     size: Option<u64>,
 }
 
-/// How much is done in a run.
+/// Amount of work in a run.
 #[derive(Clone, Copy)]
 struct Load {
     /// Bytes of a bulk transfer.

@@ -1,4 +1,4 @@
-//! What a run takes of the machine: time, processor, memory, context switches.
+//! Resources that a run takes of the machine: time, processor, memory, context switches.
 
 use std::{
     fs, io,
@@ -16,7 +16,7 @@ pub(crate) struct Meter {
     before: Usage,
 }
 
-/// What a run took.
+/// Resources that a run took.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Used {
     pub(crate) wall: Duration,

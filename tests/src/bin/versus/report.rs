@@ -13,7 +13,7 @@ use crate::meter::Used;
 /// The contender that the others are compared with.
 pub(crate) const BASE: &str = "quinn";
 
-/// What a figure counts.
+/// Unit of a figure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unit {
     /// Millions of bytes of payload a second.

@@ -1,4 +1,4 @@
-//! What every contender is put through: one server that gives what it is asked for, and clients that ask.
+//! The same work for every contender: one server that gives what it is asked for, and clients that ask.
 
 use std::{net::SocketAddr, time::Instant};
 

@@ -119,7 +119,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             failure = interrupted() => Err(failure),
         }
     });
-    // What still runs is of no use to anybody.
+    // Tasks that still run are of no use to anybody.
     runtime.shutdown_background();
     finish(args, &report?, output)
 }

@@ -86,7 +86,7 @@ async fn send(connection: &Connection, request: &Request) -> Result<RecvStream, 
     Ok(recv)
 }
 
-/// What a refusal means.
+/// Says what a refusal means.
 pub(super) fn refused(refusal: &Refusal, path: Option<&ObjectPath>) -> Failure {
     let name = path.map_or("/", ObjectPath::as_str);
     let failure = |cause| Failure::new(cause, format!("{name}: {refusal}"));
@@ -100,7 +100,7 @@ pub(super) fn refused(refusal: &Refusal, path: Option<&ObjectPath>) -> Failure {
     }
 }
 
-/// What the end of a stream of data before its end means.
+/// Says what it means that a stream of data ended early.
 #[expect(clippy::wildcard_enum_match_arm, reason = "the rest are mistakes of this program's")]
 pub(super) fn broken(error: &ReadError) -> Failure {
     match error {
@@ -127,7 +127,7 @@ fn reset(code: ErrorCode) -> Failure {
     Failure::new(cause, format!("the server broke it off: {why}"))
 }
 
-/// What the end of the session means.
+/// Says what the end of the session means.
 pub(super) fn lost(error: &ConnectionError) -> Failure {
     if let ConnectionError::ApplicationClosed(close) = error {
         let code = close.error_code;

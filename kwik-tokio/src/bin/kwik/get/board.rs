@@ -1,4 +1,4 @@
-//! What is known of a transfer while it runs: written by whoever fetches, read by whoever shows it.
+//! State of a transfer while it runs: written by whoever fetches, read by whoever shows it.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -108,7 +108,7 @@ impl Board {
         self.verified(bytes);
     }
 
-    /// What was here of an object is of no use any more.
+    /// Takes back what was counted for an object that is of no use any more.
     pub(super) fn forget(&self, bytes: u64) {
         self.verified.fetch_sub(bytes.min(self.verified.load(Ordering::Relaxed)), Ordering::Relaxed);
     }

@@ -32,13 +32,13 @@ const CHANGES_MAX: usize = 1;
 /// Shorter objects are not noted, and not forced to the disk before they get their names: there may be thousands.
 const NOTED_FROM: u64 = 1024 * 1024 + 1;
 
-/// What fetching needs, for all requests of a session.
+/// State of fetching that all requests of a session share.
 #[derive(Clone, Debug)]
 pub(super) struct Fetcher {
     pub(super) connection: Connection,
     pub(super) board: Arc<Board>,
     pub(super) pace: Arc<Pace>,
-    /// Where the objects are, for people who read a note.
+    /// Address of the objects, for people who read a note.
     pub(super) server: String,
     /// Held by every thread that writes: when the last is gone, all is saved.
     pub(super) saving: mpsc::Sender<()>,
@@ -54,7 +54,7 @@ pub(super) struct Goal {
     pub(super) counted: u64,
     /// A file of that name may be replaced.
     pub(super) replace: bool,
-    /// What an earlier attempt has left.
+    /// The note that an earlier attempt has left.
     pub(super) note: Option<Note>,
 }
 
@@ -62,7 +62,7 @@ pub(super) struct Goal {
 struct Job {
     goal: Goal,
     sink: Option<Sink>,
-    /// What to ask for next; `None` if it is complete.
+    /// The next request; `None` if it is complete.
     wanted: Option<Wanted>,
     resumed: u64,
     verified: u64,

@@ -58,7 +58,7 @@ const SAVE_MAX: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = after_help())]
 pub(crate) struct Args {
-    /// What to fetch: `kwik://HOST[:PORT]/PATH`
+    /// Object or directory to fetch: `kwik://HOST[:PORT]/PATH`
     #[arg(value_name = "URL")]
     remote: Remote,
 
@@ -90,7 +90,7 @@ pub(crate) struct Args {
     #[arg(short, long)]
     r#continue: bool,
 
-    /// What the object must be: blake3=HEX or sha256=HEX
+    /// Digest that the object must have: blake3=HEX or sha256=HEX
     #[arg(long, value_name = "KIND=HEX", conflicts_with = "recursive")]
     checksum: Option<Checksum>,
 
@@ -162,7 +162,7 @@ fn start(args: &Args, show: &mut Show) -> Result<Event, Failure> {
         .build()
         .map_err(|error| Failure::io("cannot start threads", &error))?;
     let done = runtime.block_on(watched(args, &trust, show));
-    // What still runs is of no use to anybody.
+    // Tasks that still run are of no use to anybody.
     runtime.shutdown_background();
     done
 }
@@ -310,7 +310,7 @@ impl Speed {
     }
 }
 
-/// Where the objects go.
+/// Returns the place that the objects go to.
 fn place(args: &Args) -> Place {
     match (&args.output, &args.output_dir) {
         (Some(output), _) if output.as_os_str() == "-" => Place::Pipe,

@@ -15,7 +15,7 @@ const BURST: Duration = Duration::from_millis(50);
 pub(super) struct Pace {
     /// Bytes a second; `None` is as fast as it goes.
     limit: Option<u64>,
-    /// When the next byte may be read.
+    /// Instant at which the next byte may be read.
     next: Mutex<Instant>,
 }
 

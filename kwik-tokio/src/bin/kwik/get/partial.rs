@@ -26,11 +26,11 @@ const FORMAT: u32 = 1;
 /// Bytes of a note that is read: far more than as many ranges as one may have take.
 const NOTE_MAX: u64 = 4 * 1024 * 1024;
 
-/// What the note beside a partial file says.
+/// Content of the note beside a partial file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Note {
     format: u32,
-    /// Where the object came from: for people.
+    /// Address that the object came from, for people.
     from: String,
     pub(super) len: u64,
     #[serde(with = "hex")]
@@ -87,7 +87,7 @@ impl Note {
     }
 }
 
-/// What the user permits of a target that exists.
+/// The user's permission where the target exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Existing {
     /// Nothing.
@@ -132,13 +132,13 @@ impl Names {
 
     /// Removes the partial file and its note, if they are there.
     pub(super) fn discard(&self) {
-        // What cannot be removed is met again, and named, when it is opened.
+        // A file that cannot be removed is met again, and named, when it is opened.
         fs::remove_file(&self.note).unwrap_or_default();
         fs::remove_file(&self.partial).unwrap_or_default();
     }
 }
 
-/// What is there of a target.
+/// Files found of a target.
 #[derive(Debug)]
 pub(super) struct Found {
     /// There is a file under the final name.
@@ -190,7 +190,7 @@ impl Partial {
             fs::create_dir_all(folder)
                 .map_err(|error| Failure::io(format_args!("cannot make {}", folder.display()), &error))?;
         }
-        // What is written through a link is somebody else's.
+        // A link would have somebody else's file written.
         if fs::symlink_metadata(&names.partial).is_ok_and(|found| found.is_symlink()) {
             fs::remove_file(&names.partial).map_err(failed)?;
         }

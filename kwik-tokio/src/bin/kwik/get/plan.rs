@@ -16,7 +16,7 @@ use crate::{
     protocol::{Entry, ObjectPath, PARTS_BYTES, PARTS_MAX},
 };
 
-/// Where objects go.
+/// Place that objects go to.
 #[derive(Clone, Debug)]
 pub(super) enum Place {
     /// One object, into this file.
@@ -27,7 +27,7 @@ pub(super) enum Place {
     Pipe,
 }
 
-/// What is to be done about one object.
+/// Work that is to be done for one object.
 #[derive(Debug)]
 pub(super) struct Step {
     pub(super) goal: Goal,

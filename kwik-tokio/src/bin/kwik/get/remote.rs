@@ -1,4 +1,4 @@
-//! What a `kwik://` address names, and the addresses behind its host.
+//! Objects named by `kwik://` addresses, and the addresses behind their hosts.
 
 use std::{fmt, io, net::SocketAddr, str::FromStr};
 

@@ -68,7 +68,7 @@ impl<'a> Session<'a> {
     pub(super) async fn run(&mut self) -> Result<(), Failure> {
         let place = place(self.args);
         let existing = existing(self.args);
-        // What is wrong here is said before anything is asked of the network.
+        // Mistakes here are told before anything is asked of the network.
         let one = match (&place, self.args.recursive) {
             (_, true) => None,
             (Place::Pipe, false) => Some(None),
@@ -208,7 +208,7 @@ impl<'a> Session<'a> {
         Ok((endpoint, connection))
     }
 
-    /// Why there is no connection.
+    /// Reason why there is no connection.
     fn refused(&self, address: SocketAddr, error: &ConnectionError) -> Failure {
         let host = &self.args.remote.host;
         // No other server was met yet.

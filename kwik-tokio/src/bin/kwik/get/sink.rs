@@ -57,7 +57,7 @@ struct Leaf {
     since: u64,
 }
 
-/// What is left to get of an object.
+/// Ranges that are left to get of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Rest {
     pub(super) missing: Vec<ByteRange>,

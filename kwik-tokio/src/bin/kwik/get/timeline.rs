@@ -21,7 +21,7 @@ const LANE: f64 = 18.0;
 const COLORS: [&str; 7] = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#8a7a00"];
 const UNKNOWN: &str = "#999999";
 
-/// What came from whom, and when.
+/// Ranges by who brought them, and when.
 #[derive(Debug)]
 pub(super) struct Timeline {
     step: Duration,

@@ -1,4 +1,4 @@
-//! Which servers' certificates a client trusts.
+//! Trust in servers' certificates.
 
 use std::{
     collections::BTreeMap,
@@ -25,7 +25,7 @@ use crate::{
     protocol::ALPN,
 };
 
-/// Where trust in the primary comes from.
+/// Origin of trust in the primary.
 #[derive(Clone, Debug)]
 pub(super) enum Anchor<'a> {
     /// Its key is known.

@@ -76,7 +76,7 @@ pub(super) async fn fill(mut job: SecondaryJob, shared: Arc<Shared>, mut stoppin
         });
     }
     if ending {
-        // What was not begun is somebody else's from now on.
+        // Leases that were not begun are somebody else's from now on.
         job.refuse(codes::ENDING);
     }
     // All places free: all that was begun is written, or lost.

@@ -16,7 +16,7 @@ pub(crate) const UNREADABLE: ErrorCode = ErrorCode::from_u32(4);
 pub(crate) const NOT_FOUND: ErrorCode = ErrorCode::from_u32(5);
 /// A range is missing that no server brings.
 pub(crate) const NO_SOURCE: ErrorCode = ErrorCode::from_u32(6);
-/// What was asked for does not follow the protocol.
+/// The request does not follow the protocol.
 pub(crate) const MALFORMED: ErrorCode = ErrorCode::from_u32(7);
 
 /// Says what one of these means, for people.

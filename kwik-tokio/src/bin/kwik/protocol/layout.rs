@@ -1,4 +1,4 @@
-//! Which byte of a stream is which byte of an object.
+//! Places of an object's bytes in a stream.
 
 use std::collections::BTreeMap;
 

@@ -12,7 +12,7 @@ const TEXT_MAX: usize = 256;
 /// Entries in one message of a listing.
 pub(super) const ENTRIES_MAX: usize = 512;
 
-/// What a client asks for.
+/// Request of a client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Request {
     /// The objects of a directory; of the root if none is named. An object is listed as itself alone.
@@ -103,7 +103,7 @@ pub(crate) enum Wanted {
     Rest { version: Version, ranges: Ranges },
 }
 
-/// What a primary says.
+/// Message of a primary.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Answer {
     /// The request is being worked on: so many bytes of so many are hashed.
@@ -132,13 +132,13 @@ pub(crate) struct Entry {
 /// The answer for one object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Part {
-    /// What was wanted of it is in the data.
+    /// The data contain all that was wanted of it.
     Sent(Tree),
     /// Nothing of it is.
     Refused(Refusal),
 }
 
-/// Why something is not to be had.
+/// Reason why something is not to be had.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Error)]
 #[error("{code}{}{text}", if text.is_empty() { "" } else { ": " })]
 pub(crate) struct Refusal {

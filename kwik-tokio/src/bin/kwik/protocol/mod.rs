@@ -1,4 +1,4 @@
-//! What `kwik get`, `kwik serve` and `kwik mirror` say to each other, inside KWIK's streams.
+//! Messages between `kwik get`, `kwik serve` and `kwik mirror`, inside KWIK's streams.
 //!
 //! # Client and primary
 //! Both name [`ALPN`] in their TLS configuration. The client opens a bidirectional stream per request, sends one

@@ -70,7 +70,7 @@ impl LeafHasher {
         let mut hasher = Hasher::new();
         let whole = leaves(object_len) == 1;
         if !whole {
-            // What is no offset of a leaf cannot be hashed as one; its digest then fits nothing.
+            // An offset that is none of a leaf cannot be hashed as one; its digest then fits nothing.
             hasher.set_input_offset(offset - offset % leaf_len(object_len));
         }
         Self { hasher, whole }

@@ -56,7 +56,7 @@ async fn serve_session(session: PrimarySession, shared: &Arc<Shared>, mut stoppi
     match end {
         Some(error) => tracing::info!(%error, "gone"),
         None => {
-            // What was asked for is answered; what is asked from now on is not.
+            // Earlier requests are answered, those from now on are not.
             while requests.join_next().await.is_some() {}
             session.close(codes::ENDING, b"the server is being stopped");
         }

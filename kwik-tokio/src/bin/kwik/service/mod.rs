@@ -69,7 +69,7 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(crate) log_json: bool,
 
-    /// How much is logged: error, warn, info, debug or trace
+    /// Least severe lines that are logged: error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub(crate) log_level: LevelFilter,
 }
@@ -102,7 +102,7 @@ pub(crate) fn run(args: &Args, server: impl Future<Output = Result<(), Failure>>
         .build()
         .map_err(|error| Failure::run(format!("cannot start threads: {error}")))?;
     let end = runtime.block_on(server);
-    // What still runs is of no use to anybody.
+    // Tasks that still run are of no use to anybody.
     runtime.shutdown_background();
     end
 }

@@ -138,7 +138,7 @@ fn refused(error: io::Error) -> StoreError {
     if matches!(kind, io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) {
         return StoreError::NotFound;
     }
-    // What leads out of the root is refused as what may not be read is.
+    // A name that leads out of the root is refused like one that may not be read.
     if kind == io::ErrorKind::PermissionDenied {
         StoreError::Forbidden
     } else {

@@ -1,4 +1,4 @@
-//! Where a server's bytes come from.
+//! Sources of a server's bytes.
 
 mod directory;
 mod trees;

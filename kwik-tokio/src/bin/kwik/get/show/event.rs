@@ -16,7 +16,7 @@ use crate::{
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub(in crate::get) enum Event {
-    /// What is to be fetched is known.
+    /// The objects to fetch are known.
     Start { schema: u32, url: String, objects: usize, bytes: Option<u64> },
     /// Several times a second.
     Progress {

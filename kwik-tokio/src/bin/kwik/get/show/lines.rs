@@ -10,7 +10,7 @@ const EVERY: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Default)]
 pub(super) struct Lines {
-    /// When the last was printed.
+    /// Instant at which the last was printed.
     last: Duration,
 }
 

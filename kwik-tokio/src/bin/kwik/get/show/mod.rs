@@ -1,4 +1,4 @@
-//! What the user sees while objects are fetched, on standard error: bars, lines, events for programs, or nothing.
+//! The display while objects are fetched, on standard error: bars, lines, events for programs, or nothing.
 
 mod bars;
 mod event;
@@ -16,7 +16,7 @@ pub(super) use self::event::Event;
 use self::{bars::Bars, lines::Lines};
 use crate::{failure::Failure, size::Human};
 
-/// How far everything is.
+/// Progress of everything.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Progress {
     /// Time since the start.
@@ -36,7 +36,7 @@ pub(super) struct Progress {
     pub(super) sources: Vec<Source>,
 }
 
-/// How a server does.
+/// State of a server.
 #[derive(Clone, Debug)]
 pub(super) struct Source {
     pub(super) path: PathId,
@@ -48,7 +48,7 @@ pub(super) struct Source {
     pub(super) rate: f64,
     pub(super) state: State,
     pub(super) waits_for: Option<Wait>,
-    /// Why it is gone or not here, if that is known.
+    /// Reason why it is gone or not here, if that is known.
     pub(super) why: Option<String>,
 }
 
@@ -63,7 +63,7 @@ pub(super) enum State {
     Dead,
 }
 
-/// What a server that could bring more waits for.
+/// Reason why a server does not bring more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Wait {
@@ -136,7 +136,7 @@ impl Progress {
         Duration::try_from_secs_f64(left as f64 / self.rate).ok()
     }
 
-    /// How far, on one line.
+    /// Progress on one line.
     fn line(&self) -> String {
         let mut line = String::new();
         match self.total {
@@ -174,7 +174,7 @@ impl std::fmt::Display for Left {
     }
 }
 
-/// What the user wants to see.
+/// Form in which the user wants to see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Style {
     /// Bars on a terminal that has them, lines elsewhere.
