@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     action::Relay,
     error::RelayError,
-    id::{Role, Signature},
+    id::{Role, Side, Signature},
     wire::RelayOpen,
 };
 
@@ -110,6 +110,25 @@ fn a_secondary_may_speak_as_soon_as_it_is_connected() {
         assert_eq!(&*heard.unwrap().payload, b"hello");
         world.run(|w| w.session(PRIMARY).path_state(path) == Some(PathState::Active));
     }
+}
+
+/// QUIC may still tell of a stream that was read to its end meanwhile. On a server that once kept the streams that it told of
+/// next from being read: a message waited there for ever. Simulator seed 257.
+#[test]
+fn a_late_word_of_one_stream_hides_no_other() {
+    let mut world = World::new(1);
+    world.connect();
+    let path = world.attach(2);
+    let now = world.now;
+    world.session(2).relay(now, path, Bytes::from_static(b"hello")).unwrap();
+    let over = StreamId::new(Side::Client, Dir::Bi, 7);
+    let mut heard = None;
+    world.run(|w| {
+        w.session(PRIMARY).links.home.note_readable(over);
+        heard = w.session(PRIMARY).take_relay();
+        heard.is_some()
+    });
+    assert_eq!(&*heard.unwrap().payload, b"hello");
 }
 
 /// A primary's message with a wrong seal is not held against the client that carries it.
