@@ -27,16 +27,6 @@ pub(super) enum Inbound {
     Relay(Message),
 }
 
-impl Inbound {
-    /// Returns whether it takes one of the places that the peer's application has.
-    fn is_application(&self) -> bool {
-        match self {
-            Self::Stream(_) | Self::Draining(_) | Self::StopEarly(_) => true,
-            Self::Header(_) | Self::Internal { .. } | Self::Relay(_) => false,
-        }
-    }
-}
-
 /// Kind of a stream that this end sends. Streams that are set aside for later have none yet.
 #[derive(Debug)]
 pub(super) enum Outbound {
@@ -58,37 +48,70 @@ pub(super) struct Internal {
     pub(super) header: Bytes,
 }
 
-/// The streams that the peer sends over one connection.
-#[derive(Debug, Default)]
-pub(super) struct InboundStreams {
-    kinds: BTreeMap<StreamId, Inbound>,
-    /// Number of those that are not the application's.
-    others: usize,
+impl Kind for Inbound {
+    fn counts(&self) -> bool {
+        match self {
+            Self::Stream(_) | Self::Draining(_) | Self::StopEarly(_) => false,
+            Self::Header(_) | Self::Internal { .. } | Self::Relay(_) => true,
+        }
+    }
 }
 
-impl InboundStreams {
+impl Kind for Outbound {
+    fn counts(&self) -> bool {
+        matches!(self, Self::Internal(_))
+    }
+}
+
+/// A kind, of which a table counts some streams.
+pub(super) trait Kind {
+    /// Returns whether a stream of this kind is counted.
+    fn counts(&self) -> bool;
+}
+
+/// The streams of one connection in one direction.
+#[derive(Debug)]
+pub(super) struct Streams<K> {
+    kinds: BTreeMap<StreamId, K>,
+    counted: usize,
+}
+
+/// The streams that the peer sends; those that are not the application's are counted.
+pub(super) type InboundStreams = Streams<Inbound>;
+/// The streams that this end sends; the internal ones are counted.
+pub(super) type OutboundStreams = Streams<Outbound>;
+
+impl<K> Default for Streams<K> {
+    fn default() -> Self {
+        Self { kinds: BTreeMap::new(), counted: 0 }
+    }
+}
+
+impl<K: Kind> Streams<K> {
     /// The stream is of this kind from now on.
-    pub(super) fn insert(&mut self, stream: StreamId, kind: Inbound) {
-        self.others += usize::from(!kind.is_application());
+    pub(super) fn insert(&mut self, stream: StreamId, kind: K) {
+        self.counted += usize::from(kind.counts());
         let before = self.kinds.insert(stream, kind);
-        self.others -= usize::from(before.is_some_and(|kind| !kind.is_application()));
+        self.counted -= usize::from(before.is_some_and(|kind| kind.counts()));
     }
 
-    pub(super) fn get(&self, stream: StreamId) -> Option<&Inbound> {
+    pub(super) fn get(&self, stream: StreamId) -> Option<&K> {
         self.kinds.get(&stream)
     }
 
     /// Returns the kind of a stream, for a change that leaves it of that kind.
-    pub(super) fn get_mut(&mut self, stream: StreamId) -> Option<&mut Inbound> {
+    pub(super) fn get_mut(&mut self, stream: StreamId) -> Option<&mut K> {
         self.kinds.get_mut(&stream)
     }
 
-    pub(super) fn remove(&mut self, stream: StreamId) -> Option<Inbound> {
+    pub(super) fn remove(&mut self, stream: StreamId) -> Option<K> {
         let kind = self.kinds.remove(&stream)?;
-        self.others -= usize::from(!kind.is_application());
+        self.counted -= usize::from(kind.counts());
         Some(kind)
     }
+}
 
+impl InboundStreams {
     /// The half of a stream that the application may read.
     pub(super) fn half(&self, stream: StreamId) -> Option<&RecvHalf> {
         match self.kinds.get(&stream)? {
@@ -129,12 +152,12 @@ impl InboundStreams {
 
     /// Number of streams that are not the application's.
     pub(super) fn others(&self) -> usize {
-        self.others
+        self.counted
     }
 
     /// Number of streams that bring messages.
     pub(super) fn relays(&self) -> usize {
-        if self.others == 0 {
+        if self.counted == 0 {
             return 0;
         }
         self.kinds.values().filter(|kind| matches!(kind, Inbound::Relay(_))).count()
@@ -147,37 +170,7 @@ impl InboundStreams {
     }
 }
 
-/// The streams that this end sends over one connection.
-#[derive(Debug, Default)]
-pub(super) struct OutboundStreams {
-    kinds: BTreeMap<StreamId, Outbound>,
-    /// Number of the internal ones.
-    internals: usize,
-}
-
 impl OutboundStreams {
-    /// The stream is of this kind from now on.
-    pub(super) fn insert(&mut self, stream: StreamId, kind: Outbound) {
-        self.internals += usize::from(matches!(kind, Outbound::Internal(_)));
-        let before = self.kinds.insert(stream, kind);
-        self.internals -= usize::from(matches!(before, Some(Outbound::Internal(_))));
-    }
-
-    pub(super) fn get(&self, stream: StreamId) -> Option<&Outbound> {
-        self.kinds.get(&stream)
-    }
-
-    /// Returns the kind of a stream, for a change that leaves it of that kind.
-    pub(super) fn get_mut(&mut self, stream: StreamId) -> Option<&mut Outbound> {
-        self.kinds.get_mut(&stream)
-    }
-
-    pub(super) fn remove(&mut self, stream: StreamId) -> Option<Outbound> {
-        let kind = self.kinds.remove(&stream)?;
-        self.internals -= usize::from(matches!(kind, Outbound::Internal(_)));
-        Some(kind)
-    }
-
     /// The half of a stream that the application writes.
     pub(super) fn half(&self, stream: StreamId) -> Option<&SendHalf> {
         match self.kinds.get(&stream)? {
@@ -219,7 +212,7 @@ impl OutboundStreams {
 
     /// The internal streams.
     pub(super) fn internals(&self) -> impl Iterator<Item = (StreamId, &Internal)> {
-        let all = (self.internals > 0).then(|| self.kinds.iter()).into_iter().flatten();
+        let all = (self.counted > 0).then(|| self.kinds.iter()).into_iter().flatten();
         all.filter_map(|(&stream, kind)| match kind {
             Outbound::Internal(internal) => Some((stream, internal)),
             Outbound::Stream(_) | Outbound::ResetEarly(_) | Outbound::Relay => None,
@@ -228,7 +221,7 @@ impl OutboundStreams {
 
     /// Number of the internal streams.
     pub(super) fn internals_len(&self) -> usize {
-        self.internals
+        self.counted
     }
 
     /// Number of all streams.
