@@ -112,7 +112,7 @@ impl Session {
     fn grow_streams(&mut self) {
         let home = &mut self.links.home;
         // Those that the primary writes into split streams are permitted apart; it may have set some aside for that.
-        let others = home.inbound.others() as u64;
+        let others = u64::from(home.inbound.others());
         let uni = home.quic.remote_open_streams(Dir::Uni).saturating_sub(others);
         // Control is no stream of the application's; it is the client that opens it.
         let bi = home.quic.remote_open_streams(Dir::Bi).saturating_sub(u64::from(self.client.is_none()));

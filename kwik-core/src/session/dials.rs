@@ -68,8 +68,10 @@ impl Session {
 
     /// Hands what the connections report that are not taken.
     pub(super) fn drain_dialled(&mut self) {
-        let Some(ClientSide { dialled, .. }) = self.client.as_deref() else {
-            return;
+        let Some(dialled) =
+            self.client.as_deref().map(|side| &side.dialled).filter(|dialled| !dialled.is_empty())
+        else {
+            return; // as at nearly every datagram
         };
         let ids: smallvec::SmallVec<[LinkId; 4]> = dialled.keys().copied().collect();
         for id in ids {

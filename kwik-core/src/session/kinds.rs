@@ -48,51 +48,67 @@ pub(super) struct Internal {
     pub(super) header: Bytes,
 }
 
+/// The group that a stream is counted in.
+pub(super) enum Group {
+    /// The application may read or write it.
+    Application,
+    /// It is not the application's.
+    Other,
+    /// Only its end is to come, or its owner counts it.
+    Uncounted,
+}
+
+/// A kind, by which a table counts its streams.
+pub(super) trait Kind {
+    fn group(&self) -> Group;
+}
+
 impl Kind for Inbound {
-    fn counts(&self) -> bool {
+    fn group(&self) -> Group {
         match self {
-            Self::Stream(_) | Self::Draining(_) | Self::StopEarly(_) => false,
-            Self::Header(_) | Self::Internal { .. } | Self::Relay(_) => true,
+            Self::Stream(_) => Group::Application,
+            Self::Header(_) | Self::Internal { .. } | Self::Relay(_) => Group::Other,
+            Self::Draining(_) | Self::StopEarly(_) => Group::Uncounted,
         }
     }
 }
 
 impl Kind for Outbound {
-    fn counts(&self) -> bool {
-        matches!(self, Self::Internal(_))
+    fn group(&self) -> Group {
+        match self {
+            Self::Stream(_) => Group::Application,
+            Self::Internal(_) => Group::Other,
+            Self::ResetEarly(_) | Self::Relay => Group::Uncounted,
+        }
     }
 }
 
-/// A kind, of which a table counts some streams.
-pub(super) trait Kind {
-    /// Returns whether a stream of this kind is counted.
-    fn counts(&self) -> bool;
-}
-
-/// The streams of one connection in one direction.
+/// The streams of one connection in one direction, counted by group: what is asked at every datagram is not looked for.
 #[derive(Debug)]
 pub(super) struct Streams<K> {
     kinds: BTreeMap<StreamId, K>,
-    counted: usize,
+    application: u32,
+    others: u32,
 }
 
-/// The streams that the peer sends; those that are not the application's are counted.
+/// The streams that the peer sends.
 pub(super) type InboundStreams = Streams<Inbound>;
-/// The streams that this end sends; the internal ones are counted.
+/// The streams that this end sends.
 pub(super) type OutboundStreams = Streams<Outbound>;
 
 impl<K> Default for Streams<K> {
     fn default() -> Self {
-        Self { kinds: BTreeMap::new(), counted: 0 }
+        Self { kinds: BTreeMap::new(), application: 0, others: 0 }
     }
 }
 
 impl<K: Kind> Streams<K> {
     /// The stream is of this kind from now on.
     pub(super) fn insert(&mut self, stream: StreamId, kind: K) {
-        self.counted += usize::from(kind.counts());
-        let before = self.kinds.insert(stream, kind);
-        self.counted -= usize::from(before.is_some_and(|kind| kind.counts()));
+        self.count(&kind, 1);
+        if let Some(before) = self.kinds.insert(stream, kind) {
+            self.count(&before, -1);
+        }
     }
 
     pub(super) fn get(&self, stream: StreamId) -> Option<&K> {
@@ -106,8 +122,17 @@ impl<K: Kind> Streams<K> {
 
     pub(super) fn remove(&mut self, stream: StreamId) -> Option<K> {
         let kind = self.kinds.remove(&stream)?;
-        self.counted -= usize::from(kind.counts());
+        self.count(&kind, -1);
         Some(kind)
+    }
+
+    fn count(&mut self, kind: &K, by: i32) {
+        let count = match kind.group() {
+            Group::Application => &mut self.application,
+            Group::Other => &mut self.others,
+            Group::Uncounted => return,
+        };
+        *count = count.saturating_add_signed(by);
     }
 }
 
@@ -139,25 +164,25 @@ impl InboundStreams {
     /// Forgets a stream that the application may read no more.
     pub(super) fn take_half(&mut self, stream: StreamId) -> Option<RecvHalf> {
         self.half(stream)?;
-        match self.kinds.remove(&stream) {
+        match self.remove(stream) {
             Some(Inbound::Stream(half)) => Some(half),
             _ => None, // looked at above
         }
     }
 
-    /// Returns whether there is a stream that the application may read. The newest are looked at first.
+    /// Returns whether there is a stream that the application may read.
     pub(super) fn is_any_read(&self) -> bool {
-        self.kinds.values().rev().any(|kind| matches!(kind, Inbound::Stream(_)))
+        self.application > 0
     }
 
     /// Number of streams that are not the application's.
-    pub(super) fn others(&self) -> usize {
-        self.counted
+    pub(super) fn others(&self) -> u32 {
+        self.others
     }
 
     /// Number of streams that bring messages.
     pub(super) fn relays(&self) -> usize {
-        if self.counted == 0 {
+        if self.others == 0 {
             return 0;
         }
         self.kinds.values().filter(|kind| matches!(kind, Inbound::Relay(_))).count()
@@ -190,7 +215,7 @@ impl OutboundStreams {
     /// Forgets a stream of the application's.
     pub(super) fn take_half(&mut self, stream: StreamId) -> Option<SendHalf> {
         self.half(stream)?;
-        match self.kinds.remove(&stream) {
+        match self.remove(stream) {
             Some(Outbound::Stream(half)) => Some(half),
             _ => None, // looked at above
         }
@@ -212,7 +237,7 @@ impl OutboundStreams {
 
     /// The internal streams.
     pub(super) fn internals(&self) -> impl Iterator<Item = (StreamId, &Internal)> {
-        let all = (self.counted > 0).then(|| self.kinds.iter()).into_iter().flatten();
+        let all = (self.others > 0).then(|| self.kinds.iter()).into_iter().flatten();
         all.filter_map(|(&stream, kind)| match kind {
             Outbound::Internal(internal) => Some((stream, internal)),
             Outbound::Stream(_) | Outbound::ResetEarly(_) | Outbound::Relay => None,
@@ -221,7 +246,7 @@ impl OutboundStreams {
 
     /// Number of the internal streams.
     pub(super) fn internals_len(&self) -> usize {
-        self.counted
+        self.others as usize
     }
 
     /// Number of all streams.
