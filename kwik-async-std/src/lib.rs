@@ -11,6 +11,8 @@
 //! # Features
 //! - `async-std` (by default): [`Endpoint`] runs its tasks on async-std's executor.
 //! - `smol`: [`smol::Endpoint`] runs them on smol's. Without async-std: `default-features = false, features = ["smol"]`.
+//! - `platform-verifier`: `ClientConfig::with_platform_verifier`, for the certificates that the operating system trusts.
+//! - `qlog`: QUIC's and KWIK's own events as qlog traces.
 //!
 //! # Who trusts whom
 //! - A **client** trusts certificates: the primary's, for the name that it dials, and each mirror's, for the name that the
@@ -51,6 +53,8 @@ mod runtime;
 mod socket;
 mod timer;
 
+#[cfg(feature = "qlog")]
+pub use kwik_core::Qlog;
 pub use kwik_core::{
     AckFrequencyConfig, AddPathError, AdmissionStats, AggregationFaults, ApiMisuse, ApplicationClose,
     ByteRange, Chunk, ClientConfig, ClosedStream, ConfigError, ConflictPolicy, ConnectError, ConnectionClose,
@@ -111,10 +115,21 @@ pub fn default_runtime() -> Option<std::sync::Arc<AsyncStdRuntime>> {
 /// ```
 #[cfg(feature = "smol")]
 pub mod smol {
+    use std::sync::Arc;
+
     pub use crate::runtime::SmolRuntime;
 
     /// A KWIK endpoint on smol.
     pub type Endpoint = kwik_core::driver::Endpoint<SmolRuntime>;
+
+    /// Future of [`Endpoint::accept`].
+    pub type Accept<'a> = kwik_core::driver::Accept<'a, SmolRuntime>;
+
+    /// Returns the runtime that the caller runs in, for [`Endpoint::new`].
+    #[must_use]
+    pub fn default_runtime() -> Option<Arc<SmolRuntime>> {
+        <SmolRuntime as kwik_core::driver::Runtime>::current().ok().map(Arc::new)
+    }
 }
 
 #[cfg(test)]

@@ -44,11 +44,18 @@
 //! ```
 //!
 //! # Features
-//! - `cli`: the `kwik` program. Off by default; the library needs none.
+//! All are off by default; the library needs none.
+//!
+//! - `h3`: HTTP/3, by the crate of that name: the module `h3` is what `h3-quinn` is to quinn.
+//! - `platform-verifier`: `ClientConfig::with_platform_verifier`, for the certificates that the operating system trusts.
+//! - `qlog`: QUIC's and KWIK's own events as qlog traces.
+//! - `cli`: the `kwik` program.
 //!
 //! This crate only supplies a socket, a timer, the clock and a way to spawn; the order of work is in
 //! [`kwik_core::driver`], the protocol in the rest of [`kwik_core`].
 
+#[cfg(feature = "h3")]
+pub mod h3;
 mod socket;
 mod timer;
 
@@ -63,6 +70,8 @@ use std::{
 use kwik_core::driver::{Runtime, udp};
 use tokio::runtime::Handle;
 
+#[cfg(feature = "qlog")]
+pub use kwik_core::Qlog;
 pub use kwik_core::{
     AckFrequencyConfig, AddPathError, AdmissionStats, AggregationFaults, ApiMisuse, ApplicationClose,
     ByteRange, Chunk, ClientConfig, ClosedStream, ConfigError, ConflictPolicy, ConnectError, ConnectionClose,

@@ -131,20 +131,28 @@ impl RecvStream {
     /// # Errors
     /// - As [`Self::read`].
     pub async fn read_chunk(&mut self, max_length: usize, ordered: bool) -> Result<Option<Chunk>, ReadError> {
-        poll_fn(|cx| {
-            let mut read = None;
-            ready!(self.poll_chunks(
-                cx,
-                ordered,
-                |chunk| {
-                    read = Some(chunk);
-                    0
-                },
-                max_length
-            ))?;
-            Poll::Ready(Ok(read))
-        })
-        .await
+        poll_fn(|cx| self.poll_read_chunk(cx, max_length, ordered)).await
+    }
+
+    /// Reads the next piece of at most `max_length` bytes, or waits; for implementations of foreign traits. As
+    /// [`Self::read_chunk`] otherwise.
+    pub fn poll_read_chunk(
+        &mut self,
+        cx: &mut Context<'_>,
+        max_length: usize,
+        ordered: bool,
+    ) -> Poll<Result<Option<Chunk>, ReadError>> {
+        let mut read = None;
+        ready!(self.poll_chunks(
+            cx,
+            ordered,
+            |chunk| {
+                read = Some(chunk);
+                0
+            },
+            max_length
+        ))?;
+        Poll::Ready(Ok(read))
     }
 
     /// Reads the next pieces into `bufs` without copying and returns how many; `None` as of [`Self::read`].

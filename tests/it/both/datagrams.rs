@@ -16,13 +16,13 @@ pub(super) async fn program() -> Result<Vec<String>, Box<dyn Error + Send + Sync
     config.transport_config(Arc::new(transport));
     let server = Endpoint::server(config, (Ipv4Addr::LOCALHOST, 0).into())?;
     let addr = server.local_addr()?;
-    let serving = tokio::spawn(async move {
+    let serving = executor::spawn(async move {
         let connection = server.accept().await.unwrap().await.unwrap();
         let mut stream = connection.accept_uni().await.unwrap();
         let mut count = 0;
         let mut last = 0;
         while last != 199 {
-            let datagram = tokio::time::timeout(Duration::from_secs(20), connection.read_datagram()).await;
+            let datagram = executor::time::timeout(Duration::from_secs(20), connection.read_datagram()).await;
             let Ok(Ok(datagram)) = datagram else { break };
             last = datagram[0];
             count += 1;

@@ -28,7 +28,7 @@ pub(super) async fn program() -> Result<Vec<String>, Box<dyn Error + Send + Sync
     let mut said = Vec::new();
     let (server, cert) = make_server_endpoint((Ipv4Addr::LOCALHOST, 0).into())?;
     let addr = server.local_addr()?;
-    let serving = tokio::spawn(async move {
+    let serving = executor::spawn(async move {
         let incoming = server.accept().await.unwrap();
         let connection = incoming.await.unwrap();
         while let Ok((mut send, mut recv)) = connection.accept_bi().await {
@@ -54,7 +54,7 @@ pub(super) async fn program() -> Result<Vec<String>, Box<dyn Error + Send + Sync
     // And somebody else's certificate is none.
     let (other, _) = make_server_endpoint((Ipv4Addr::LOCALHOST, 0).into())?;
     let there = other.local_addr()?;
-    tokio::spawn(async move { drop(other.accept().await.unwrap().await) });
+    executor::spawn(async move { drop(other.accept().await.unwrap().await) });
     let refused = client.connect(there, "localhost")?.await;
     said.push(format!("{}", matches!(refused, Err(transport::ConnectionError::TransportError(error)) if error.code == transport::TransportErrorCode::crypto(48))));
     Ok(said)

@@ -36,7 +36,7 @@ pub(super) async fn program() -> Result<Vec<String>, Box<dyn Error + Send + Sync
     let config = ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls)?));
     let server = Endpoint::server(config, (Ipv4Addr::LOCALHOST, 0).into())?;
     let addr = server.local_addr()?;
-    let serving = tokio::spawn(async move {
+    let serving = executor::spawn(async move {
         let incoming = server.accept().await.unwrap();
         let mut connecting = incoming.accept().unwrap();
         let early = connecting.handshake_data().await.unwrap().downcast::<HandshakeData>().unwrap();

@@ -78,7 +78,7 @@ pub(super) async fn program() -> Result<Vec<String>, Box<dyn Error + Send + Sync
     let with = Arc::new(config.clone());
     let server = Endpoint::new(endpoint_config, Some(config), socket, runtime)?;
 
-    let listening = tokio::spawn(async move {
+    let listening = executor::spawn(async move {
         let mut said = Vec::new();
         // The first client is not wanted, the second is to prove its address, the third gets no answer.
         let incoming = server.accept().await.unwrap();

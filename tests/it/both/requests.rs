@@ -6,7 +6,7 @@ use transport::{ClientConfig, Connection, Endpoint, ServerConfig, TransportConfi
 
 async fn answer(connection: Connection) {
     while let Ok((mut send, mut recv)) = connection.accept_bi().await {
-        tokio::spawn(async move {
+        executor::spawn(async move {
             let request = recv.read_to_end(100).await.unwrap();
             let number: u64 = String::from_utf8(request).unwrap().parse().unwrap();
             send.write_all((number * number).to_string().as_bytes()).await.unwrap();
@@ -28,9 +28,9 @@ pub(super) async fn program() -> Result<Vec<String>, Box<dyn Error + Send + Sync
     config.transport_config(Arc::new(transport));
     let server = Endpoint::server(config, (Ipv4Addr::LOCALHOST, 0).into())?;
     let addr = server.local_addr()?;
-    tokio::spawn(async move {
+    executor::spawn(async move {
         while let Some(incoming) = server.accept().await {
-            tokio::spawn(async move { answer(incoming.await.unwrap()).await });
+            executor::spawn(async move { answer(incoming.await.unwrap()).await });
         }
     });
 
@@ -42,7 +42,7 @@ pub(super) async fn program() -> Result<Vec<String>, Box<dyn Error + Send + Sync
     let requests: Vec<_> = (0..1000u64)
         .map(|number| {
             let connection = connection.clone();
-            tokio::spawn(async move {
+            executor::spawn(async move {
                 let (mut send, mut recv) = connection.open_bi().await?;
                 send.write_all(number.to_string().as_bytes()).await?;
                 send.finish()?;

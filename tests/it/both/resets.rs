@@ -77,7 +77,7 @@ pub(super) async fn program() -> Result<Vec<String>, Box<dyn Error + Send + Sync
     let config = ServerConfig::with_single_cert(vec![der.clone()], key.into())?;
     let server = Endpoint::server(config, (Ipv4Addr::LOCALHOST, 0).into())?;
     let addr = server.local_addr()?;
-    let serving = tokio::spawn(async move { serve(server.accept().await.ok_or("closed")?.await?).await });
+    let serving = executor::spawn(async move { serve(server.accept().await.ok_or("closed")?.await?).await });
 
     let mut roots = rustls::RootCertStore::empty();
     roots.add(der)?;

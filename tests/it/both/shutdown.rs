@@ -13,11 +13,11 @@ pub(super) async fn program() -> Result<Vec<String>, Box<dyn Error + Send + Sync
     let server = Endpoint::server(config, (Ipv4Addr::LOCALHOST, 0).into())?;
     let addr = server.local_addr()?;
     let acceptor = server.clone();
-    let accepting = tokio::spawn(async move {
+    let accepting = executor::spawn(async move {
         let mut ends = Vec::new();
         while let Some(incoming) = acceptor.accept().await {
             let connection = incoming.await.unwrap();
-            ends.push(tokio::spawn(async move {
+            ends.push(executor::spawn(async move {
                 let mut stream = connection.accept_uni().await.unwrap();
                 stream.read_to_end(100).await.unwrap();
                 match connection.closed().await {
