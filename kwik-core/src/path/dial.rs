@@ -426,6 +426,28 @@ mod tests {
         );
     }
 
+    /// Twice the longest wait after the last one was over.
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "the tests' epoch")]
+    fn failures_are_forgotten_after_two_minutes_without_one() {
+        let address: SocketAddr = "9.9.9.9:443".parse().unwrap();
+        let (mut failed, start) = (FailedDials::default(), Instant::now());
+        for (quiet, next) in [(127, 4), (128, 1)].map(|(quiet, next)| (quiet, Duration::from_secs(next))) {
+            failed.forget(address);
+            let mut now = start;
+            for wait in [1, 2 + quiet] {
+                failed.note(address);
+                failed.settle(now);
+                now += Duration::from_secs(wait);
+            }
+            failed.settle(now);
+            failed.note(address);
+            failed.settle(now);
+            assert!(!failed.allows(now + next - Duration::from_nanos(1), address), "{quiet} s");
+            assert!(failed.allows(now + next, address), "{quiet} s");
+        }
+    }
+
     /// Without its scope a system does not know where a link-local address is.
     #[test]
     fn link_local_servers_are_on_the_primarys_link() {

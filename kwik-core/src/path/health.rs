@@ -187,7 +187,6 @@ impl Health {
         };
         if self.last_probe.is_none() {
             let first = *self.first_probe.get_or_insert(now);
-            self.probes += 1;
             // Late, one will do for all that are due.
             while self.probes < PROBES && self.probe_at(first) <= now {
                 self.probes += 1;
@@ -276,13 +275,26 @@ mod tests {
         health.on_due(start, true);
         assert_eq!(health.verdict(start + pto / 2), Verdict::Probe);
         assert_eq!(health.verdict(start + pto), Verdict::Probe);
-        let late = start + pto * 2 + SCHEDULING + GRANULARITY;
+        let late = start + pto * 7 / 4 + SCHEDULING + Duration::from_nanos(1);
         assert_eq!(health.verdict(late), Verdict::Probe);
         assert_eq!(health.verdict(late + pto * 3 / 4 - GRANULARITY), Verdict::Wait);
         let later = late + pto + Duration::from_secs(1);
         assert_eq!(health.verdict(later), Verdict::Suspect);
         assert_eq!(health.verdict(later), Verdict::Wait, "who was suspected late has its time all the same");
         assert_eq!(health.verdict(later + pto / 2), Verdict::Silent);
+    }
+
+    #[test]
+    fn a_verdict_may_be_as_late_as_a_system_may_make_it() {
+        let start = epoch();
+        let mut health = health(start);
+        let pto = health.pto();
+        health.on_due(start, true);
+        assert_eq!(health.verdict(start + pto / 2), Verdict::Probe);
+        assert_eq!(health.verdict(start + pto), Verdict::Probe);
+        let late = start + pto * 7 / 4 + SCHEDULING;
+        assert_eq!(health.verdict(late), Verdict::Suspect);
+        assert_eq!(health.verdict(health.deadline().unwrap() + SCHEDULING), Verdict::Silent);
     }
 
     #[test]
@@ -351,6 +363,22 @@ mod tests {
         assert!(!health.on_frames(start + pto * 4, 1));
         assert_eq!(health.verdict(start + pto * 4 + pto / 4), Verdict::Wait);
         assert_eq!(health.deadline(), Some(start + pto * 4 + pto / 2));
+    }
+
+    /// Spec: RFC 9002 §5.3, §6.2.1.
+    #[test]
+    fn the_probe_timeout_is_that_of_quic() {
+        let mut health = Health::new(epoch());
+        assert_eq!(health.smoothed_rtt(), Duration::ZERO);
+        // The smoothed round trip and its variance, in microseconds.
+        for (sample, smoothed, variance) in
+            [(80, 80_000, 40_000), (80, 80_000, 30_000), (40, 75_000, 32_500), (115, 80_000, 34_375)]
+        {
+            health.on_rtt(Duration::from_millis(sample));
+            let [smoothed, variance] = [smoothed, variance].map(Duration::from_micros);
+            assert_eq!(health.smoothed_rtt(), smoothed);
+            assert_eq!(health.pto(), smoothed + variance * 4 + MAX_ACK_DELAY);
+        }
     }
 
     /// Spec: PROTOCOL §8.

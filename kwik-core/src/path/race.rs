@@ -172,6 +172,18 @@ mod tests {
     }
 
     #[test]
+    fn what_waits_may_be_given_up_and_what_runs_goes_on() {
+        let mut race = race([A, C, B]);
+        let now = epoch();
+        let (first, _) = race.start(now).unwrap();
+        race.retain_waiting(|address| address.to_string() != B);
+        assert!(!race.is_over() && race.deadline().is_some());
+        race.give_up_waiting();
+        assert_eq!((race.deadline(), race.start(now + ATTEMPT_DELAY)), (None, None));
+        assert!(race.on_failed(first).is_some() && race.is_over());
+    }
+
+    #[test]
     fn one_wins() {
         let mut race = race([A, C, B]);
         let now = epoch();

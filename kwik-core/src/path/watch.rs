@@ -135,6 +135,40 @@ mod tests {
         assert_eq!(watch.deadline(MAX), Some(now + PATIENCE_MIN * 2), "a long path has long pauses");
     }
 
+    /// What is heard after a question may be the answer to it, and what only acknowledges says nothing of a peer's plans.
+    #[test]
+    fn answers_buy_no_closer_watch() {
+        let start = epoch();
+        let mut watch = watch(start);
+        ask_until(&mut watch, start + MAX);
+        let patience = |watch: &Watch, now| watch.deadline(MAX).unwrap() - now;
+        let mut now = start + MAX;
+        watch.on_asked(now, MAX);
+        watch.on_heard(now, true, RTT);
+        let long = patience(&watch, now);
+        assert!(long > Duration::from_secs(6));
+        for _ in 0..20 {
+            now += RTT;
+            watch.on_heard(now, false, RTT);
+        }
+        assert_eq!(patience(&watch, now), long);
+        watch.on_heard(now, true, RTT);
+        assert_eq!(patience(&watch, now), long * 7 / 8, "unasked");
+    }
+
+    #[test]
+    fn nothing_is_known_of_another_path() {
+        let start = epoch();
+        for waits in [true, false] {
+            let mut watch = watch(start);
+            ask_until(&mut watch, start + MAX);
+            let now = start + MAX * 2;
+            watch.on_waits(now, waits);
+            watch.on_change(now);
+            assert_eq!(watch.deadline(MAX), waits.then(|| now + PATIENCE_MIN));
+        }
+    }
+
     #[test]
     fn messages_with_pauses_between_them_are_not_doubled_by_questions() {
         for pause in [1, 2, 5, 15].map(Duration::from_secs) {
