@@ -493,6 +493,10 @@ mod tests {
     fn in_order_bytes_pass_through_uncopied() {
         let mut assembler = Assembler::new(100, ConflictPolicy::FirstWins);
         let bytes = Bytes::from(vec![7; 1400]);
+        let shortest = bytes.slice(..COPY_BELOW);
+        let mut short = Assembler::new(0, ConflictPolicy::FirstWins);
+        short.insert(A, 0, shortest.clone());
+        assert_eq!(short.read(usize::MAX, true).unwrap().1.as_ptr(), shortest.as_ptr());
         assert_eq!(assembler.insert(A, 100, bytes.clone()), inserted(1400, 0, false));
         assert_eq!(assembler.insert(A, 1500, bytes.clone()), inserted(1400, 0, false));
         assert_eq!((assembler.held(), assembler.extents(), assembler.read_position()), (2800, 1, 100));
@@ -595,6 +599,42 @@ mod tests {
         assert_eq!(slivers.next_source(), None);
     }
 
+    /// In a chunk as in a tail that still gathers.
+    #[test]
+    fn it_is_known_whose_bytes_are_held_after_some_were_replaced() {
+        for held in [600, 100] {
+            for (at, len, source, whose) in [
+                (0, held, B, Some(B)),
+                (0, held - 1, B, None),
+                (1, held - 1, B, None),
+                (1, held - 2, A, Some(A)),
+            ] {
+                let mut assembler = Assembler::new(0, ConflictPolicy::LastWins);
+                assembler.insert(A, 0, vec![1; held].into());
+                assert!(assembler.insert(source, at as u64, vec![2; len].into()).differed);
+                assert_eq!(assembler.next_source(), whose, "{len} bytes at {at} of {held}");
+                let mut expected = vec![1; held];
+                expected[at..at + len].fill(2);
+                assert_eq!(assembler.read(usize::MAX, true), Some((0, expected.into())));
+            }
+        }
+        // What only touches the replaced bytes stays what it was.
+        for next in [600, 100] {
+            let mut assembler = Assembler::new(0, ConflictPolicy::LastWins);
+            assembler.insert(A, 0, vec![1; 600].into());
+            assembler.insert(A, 600, vec![1; next].into());
+            assert!(assembler.insert(B, 0, vec![2; 600].into()).differed);
+            assert_eq!(assembler.next_source(), Some(B));
+            assembler.read(usize::MAX, true);
+            assert_eq!(assembler.next_source(), Some(A));
+        }
+        let mut assembler = Assembler::new(0, ConflictPolicy::LastWins);
+        assembler.insert(A, 0, vec![1; 100].into());
+        assembler.insert(A, 1000, vec![1; 100].into());
+        assert!(assembler.insert(B, 100, vec![2; 1000].into()).differed);
+        assert_eq!(assembler.next_source(), Some(A));
+    }
+
     #[test]
     fn bytes_outside_the_stream_are_not_placed() {
         let mut assembler = Assembler::new(10, ConflictPolicy::FirstWins);
@@ -660,6 +700,48 @@ mod tests {
         }
     }
 
+    #[test]
+    fn slivers_gather_in_buffers_of_a_fixed_size() {
+        let mut assembler = Assembler::new(0, ConflictPolicy::FirstWins);
+        for n in 0..200 {
+            assembler.insert(A, n * 64, vec![7; 64].into());
+        }
+        let read: Vec<usize> =
+            iter::from_fn(|| assembler.read(usize::MAX, true)).map(|(_, read)| read.len()).collect();
+        assert_eq!(read, [GATHER_MAX, GATHER_MAX, GATHER_MAX, 512]);
+    }
+
+    #[test]
+    fn a_sliver_before_a_chunk_becomes_a_part_of_it() {
+        for (source, whole) in [(A, Some(A)), (B, None)] {
+            let mut assembler = Assembler::new(0, ConflictPolicy::FirstWins);
+            assembler.insert(A, 100, vec![7; 600].into());
+            assembler.insert(source, 0, vec![7; 100].into());
+            assert_eq!(assembler.next_source(), whole);
+            assert_eq!(assembler.read(usize::MAX, true).unwrap().1.len(), 700);
+        }
+        // Not of one that is long enough, nor by copying one that is too long.
+        for (before, after) in [(COPY_BELOW, 600), (100, GATHER_MAX)] {
+            let mut assembler = Assembler::new(0, ConflictPolicy::FirstWins);
+            assembler.insert(A, before as u64, vec![7; after].into());
+            assembler.insert(A, 0, vec![7; before].into());
+            assert_eq!(assembler.read(usize::MAX, true).unwrap().1.len(), before);
+            assert_eq!(assembler.read(usize::MAX, true).unwrap().1.len(), after);
+        }
+    }
+
+    #[test]
+    fn chunks_are_read_whole_or_in_parts() {
+        let mut assembler = Assembler::new(0, ConflictPolicy::FirstWins);
+        for at in [0, 600, 1200] {
+            assembler.insert(A, at, vec![7; 600].into());
+        }
+        for (max, expected) in [(600, (0, 600)), (599, (600, 599)), (600, (1199, 1)), (601, (1200, 600))] {
+            assert_eq!(assembler.read(max, true).map(|(at, read)| (at, read.len())), Some(expected));
+        }
+        assert_eq!(assembler.read(1, true), None);
+    }
+
     /// Heap that stays taken after `pieces` slices of `len` bytes were inserted, `step` apart, each out of a buffer of
     /// its own that nobody else holds any more; per byte held.
     fn heap_per_byte(pieces: u64, len: usize, step: u64) -> f64 {
@@ -718,6 +800,23 @@ mod tests {
         while assembler.read(9, false).is_some() {}
         assert_eq!(assembler.extents(), 0);
         assert!(assembler.would_exceed(15, 1, 2), "delivered islands count");
-        assert!(!assembler.would_exceed(12, 1, 2));
+        for (offset, len) in [(12, 1), (19, 1), (9, 1), (32, 1)] {
+            assert!(!assembler.would_exceed(offset, len, 2), "{offset}+{len} beside an island");
+        }
+    }
+
+    #[test]
+    fn the_queue_of_a_run_is_used_again_unless_it_was_long() {
+        let mut assembler = Assembler::new(0, ConflictPolicy::FirstWins);
+        let chunk = Bytes::from(vec![7; COPY_BELOW]);
+        for (chunks, kept) in [(2, true), (SPARE_SLOTS_MAX + 1, false), (3, true)] {
+            let at = assembler.read_position();
+            for n in 0..chunks {
+                assembler.insert(A, at + (n * COPY_BELOW) as u64, chunk.clone());
+            }
+            while assembler.read(usize::MAX, true).is_some() {}
+            let slots = assembler.spare.capacity();
+            assert_eq!((1..=SPARE_SLOTS_MAX).contains(&slots), kept, "{slots} slots after {chunks} chunks");
+        }
     }
 }

@@ -153,6 +153,51 @@ mod tests {
         assert_eq!(given(1_000, &mut [whole(1, 200, 1, 400), demand(2, 300, 2, 900)]), [(2, 200)]);
     }
 
+    fn needs(outstanding: u64, leases: &[(u64, Need)]) -> Demand<u32> {
+        let wanting = |(n, &(cost, need)): (u64, &(u64, Need))| Wanting {
+            lease: LeaseId::new(n),
+            uncredited: cost,
+            cost,
+            need,
+        };
+        Demand { source: 1, outstanding, leases: (0..).zip(leases).map(wanting).collect() }
+    }
+
+    const WAITED_FOR: Need = Need::Whole { waits: true };
+    const NEVER_FITS: Need = Need::Whole { waits: false };
+
+    #[test]
+    fn what_a_server_is_due_is_what_of_its_part_is_of_use() {
+        let due = |outstanding, room, leases: &[(u64, Need)]| needs(outstanding, leases).due(500, room);
+        assert_eq!(due(0, 500, &[(300, Need::Part)]), 300);
+        assert_eq!(due(0, 500, &[(300, Need::Part), (400, Need::Part)]), 500);
+        assert_eq!(due(200, 500, &[(300, Need::Part), (400, Need::Part)]), 300);
+        // As a whole or not at all, and what follows it waits with it.
+        assert_eq!(due(100, 500, &[(400, WAITED_FOR)]), 400);
+        assert_eq!(due(101, 500, &[(400, WAITED_FOR), (50, Need::Part)]), 0);
+        assert_eq!(due(0, 100, &[(900, WAITED_FOR)]), 900, "more than its part, if that is all it has");
+        // Nothing waits for what will not fit.
+        assert_eq!(due(0, 400, &[(400, NEVER_FITS)]), 400);
+        assert_eq!(due(0, 399, &[(400, NEVER_FITS), (50, Need::Part)]), 50);
+    }
+
+    #[test]
+    fn the_leases_of_a_server_are_credited_one_after_the_other() {
+        let given = |room, outstanding, leases: &[(u64, Need)]| {
+            let mut given = Vec::new();
+            share(1_000, room, 10, &mut [needs(outstanding, leases)], |_, lease, bytes| {
+                given.push((lease.into_inner(), bytes));
+            });
+            given
+        };
+        assert_eq!(given(1_000, 0, &[(600, Need::Part), (600, Need::Part)]), [(0, 600), (1, 400)]);
+        assert_eq!(given(10, 0, &[(600, Need::Part)]), [(0, 10)], "a whole quantum");
+        assert_eq!(given(1_000, 0, &[(300, NEVER_FITS), (600, Need::Part)]), [(0, 300), (1, 600)]);
+        assert_eq!(given(299, 0, &[(300, NEVER_FITS), (600, Need::Part)]), [(1, 299)]);
+        assert_eq!(given(1_000, 700, &[(300, WAITED_FOR), (600, Need::Part)]), [(0, 300)]);
+        assert_eq!(given(1_000, 701, &[(300, WAITED_FOR), (600, Need::Part)]), []);
+    }
+
     proptest! {
         /// Never more than the room, never more than a lease wants, never more than a server's part, unless all it has is
         /// one that needs it as a whole; and never a part of such a one.

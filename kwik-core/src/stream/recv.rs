@@ -424,6 +424,160 @@ mod tests {
         ByteRange::between(start, end).unwrap()
     }
 
+    #[expect(clippy::disallowed_methods, reason = "the tests' epoch")]
+    fn epoch() -> Instant {
+        Instant::now()
+    }
+
+    fn stream(window: u64) -> SplitRecv {
+        SplitRecv::new(0, window, ConflictPolicy::default())
+    }
+
+    fn placed(stream: &mut SplitRecv, by: By, at: u64, len: usize) -> u64 {
+        stream.place(PathId::new(1), at, vec![7; len].into(), by).new
+    }
+
+    #[test]
+    fn a_stream_ends_once_and_behind_what_was_given_out() {
+        let mut stream = stream(1000);
+        stream.claim(50).unwrap();
+        assert_eq!(stream.set_final(49), Err(FinalSizeError));
+        assert_eq!((stream.set_final(50), stream.set_final(50)), (Ok(()), Ok(())));
+        assert_eq!((stream.set_final(51), stream.claim(51)), (Err(FinalSizeError), Err(FinalSizeError)));
+        assert_eq!((stream.claim(50), stream.final_size()), (Ok(()), Some(50)));
+    }
+
+    /// Beyond credit by offset each new byte counts, on that side of the line only.
+    #[test]
+    fn bytes_on_both_sides_of_the_credit_count_on_each() {
+        for by in [By::Lease, By::Run] {
+            let mut stream = stream(100);
+            stream.raise_run_credit(20);
+            assert_eq!(placed(&mut stream, by, 95, 5), 5);
+            assert_eq!(placed(&mut stream, by, 90, 20), 15, "five were here, five lie below, ten above");
+            assert_eq!((stream.missing_below(), stream.held()), (90, 20));
+            assert_eq!(stream.run_outstanding(), if by == By::Run { 10 } else { 20 });
+            assert_eq!(placed(&mut stream, by, 100, 10), 0);
+            assert_eq!((stream.missing_below(), stream.held()), (90, 20), "again");
+        }
+    }
+
+    #[test]
+    fn runs_of_the_primary_keep_to_their_credit() {
+        let mut stream = stream(100);
+        assert!(stream.run_has_credit(0, 100) && !stream.run_has_credit(0, 101));
+        assert!(!stream.run_has_credit(200, 1));
+        assert_eq!(stream.raise_run_credit(10), 10);
+        assert!(stream.run_has_credit(95, 15) && !stream.run_has_credit(95, 16));
+        assert!(stream.run_has_credit(200, 10) && !stream.run_has_credit(200, 11));
+        placed(&mut stream, By::Run, 200, 4);
+        assert!(stream.run_has_credit(300, 6) && !stream.run_has_credit(300, 7));
+        assert_eq!((stream.run_outstanding(), stream.raise_run_credit(5)), (6, 15));
+    }
+
+    /// What is held and what may still come fill the window together.
+    #[test]
+    fn there_is_room_for_what_was_not_promised() {
+        let mut stream = stream(100);
+        assert_eq!(stream.room(0), 0, "all of it went with the split");
+        placed(&mut stream, By::Lease, 0, 60);
+        assert_eq!(stream.room(0), 0, "held");
+        stream.read(60, true).unwrap();
+        assert_eq!((stream.room(0), stream.room(25), stream.room(61)), (60, 35, 0));
+        stream.raise_run_credit(10);
+        assert_eq!(stream.room(25), 25);
+        placed(&mut stream, By::Run, 150, 4);
+        assert_eq!(stream.room(25), 25, "held instead of promised");
+    }
+
+    #[test]
+    fn holes_beyond_the_cap_are_told_as_one() {
+        let mut stream = stream(1000);
+        for at in [10, 30, 50] {
+            placed(&mut stream, By::Lease, at, 10);
+        }
+        let told = |cap| stream.missing(range(0, 55), cap).collect::<Vec<_>>();
+        assert_eq!(told(9), [range(0, 10), range(20, 30), range(40, 50)]);
+        assert_eq!(told(3), told(9));
+        assert_eq!(told(2), [range(0, 10), range(20, 50)]);
+        assert_eq!((told(1), told(0)), (vec![range(0, 50)], vec![]));
+        assert_eq!(stream.count_missing(range(0, 55)), 30);
+    }
+
+    /// In steps of an eighth of the window, of 16 KiB at least and of half a window at most.
+    #[test]
+    fn credit_by_offset_rises_in_steps() {
+        for (window, step) in [(1 << 20, 1 << 17), (1 << 16, 1 << 14), (1 << 12, 1 << 11), (1, 1)] {
+            let mut stream = stream(window);
+            let mut read = |len| {
+                let at = stream.reader().position;
+                placed(&mut stream, By::Lease, at, len);
+                while stream.read(usize::MAX, true).is_some() {}
+                stream.raise_offset()
+            };
+            assert_eq!(read(step - 1), None, "{window}");
+            assert_eq!(read(1), Some(window + step as u64), "{window}");
+            assert_eq!(read(step - 1), None, "{window}");
+            stream.set_unordered();
+            placed(&mut stream, By::Lease, 2 * step as u64 - 1, step);
+            while stream.read(usize::MAX, true).is_some() {}
+            assert_eq!(stream.raise_offset(), None, "{window}: goes by amount");
+        }
+    }
+
+    #[test]
+    fn a_window_grows_that_is_read_within_four_round_trips() {
+        let (start, rtt) = (epoch(), Duration::from_millis(10));
+        for (within, grows) in [(Duration::from_micros(39_999), true), (rtt * 4, false)] {
+            let mut stream = stream(100);
+            assert!(!stream.wants_growth(start, rtt), "nothing was read");
+            placed(&mut stream, By::Lease, 0, 100);
+            stream.read(99, true).unwrap();
+            assert!(!stream.wants_growth(start + within / 2, rtt), "not all of it");
+            stream.read(1, true).unwrap();
+            assert_eq!(stream.wants_growth(start + within, rtt), grows);
+            // The next round begins there.
+            assert!(!stream.wants_growth(start + within, rtt));
+            placed(&mut stream, By::Lease, 100, 100);
+            stream.read(100, true).unwrap();
+            assert_eq!(stream.wants_growth(start + within * 2, rtt), grows);
+            stream.grow(50);
+            assert_eq!(stream.window(), 150);
+        }
+    }
+
+    #[test]
+    fn credit_is_shared_again_after_a_part_of_the_window_was_read() {
+        let mut stream = stream(100);
+        stream.set_unordered();
+        assert!(!stream.take_quantum(4), "nothing was read");
+        placed(&mut stream, By::Lease, 10, 50);
+        stream.read(24, false).unwrap();
+        assert!(!stream.take_quantum(4));
+        stream.read(1, false).unwrap();
+        assert!(stream.take_quantum(4) && !stream.take_quantum(4), "once");
+    }
+
+    /// Whoever reads in any order does not wait for a hole.
+    #[test]
+    fn only_an_ordered_reader_is_held_up_by_a_hole() {
+        let start = epoch();
+        for unordered in [false, true] {
+            let mut stream = stream(1000);
+            placed(&mut stream, By::Lease, 0, 10);
+            placed(&mut stream, By::Lease, 20, 30);
+            if unordered {
+                stream.set_unordered();
+            }
+            stream.look(start);
+            let held_up = |stream: &SplitRecv| {
+                let stats = stream.tally().totals(start + Duration::from_millis(5)).stats();
+                (stats.reorder_depth, stats.hole_time_max.as_millis())
+            };
+            assert_eq!(held_up(&stream), if unordered { (0, 0) } else { (30, 5) });
+        }
+    }
+
     #[test]
     fn what_is_missing_of_a_stream_without_an_end_reaches_to_what_was_given_out() {
         let mut stream = SplitRecv::new(10, 1000, ConflictPolicy::default());

@@ -215,15 +215,16 @@ mod tests {
     #[test]
     fn a_little_credit_before_the_ack_and_never_less_after() {
         let mut stream = SplitSend::new(1_000);
+        assert_eq!((stream.base(), stream.claimed_end()), (1_000, 1_000));
         assert_eq!(stream.allowance(1_000, u64::MAX), limits::GUARANTEED_CREDIT);
-        stream.on_offset_credit(0);
+        assert!(!stream.on_offset_credit(0) && !stream.on_offset_credit(1_000 + limits::GUARANTEED_CREDIT));
         assert_eq!(stream.allowance(1_000, u64::MAX), limits::GUARANTEED_CREDIT);
-        stream.on_run_credit(10);
+        assert!(stream.on_run_credit(10) && !stream.on_run_credit(10) && !stream.on_run_credit(9));
         let beyond = 1_000 + limits::GUARANTEED_CREDIT;
         assert_eq!(stream.allowance(beyond + 5, 100), 10);
         stream.on_sent(beyond - 5, 8);
         assert_eq!(stream.allowance(beyond + 5, 100), 7);
-        stream.on_offset_credit(beyond + 100);
+        assert!(stream.on_offset_credit(beyond + 100));
         assert_eq!(stream.allowance(beyond + 5, 1_000), 95 + 7);
     }
 }

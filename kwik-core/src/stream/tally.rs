@@ -101,7 +101,7 @@ impl Tally {
         if self.hole.is_some_and(|hole| look.depth == 0 || look.prefix >= hole.end) {
             self.hole = None;
         }
-        if let (None, Some(end), true) = (self.hole, look.hole_end, look.depth > 0) {
+        if let (None, Some(end)) = (self.hole, look.hole_end) {
             self.hole = Some(Hole { end, since: now });
         }
         let stats = &mut self.totals.stats;
@@ -257,6 +257,30 @@ mod tests {
         tally.end(start + MS * 60);
         let stats = tally.totals(start + MS * 99).stats();
         assert_eq!((stats.reader_waits, stats.reader_wait, stats.credit_wait), (2, MS * 40, MS * 35));
+    }
+
+    #[test]
+    fn every_counter_adds_up() {
+        let start = epoch();
+        let mut sum = Totals::default();
+        for n in [1, 2] {
+            let mut tally = Tally::default();
+            let inserted = Inserted { new: 10 * n, overlap: 3 * n, differed: true };
+            (0..n).for_each(|_| tally.on_placed(A, inserted));
+            tally.look(start, behind(0, 50, n));
+            (0..n).for_each(|_| tally.on_gap_asked());
+            (0..=n).for_each(|_| tally.on_gap_told());
+            tally.on_reader_blocked(start);
+            tally.set_starved(start, n == 2);
+            assert_eq!(tally.sources().collect::<Vec<_>>(), [(A, 10 * n * n)]);
+            sum.add(&tally.totals(start + MS * 5));
+        }
+        let stats = sum.stats();
+        assert_eq!((stats.bytes, stats.overlap_bytes, stats.conflicts), (50, 15, 3));
+        assert_eq!((stats.reorder_depth, stats.reorder_depth_max), (3, 2));
+        assert_eq!((stats.hole_time, stats.hole_time_max), (MS * 10, MS * 5));
+        assert_eq!((stats.reader_waits, stats.reader_wait, stats.credit_wait), (2, MS * 10, MS * 5));
+        assert_eq!((stats.gaps_asked, stats.gaps_told), (3, 5));
     }
 
     #[test]
