@@ -285,6 +285,15 @@ mod tests {
         encode(&Frame::Split { stream: crate::id::StreamId::CONTROL, offset: u64::MAX }, &mut Vec::new());
     }
 
+    #[test]
+    fn one_frame_is_neither_less_nor_more() {
+        let mut bytes = Vec::new();
+        encode(&Frame::Drain { deadline_ms: 5 }, &mut bytes);
+        assert!(decodes(&bytes) && !decodes(&bytes[1..]) && !decodes(&bytes[..3]));
+        encode(&Frame::Drain { deadline_ms: 5 }, &mut bytes);
+        assert!(!decodes(&bytes));
+    }
+
     proptest! {
         #[test]
         fn frames_round_trip(frame in arbitrary::frame()) {

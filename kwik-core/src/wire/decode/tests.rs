@@ -405,6 +405,19 @@ fn credit_names_what_it_is_for() {
 }
 
 #[test]
+fn frames_that_were_skipped_are_counted_once() {
+    let mut decoder = Decoder::new();
+    decoder.push(&[framed(100, b"what"), framed(102, b""), framed(100, b"half")].concat()[..14]);
+    assert_eq!(decoder.next(), Ok(None));
+    assert_eq!((decoder.take_skipped(), decoder.take_skipped()), (3, 0));
+    assert!(!decoder.is_between_frames());
+    decoder.push(b"alf");
+    assert_eq!(decoder.next(), Ok(None));
+    assert!(decoder.is_between_frames());
+    assert_eq!(decoder.take_skipped(), 0);
+}
+
+#[test]
 fn unknown_fields_are_ignored() {
     let mut body = pb::Drain { deadline_ms: Some(9) }.encode_to_vec();
     // Field 100, length-delimited, two bytes.
@@ -417,6 +430,7 @@ fn header_caps() {
     let mut long = Vec::new();
     varint::put(STREAM_HEADER_MAX as u64 + 1, &mut long);
     let mut decoder = HeaderDecoder::new();
+    assert_eq!(decoder.wanted(), 2, "a length and a type");
     assert_eq!(decoder.push(&long[..1]), Ok(None));
     assert_eq!(decoder.push(&long[1..]), Err(FrameError::TooLarge), "PROTOCOL §4");
     assert_eq!(decoder.wanted(), 0);
