@@ -15,6 +15,7 @@ use crate::{
 
 mod credit;
 mod dials;
+mod edges;
 mod faults;
 mod mapping;
 mod observe;

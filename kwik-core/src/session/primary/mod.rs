@@ -755,3 +755,6 @@ fn tell_of_skew(path: PathId, code: ErrorCode, age: Duration) {
         tracing::warn!(%path, behind_min_s, "clock skew: the secondary's clock is behind this server's by more than that");
     }
 }
+
+#[cfg(test)]
+mod tests;

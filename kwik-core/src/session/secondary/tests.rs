@@ -185,3 +185,274 @@ fn only_what_the_primary_has_said_is_heard_and_once() {
     assert_eq!(secondary.check_relay(&RelayOpen { path: PathId::new(2), ..right }), fault);
     assert_eq!(secondary.check_relay(&RelayOpen { seal: None, ..right }), fault);
 }
+
+fn range(start: u64, end: u64) -> ByteRange {
+    ByteRange::between(start, end).unwrap()
+}
+
+fn stream() -> StreamId {
+    StreamId::from_u64(1).unwrap()
+}
+
+/// Hears what breaks no rule; returns what is done and said then.
+fn hears(secondary: &mut Secondary, now: Instant, frame: Frame) -> Vec<Action> {
+    secondary.handle_frame(now, UNIX, frame).unwrap();
+    std::iter::from_fn(|| secondary.poll_action()).collect()
+}
+
+/// Returns whether a frame changes nothing but the count of late ones.
+fn is_late(secondary: &mut Secondary, now: Instant, frame: Frame) -> bool {
+    let before = secondary.late_frames();
+    hears(secondary, now, frame).is_empty() && secondary.late_frames() == before + 1
+}
+
+fn notice(id: u64, range: ByteRange, credit: u64) -> Frame {
+    Frame::LeaseNotice { lease: LeaseId::new(id), job: JOB, range, credit }
+}
+
+fn refused(lease: u64, code: ErrorCode) -> Vec<Action> {
+    let frame = Frame::LeaseRefused { lease: LeaseId::new(lease), code };
+    vec![Action::Send { path: PathId::PRIMARY, frame }]
+}
+
+fn told<const N: usize>(events: [Event; N]) -> Vec<Action> {
+    events.map(Action::Notify).into()
+}
+
+/// A secondary that sends a lease of 100 bytes, so many of which are sent.
+fn sending(sent: u64) -> (Secondary, Instant) {
+    let (mut secondary, now) = waiting();
+    hears(&mut secondary, now, Frame::Credit(Credit::Lease { lease: LEASE, bytes: 100 }));
+    assert!(secondary.next_lease(JOB).unwrap().is_some());
+    secondary.on_opened(LEASE, StreamId::from_u64(3).unwrap());
+    secondary.on_sent(LEASE, sent);
+    (secondary, now)
+}
+
+#[test]
+fn what_is_said_again_or_too_late_is_counted_and_changes_nothing() {
+    let (mut secondary, now) = waiting();
+    let (job, lease, code) = (JobId::new(7), LeaseId::new(7), ErrorCode::LEASE_REVOKED);
+    let nobodys = StreamId::from_u64(5).unwrap();
+    for late in [
+        Frame::JobClose { job },
+        Frame::LeaseRevoke { lease, keep: 0, code },
+        Frame::LeaseRevoke { lease, keep: 9, code },
+        Frame::Credit(Credit::Lease { lease, bytes: 9 }),
+        Frame::Credit(Credit::Offset { stream: nobodys, offset: 9 }),
+    ] {
+        assert!(is_late(&mut secondary, now, late.clone()), "{late:?}");
+    }
+    assert!(!is_late(&mut secondary, now, Frame::JobClose { job: JOB }));
+    assert!(is_late(&mut secondary, now, Frame::JobClose { job: JOB }));
+
+    let (mut secondary, now) = sending(1);
+    assert!(!is_late(&mut secondary, now, revoke()));
+    assert!(is_late(&mut secondary, now, revoke()));
+    assert!(is_late(&mut secondary, now, Frame::LeaseRevoke { lease: LEASE, keep: 9, code }));
+}
+
+#[test]
+fn a_path_drains_by_the_earliest_time_it_was_told() {
+    let (mut secondary, now) = waiting();
+    let by = |ms| now + Duration::from_millis(ms);
+    assert_eq!(secondary.draining(), None);
+    for (deadline_ms, news, drained) in
+        [(500, true, 500), (500, false, 500), (900, false, 500), (100, true, 100)]
+    {
+        let actions = hears(&mut secondary, now, Frame::Drain { deadline_ms });
+        assert_eq!(actions == told([Event::Draining]), news, "{deadline_ms}");
+        assert_eq!(secondary.draining(), Some(by(drained)));
+    }
+    assert_eq!(hears(&mut secondary, now, notice(1, range(0, 1), 0)), refused(1, ErrorCode::DRAINING));
+}
+
+#[test]
+fn a_job_that_is_closed_or_over_takes_no_lease() {
+    let (mut secondary, now) = working(1000);
+    hears(&mut secondary, now, notice(0, range(0, 10), 0));
+    hears(&mut secondary, now, Frame::JobClose { job: JOB });
+    assert_eq!(hears(&mut secondary, now, notice(1, range(10, 20), 0)), refused(1, ErrorCode::NO_ERROR));
+    // With its last lease it is forgotten.
+    hears(&mut secondary, now, revoke());
+    assert_eq!(secondary.next_lease(JOB), Err(ErrorCode::NO_ERROR));
+    assert_eq!(hears(&mut secondary, now, notice(2, range(10, 20), 0)), refused(2, ErrorCode::PATH_DEAD));
+
+    let (mut secondary, now) = working(1000);
+    let last = 2_000 + limits::CLOCK_SKEW.as_secs();
+    for (id, unix, code) in [(0, last, None), (1, last + 1, Some(ErrorCode::TICKET_EXPIRED))] {
+        secondary.handle_frame(now, unix, notice(id, range(0, 10), 0)).unwrap();
+        let actions: Vec<Action> = std::iter::from_fn(|| secondary.poll_action()).collect();
+        assert_eq!(actions, code.map_or_else(|| told([Event::LeaseArrived(JOB)]), |code| refused(id, code)));
+    }
+}
+
+#[test]
+fn a_path_has_so_many_leases_alive_and_keeps_so_many_that_have_ended() {
+    let (mut secondary, now) = working(1 << 20);
+    let most = limits::LEASES_PER_PATH as u64;
+    for id in 0..most {
+        assert_eq!(hears(&mut secondary, now, notice(id, range(0, 1), 1)), told([Event::LeaseArrived(JOB)]));
+    }
+    let full = |id| refused(id, ErrorCode::LIMIT_EXCEEDED);
+    assert_eq!(hears(&mut secondary, now, notice(most, range(0, 1), 1)), full(most));
+    // The application has seen them, and does not let go of them.
+    let end = |secondary: &mut Secondary, id| {
+        assert!(secondary.next_lease(JOB).unwrap().is_some());
+        let (lease, code) = (LeaseId::new(id), ErrorCode::LEASE_REVOKED);
+        hears(secondary, now, Frame::LeaseRevoke { lease, keep: 0, code });
+    };
+    (0..most).for_each(|id| end(&mut secondary, id));
+    for id in most + 1..=2 * most {
+        assert_eq!(hears(&mut secondary, now, notice(id, range(0, 1), 1)), told([Event::LeaseArrived(JOB)]));
+        end(&mut secondary, id);
+    }
+    assert_eq!(hears(&mut secondary, now, notice(2 * most + 1, range(0, 1), 1)), full(2 * most + 1));
+    secondary.reset_lease(LEASE, ErrorCode::NO_ERROR);
+    let next = notice(2 * most + 2, range(0, 1), 1);
+    assert_eq!(hears(&mut secondary, now, next), told([Event::LeaseArrived(JOB)]));
+}
+
+/// Each that gains is told, and its job once.
+#[test]
+fn credit_by_offset_is_told_to_the_leases_that_reach_into_it() {
+    let (mut secondary, now) = working(1000);
+    for (id, (start, end), credit) in
+        [(0, (0, 50), 0), (1, (10, 20), 0), (2, (20, 30), 0), (3, (0, 50), 50), (4, (0, 50), 0)]
+    {
+        hears(&mut secondary, now, notice(id, range(start, end), credit));
+    }
+    secondary.leases.get_mut(&LeaseId::new(4)).unwrap().ended = Some(ErrorCode::LEASE_REVOKED);
+    let other = Lease { stream: StreamId::from_u64(5).unwrap(), ..lease_like(&secondary, 0) };
+    secondary.leases.insert(LeaseId::new(5), other);
+    let credit = |offset| Frame::Credit(Credit::Offset { stream: stream(), offset });
+    let [zero, one, two] = [0, 1, 2].map(|id| Event::LeaseWritable(LeaseId::new(id)));
+    assert_eq!(hears(&mut secondary, now, credit(20)), told([zero.clone(), one, Event::LeaseArrived(JOB)]));
+    assert_eq!(secondary.allowance(LeaseId::new(1)).unwrap().now, 10);
+    assert_eq!(hears(&mut secondary, now, credit(20)), []);
+    assert_eq!(hears(&mut secondary, now, credit(25)), told([zero, two, Event::LeaseArrived(JOB)]));
+}
+
+fn lease_like(secondary: &Secondary, id: u64) -> Lease {
+    let Lease { job, stream, range, noticed, credit, .. } = secondary.leases[&LeaseId::new(id)];
+    Lease {
+        job,
+        stream,
+        range,
+        noticed,
+        cut: None,
+        credit,
+        sent: 0,
+        internal: None,
+        ended: None,
+        forgotten: false,
+        given_up: false,
+    }
+}
+
+#[test]
+fn a_lease_that_the_application_has_ends_with_a_word_to_it() {
+    let (mut secondary, now) = sending(40);
+    let (internal, code) = (StreamId::from_u64(3).unwrap(), ErrorCode::LEASE_REVOKED);
+    let mut expected = vec![Action::ResetInternal { stream: internal, code }];
+    expected.extend(told([Event::LeaseEnded(LEASE)]));
+    assert_eq!(hears(&mut secondary, now, revoke()), expected);
+    assert_eq!(secondary.allowance(LEASE).map(|_| ()), Err(LeaseWriteError::Ended(code)));
+    secondary.reset_lease(LEASE, ErrorCode::NO_ERROR);
+    assert!(secondary.leases.is_empty() && secondary.poll_action().is_none());
+}
+
+#[test]
+fn a_cut_takes_what_was_not_sent_from_the_end() {
+    let code = ErrorCode::LEASE_REVOKED;
+    let cut = |keep| Frame::LeaseRevoke { lease: LEASE, keep, code };
+    let (mut secondary, now) = sending(40);
+    assert_eq!(hears(&mut secondary, now, cut(100)), [], "all of it is kept");
+    assert_eq!(hears(&mut secondary, now, cut(60)), told([Event::LeaseEnded(LEASE)]));
+    let allowance = secondary.allowance(LEASE).unwrap();
+    assert_eq!((allowance.left, allowance.now), (60, 20), "left of what the application was given");
+    assert!(!secondary.on_sent(LEASE, 19) && secondary.on_sent(LEASE, 1));
+    assert_eq!(secondary.allowance(LEASE).map(|_| ()), Err(LeaseWriteError::Ended(code)));
+    assert_eq!(hears(&mut secondary, now, cut(10)), [], "it has left");
+
+    // What was sent stays sent, and then that is the end.
+    let (mut secondary, now) = sending(40);
+    let mut expected = vec![Action::FinishInternal { stream: StreamId::from_u64(3).unwrap() }];
+    expected.extend(told([Event::LeaseEnded(LEASE)]));
+    assert_eq!(hears(&mut secondary, now, cut(10)), expected);
+    assert_eq!(secondary.allowance(LEASE).map(|_| ()), Err(LeaseWriteError::Ended(code)));
+
+    let (mut secondary, now) = sending(100);
+    assert_eq!(hears(&mut secondary, now, cut(10)), []);
+
+    // Cut before anybody saw it, it is just a shorter one.
+    let (mut secondary, now) = waiting();
+    hears(&mut secondary, now, Frame::Credit(Credit::Lease { lease: LEASE, bytes: 100 }));
+    hears(&mut secondary, now, cut(10));
+    assert_eq!(secondary.next_lease(JOB).unwrap().unwrap().range, range(0, 10));
+    assert_eq!(secondary.allowance(LEASE).unwrap().left, 10);
+}
+
+/// Nothing is earned by what was only asked for and taken back. Spec: PROTOCOL §11.2.
+#[test]
+fn a_lease_earns_if_something_came_of_it() {
+    let stopped = Some(ErrorCode::STREAM_CLOSED);
+    for (sent, given_up, earned) in [
+        (0, false, 0),
+        (1, false, price::LEASE_OVER),
+        (0, true, price::LEASE_OVER),
+        (100, false, price::LEASE_OVER),
+    ] {
+        let (mut secondary, _) = sending(sent);
+        secondary.take_account();
+        if !given_up {
+            secondary.on_internal_end(LEASE, stopped);
+        }
+        secondary.reset_lease(LEASE, ErrorCode::NO_ERROR);
+        assert!(secondary.leases.is_empty());
+        assert_eq!(secondary.take_account().earned, earned, "{sent} sent, {given_up}");
+    }
+    for (total, errands) in [(100, 0), (8 * 1024, 1), (1 << 40, 1024)] {
+        let (mut secondary, _) = working(total);
+        assert_eq!(secondary.take_account().earned, price::JOB_GENUINE + errands);
+    }
+}
+
+#[test]
+fn credit_by_offset_is_kept_as_long_as_its_stream_has_leases() {
+    let (mut secondary, now) = working(1000);
+    hears(&mut secondary, now, notice(0, range(0, 10), 0));
+    hears(&mut secondary, now, notice(1, range(10, 20), 0));
+    hears(&mut secondary, now, Frame::Credit(Credit::Offset { stream: stream(), offset: 15 }));
+    hears(&mut secondary, now, revoke());
+    assert_eq!(secondary.allowance(LeaseId::new(1)).unwrap().now, 5);
+    let (lease, code) = (LeaseId::new(1), ErrorCode::LEASE_REVOKED);
+    hears(&mut secondary, now, Frame::LeaseRevoke { lease, keep: 0, code });
+    assert!(secondary.offsets.is_empty());
+}
+
+#[test]
+fn a_job_is_accepted_once_and_refused_unless_it_is_closed() {
+    let said = |secondary: &mut Secondary| std::iter::from_fn(|| secondary.poll_action()).collect::<Vec<_>>();
+    let send = |frame| vec![Action::Send { path: PathId::PRIMARY, frame }];
+    let code = ErrorCode::LIMIT_EXCEEDED;
+    let (mut secondary, now) = working(1000);
+    secondary.take_job(JOB);
+    assert_eq!(said(&mut secondary), [], "said before");
+    hears(&mut secondary, now, notice(0, range(0, 10), 0));
+    secondary.refuse_job(JOB, code);
+    let mut expected = refused(0, code);
+    expected.extend(send(Frame::JobRefused { job: JOB, code }));
+    assert_eq!(said(&mut secondary), expected);
+    assert!(secondary.leases.is_empty());
+
+    for accepted in [true, false] {
+        let (mut secondary, now) = waiting();
+        secondary.jobs.get_mut(&JOB).unwrap().accepted = accepted;
+        hears(&mut secondary, now, Frame::JobClose { job: JOB });
+        secondary.take_job(JOB);
+        assert_eq!(said(&mut secondary), [], "nobody asks any more");
+        secondary.refuse_job(JOB, code);
+        assert_eq!(said(&mut secondary), refused(0, code));
+    }
+}
