@@ -2,6 +2,7 @@
 
 mod code;
 mod connection;
+mod fault;
 
 use std::net::SocketAddr;
 
@@ -11,6 +12,7 @@ use thiserror::Error;
 pub use self::{
     code::{ErrorCode, VarInt},
     connection::{ApplicationClose, ConnectionClose, ConnectionError, TransportError},
+    fault::PeerFault,
 };
 use crate::id::{ByteRange, PathId, StreamId};
 
@@ -50,18 +52,6 @@ pub(crate) enum FrameError {
     /// A type that must be understood and is not.
     #[error("unknown mandatory frame type")]
     UnknownMandatory,
-}
-
-impl FrameError {
-    /// Returns the code a path is closed with for this error.
-    pub(crate) const fn code(self) -> ErrorCode {
-        match self {
-            Self::TooLarge => ErrorCode::FRAME_TOO_LARGE,
-            Self::Range => ErrorCode::OFFSET_OVERFLOW,
-            Self::TooMany => ErrorCode::LIMIT_EXCEEDED,
-            Self::Field | Self::Malformed | Self::UnknownMandatory => ErrorCode::INVALID_FRAME,
-        }
-    }
 }
 
 /// Errors of writing to a stream. Variants as in quinn, plus [`WriteError::Blocked`].

@@ -86,8 +86,8 @@ pub use endpoint::{
 };
 pub use error::{
     AddPathError, ApiMisuse, ApplicationClose, ClosedStream, ConfigError, ConnectError, ConnectionClose,
-    ConnectionError, ErrorCode, GiveUpError, LeaseError, LeaseWriteError, PathDead, ReadError, RelayError,
-    SendDatagramError, TransportError, VarInt, WriteError,
+    ConnectionError, ErrorCode, GiveUpError, LeaseError, LeaseWriteError, PathDead, PeerFault, ReadError,
+    RelayError, SendDatagramError, TransportError, VarInt, WriteError,
 };
 pub use faults::{AggregationFaults, MappingFaults, MetadataFaults};
 pub use id::{

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use crate::{
     action::PathState,
-    error::ErrorCode,
+    error::PeerFault,
     id::{ByteRange, LeaseId, PathId, StreamId},
 };
 
@@ -314,24 +314,22 @@ pub struct SessionStats {
     /// Times that the peer, with a stream that it opened, had as many open as it ever may
     /// ([`TransportConfig::streams_max`](crate::TransportConfig::streams_max)): others had to wait.
     pub streams_exhausted: u64,
-    /// Number of times that a peer broke a rule, by the code that says which; KWIK's codes only.
-    pub faults: BTreeMap<ErrorCode, u64>,
+    /// Number of times that a peer broke a rule, by rule.
+    pub faults: BTreeMap<PeerFault, u64>,
 }
 
 impl SessionStats {
     /// Adds what another part of the session has counted.
-    pub(crate) fn add_faults(&mut self, faults: &BTreeMap<ErrorCode, u64>) {
-        for (&code, &count) in faults {
-            *self.faults.entry(code).or_default() += count;
+    pub(crate) fn add_faults(&mut self, faults: &BTreeMap<PeerFault, u64>) {
+        for (&fault, &count) in faults {
+            *self.faults.entry(fault).or_default() += count;
         }
     }
 }
 
-/// Counts a fault. Codes that are not in KWIK's table are a peer's to choose, and would make a map without end.
-pub(crate) fn count_fault(faults: &mut BTreeMap<ErrorCode, u64>, code: ErrorCode) {
-    if code.name().is_some() {
-        *faults.entry(code).or_default() += 1;
-    }
+/// Counts a fault.
+pub(crate) fn count_fault(faults: &mut BTreeMap<PeerFault, u64>, fault: PeerFault) {
+    *faults.entry(fault).or_default() += 1;
 }
 
 /// The leases of a client, each with its snapshot.

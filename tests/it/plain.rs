@@ -13,7 +13,7 @@ use kwik_tests::{
 };
 use kwik_tokio::{
     ApiMisuse, ByteRange, ClientConfig, ClosedStream, Connection, ConnectionError, Endpoint, ErrorCode,
-    ReadError, ReadToEndError, SendDatagramError, ServerConfig, WriteError,
+    PeerFault, ReadError, ReadToEndError, SendDatagramError, ServerConfig, WriteError,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -489,7 +489,7 @@ fn no_common_application_protocol_is_no_session() {
             }
         };
         let (refused, reason) = soon("the refusal", async { tokio::join!(accepts, connects) }).await;
-        assert_eq!(refused, Some(ConnectionError::Fault(ErrorCode::VERSION)));
+        assert_eq!(refused, Some(ConnectionError::Fault(PeerFault::ProtocolUnknown)));
         assert_eq!(closed_by_peer(&reason).0, ErrorCode::VERSION);
     });
 }

@@ -16,7 +16,7 @@ use kwik_tests::{
     run, soon, stays_pending,
     world::{Settings, World, attach_raw},
 };
-use kwik_tokio::{Accepted, ClientConfig, ConnectionError, Endpoint, ErrorCode, ServerConfig};
+use kwik_tokio::{Accepted, ClientConfig, ConnectionError, Endpoint, ErrorCode, PeerFault, ServerConfig};
 use pb::FrameType;
 use rustls::pki_types::CertificateDer;
 use tokio::net::UdpSocket;
@@ -127,7 +127,7 @@ fn a_client_takes_no_protocol_that_it_has_not_offered() {
             } else {
                 assert_eq!(primary.closed().await, ErrorCode::VERSION.into_inner());
                 let end = soon("the end", client.closed()).await;
-                assert_eq!(end, ConnectionError::Fault(ErrorCode::VERSION));
+                assert_eq!(end, ConnectionError::Fault(PeerFault::ProtocolNotOffered));
                 assert_eq!(client.handshake().unwrap().protocol, None);
             }
         }

@@ -26,7 +26,7 @@ use super::{
 use crate::{
     action::{Event, Relay, RunId},
     distribute::Distributor,
-    error::{ApiMisuse, ConnectionError, ErrorCode, RelayError},
+    error::{ApiMisuse, ConnectionError, ErrorCode, PeerFault, RelayError},
     id::{Dir, JobId, LeaseId, PathId, Role, StreamId},
     session::{Answer, Question, Session},
 };
@@ -168,7 +168,7 @@ impl State {
 
     /// Ends a session that took a role its acceptor does not serve.
     pub(super) fn refuse_role(&mut self) -> ConnectionError {
-        let error = ConnectionError::Fault(ErrorCode::INVALID_STREAM_ROLE);
+        let error = ConnectionError::Fault(PeerFault::RoleNotServed);
         if self.error.is_none() {
             let now = self.now();
             self.core.refuse_role(now);

@@ -5,7 +5,7 @@ use std::{cmp::Ordering, fmt};
 use bytes::Bytes;
 use thiserror::Error;
 
-use super::ErrorCode;
+use super::{ErrorCode, PeerFault};
 use crate::{
     limits::REASON_MAX,
     quic::{FrameType, TransportErrorCode},
@@ -29,7 +29,7 @@ pub enum ConnectionError {
     LocallyClosed,
     /// KWIK closed the session because of what the peer did or failed to do.
     #[error("{0}")]
-    Fault(ErrorCode),
+    Fault(PeerFault),
     /// The peer has restarted and knows nothing of the connection.
     #[error("reset by peer")]
     Reset,

@@ -5,7 +5,6 @@
 
 use super::source::{OP, Source};
 use crate::{
-    error::ErrorCode,
     id::{PathId, PublicKey, SessionId, SpkiHash},
     lease::ticket::{Audience, Shown, Signer as _, SigningKey, Ticket, TicketError},
     limits::{CLOCK_SKEW, TICKET_LIFETIME},
@@ -116,7 +115,7 @@ fn show(ticket: &Ticket, signer: &SigningKey, source: &mut Source<'_>) {
     assert_eq!(verdict.is_ok(), ours && lives && begun && now_wide <= last, "{verdict:?}");
     if let Err(error) = verdict {
         let fresh_one_helps = ours && lives && begun;
-        assert_eq!(error.code() == ErrorCode::TICKET_EXPIRED, fresh_one_helps, "{error:?}");
+        assert_eq!(matches!(error, TicketError::Expired { .. }), fresh_one_helps, "{error:?}");
     }
 }
 

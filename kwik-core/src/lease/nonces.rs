@@ -10,7 +10,7 @@ use std::{
 use thiserror::Error;
 
 use super::ticket::last_second;
-use crate::{error::ErrorCode, id::PublicKey, limits::NONCES_MAX};
+use crate::{id::PublicKey, limits::NONCES_MAX};
 
 /// The nonces of the tickets a secondary has admitted, each until its ticket cannot be admitted any more.
 ///
@@ -106,19 +106,10 @@ pub(crate) enum NonceError {
     Replayed,
 }
 
-impl NonceError {
-    /// Returns the code the attempt is refused with.
-    pub(crate) const fn code(self) -> ErrorCode {
-        match self {
-            Self::Full => ErrorCode::EXCESSIVE_LOAD,
-            Self::Replayed => ErrorCode::AUTH_FAILED,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::{ErrorCode, PeerFault};
 
     const NOW: u64 = 1_800_000_000;
 
@@ -139,7 +130,7 @@ mod tests {
         assert_eq!(insert(4, NOW + 61, NOW), Ok(()));
         let share = &nonces.shares[&key(1)];
         assert_eq!((share.seen.len(), share.last_seconds.len()), (2, 2));
-        assert_eq!(NonceError::Replayed.code(), ErrorCode::AUTH_FAILED);
+        assert_eq!(PeerFault::from(NonceError::Replayed).code(), ErrorCode::AUTH_FAILED);
     }
 
     /// Spec: PROTOCOL §9.
@@ -152,7 +143,7 @@ mod tests {
             assert_eq!(nonces.insert(busy, nonce(i), NOW + 60 + (i % 2) as u64, NOW), Ok(()));
         }
         assert_eq!(nonces.insert(busy, nonce(NONCES_MAX), NOW + 60, NOW + 65), Err(NonceError::Full));
-        assert_eq!(NonceError::Full.code(), ErrorCode::EXCESSIVE_LOAD);
+        assert_eq!(PeerFault::from(NonceError::Full).code(), ErrorCode::EXCESSIVE_LOAD);
         assert_eq!(nonces.insert(busy, nonce(0), NOW + 60, NOW + 65), Err(NonceError::Replayed));
         // Neither its room nor its nonces are another primary's.
         assert_eq!(nonces.insert(other, nonce(0), NOW + 60, NOW + 65), Ok(()));

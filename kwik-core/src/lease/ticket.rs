@@ -14,7 +14,6 @@ use rustls_pki_types::CertificateDer;
 use thiserror::Error;
 
 use crate::{
-    error::ErrorCode,
     id::{ByteRange, JobId, PathId, PublicKey, SessionId, Signature, SpkiHash, StreamId},
     limits::{CLOCK_SKEW, PATH_PINS_MAX, TICKET_LIFETIME, TICKET_MAX},
 };
@@ -363,21 +362,6 @@ impl TicketError {
             | Self::Untrusted => {}
         }
     }
-
-    /// Returns the code the attempt is refused with.
-    pub(crate) const fn code(self) -> ErrorCode {
-        match self {
-            Self::Expired { .. } => ErrorCode::TICKET_EXPIRED,
-            Self::NotYetValid { .. } => ErrorCode::CLOCK_SKEW,
-            Self::Audience
-            | Self::ClientKey
-            | Self::Lifetime
-            | Self::Malformed
-            | Self::Path
-            | Self::Session
-            | Self::Untrusted => ErrorCode::AUTH_FAILED,
-        }
-    }
 }
 
 /// A job as its primary describes it to the secondary, by way of the client. Spec: PROTOCOL §5.
@@ -445,6 +429,7 @@ pub(super) const fn last_second(expires: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::{ErrorCode, PeerFault};
 
     const NOW: u64 = 1_800_000_000;
     const OWN: SpkiHash = SpkiHash::new([3; 32]);
@@ -611,13 +596,13 @@ mod tests {
         ];
         for (error, ticket) in cases {
             assert_eq!(check(&ticket, NOW), Err(error));
-            assert_eq!(error.code(), ErrorCode::AUTH_FAILED);
+            assert_eq!(PeerFault::from(error).code(), ErrorCode::AUTH_FAILED);
         }
         assert_eq!(check(&Ticket { expires: NOW + 65, ..ok }, NOW), Ok(()));
-        assert_eq!(TicketError::Expired { late_s: 6 }.code(), ErrorCode::TICKET_EXPIRED);
-        assert_eq!(early.code(), ErrorCode::CLOCK_SKEW);
-        assert_eq!(TicketError::Untrusted.code(), ErrorCode::AUTH_FAILED);
-        assert_eq!(TicketError::Malformed.code(), ErrorCode::AUTH_FAILED);
+        assert_eq!(PeerFault::from(TicketError::Expired { late_s: 6 }).code(), ErrorCode::TICKET_EXPIRED);
+        assert_eq!(PeerFault::from(early).code(), ErrorCode::CLOCK_SKEW);
+        assert_eq!(PeerFault::from(TicketError::Untrusted).code(), ErrorCode::AUTH_FAILED);
+        assert_eq!(PeerFault::from(TicketError::Malformed).code(), ErrorCode::AUTH_FAILED);
         assert_eq!(check_at(&ok, NOW, &[]), Err(TicketError::Audience));
     }
 

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use super::question::{Addresses, Draft};
 use crate::{
     action::{Event, RunId},
-    error::ErrorCode,
+    error::{ErrorCode, PeerFault},
     id::{Attempt, PathId, StreamId},
     wire::Frame,
 };
@@ -17,10 +17,12 @@ pub(super) enum Action {
     AskDial { path: PathId, addresses: Addresses },
     /// Closes one connection of an attach that goes on with others; its machine does not count on it any more.
     CloseAttempt { path: PathId, attempt: Attempt, code: ErrorCode },
+    /// Closes a path whose server broke a rule; its machine already counts it dead.
+    BreakPath { path: PathId, fault: PeerFault },
     /// Closes one path, and all that was dialled for it; its machine already counts it dead.
     ClosePath { path: PathId, code: ErrorCode },
     /// The peer broke a rule: ends the session.
-    CloseSession { code: ErrorCode },
+    CloseSession { fault: PeerFault },
     /// Starts a connection to a secondary.
     Dial { path: PathId, attempt: Attempt, remote: SocketAddr, server_name: String },
     /// Ends the internal stream of a run of ours where it is.

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     action::Event,
-    error::ErrorCode,
+    error::{ErrorCode, PeerFault},
     id::{Dir, PathId, Side, StreamId},
     wire::{HeaderDecoder, StreamHeader, encode_header},
 };
@@ -50,7 +50,7 @@ impl Session {
                 self.grow_streams();
             } else {
                 // A secondary has no streams but control and relays. Spec: PROTOCOL §4.7.
-                self.fault(path, ErrorCode::INVALID_STREAM_ROLE);
+                self.fault(path, PeerFault::StreamOfSecondary);
                 return;
             }
         }
@@ -138,7 +138,7 @@ impl Session {
                     client.on_native_reset(stream);
                 }
             }
-            HeaderEnd::Bad(error) => self.on_bad_header(path, stream, error.code()),
+            HeaderEnd::Bad(error) => self.on_bad_header(path, stream, error.into()),
             HeaderEnd::Header(StreamHeader::Relay(head)) => self.on_relay_header(path, stream, head),
             HeaderEnd::Header(StreamHeader::Public) if path == HOME && self.serves_streams() => {
                 let header = encode_header(&StreamHeader::Public).len() as u64;
@@ -154,15 +154,15 @@ impl Session {
     }
 
     /// Handles a stream that does not begin with a header. Spec: PROTOCOL §10.
-    fn on_bad_header(&mut self, path: PathId, stream: StreamId, code: ErrorCode) {
+    fn on_bad_header(&mut self, path: PathId, stream: StreamId, fault: PeerFault) {
         match &mut self.machine {
-            Machine::Client(client) if path != HOME => client.on_metadata_fault(path, code),
+            Machine::Client(client) if path != HOME => client.on_metadata_fault(path, fault),
             Machine::Greeting(_) | Machine::Client(_) | Machine::Primary(_) | Machine::Secondary(_) => {
-                return self.fault(path, code);
+                return self.fault(path, fault);
             }
         }
         if let Some(link) = self.links.get_mut(path) {
-            link.quic.stop(stream, code);
+            link.quic.stop(stream, fault.code());
         }
         self.unsettled = true;
     }
@@ -199,7 +199,7 @@ impl Session {
                 client.set_conflict_policy(stream, policy);
             }
             if half.read > base {
-                self.fault(HOME, ErrorCode::METADATA_PROTOCOL_VIOLATION);
+                self.fault(HOME, PeerFault::SplitTooLate);
             } else {
                 self.check_native_reset(stream);
                 self.notify(Event::Readable(stream));
@@ -217,7 +217,7 @@ impl Session {
         if !unseen {
             client.split_of_closed(stream);
         } else if !home.quic.may_receive(stream) {
-            self.fault(HOME, ErrorCode::METADATA_PROTOCOL_VIOLATION);
+            self.fault(HOME, PeerFault::SplitNotPermitted);
         } else if stream.dir() == Dir::Bi {
             self.offer(stream, 0, true);
         }
@@ -271,7 +271,7 @@ impl Session {
     /// The peer wants no more of a stream we send.
     pub(super) fn on_stopped(&mut self, path: PathId, stream: StreamId) {
         if stream == StreamId::CONTROL {
-            self.fault(path, ErrorCode::METADATA_PROTOCOL_VIOLATION);
+            self.fault(path, PeerFault::ControlStopped);
             return;
         }
         let Some(link) = self.links.get_mut(path) else {

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     endpoint::{EndpointEvent, EndpointEventInner},
-    error::{ConnectError, ErrorCode},
+    error::{ConnectError, ErrorCode, PeerFault},
     id::LinkId,
     lease::ticket,
     quic,
@@ -109,7 +109,7 @@ impl Session {
             return; // by the peer in the same batch, or because another was taken
         }
         if !link.quic.speaks_kwik() {
-            client.fail_attempt(id, ErrorCode::VERSION);
+            client.fail_attempt(id, PeerFault::NotKwik);
             return;
         }
         let identity = link.quic.peer_certificates();
@@ -123,7 +123,7 @@ impl Session {
             self.links.insert(id.path, link);
         }
         if !control {
-            self.fault(id.path, ErrorCode::METADATA_PROTOCOL_VIOLATION);
+            self.fault(id.path, PeerFault::ControlNotPermitted);
         }
     }
 

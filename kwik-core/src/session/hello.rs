@@ -13,7 +13,7 @@ use bytes::Bytes;
 use super::{primary::Primary, secondary::Secondary};
 use crate::{
     config::ServerConfig,
-    error::ErrorCode,
+    error::PeerFault,
     id::{PathId, PublicKey, SessionId},
     lease::{
         nonces::NonceError,
@@ -55,7 +55,7 @@ pub(super) enum Welcome {
         expires: u64,
         now: u64,
     },
-    Refuse(ErrorCode),
+    Refuse(PeerFault),
 }
 
 impl Greeting {
@@ -78,10 +78,10 @@ impl Greeting {
         exporter: Option<[u8; 32]>,
     ) -> Welcome {
         if self.pending.is_some() {
-            return Welcome::Refuse(ErrorCode::FRAME_UNEXPECTED);
+            return Welcome::Refuse(PeerFault::HelloAgain);
         }
         if hello.version != limits::VERSION {
-            return Welcome::Refuse(ErrorCode::VERSION);
+            return Welcome::Refuse(PeerFault::HelloVersion);
         }
         let checked = match hello.attach {
             Some(attach) => self.check_attach(unix, &hello.client_key, hello.features, &attach, exporter),
@@ -90,8 +90,8 @@ impl Greeting {
         checked.unwrap_or_else(Welcome::Refuse)
     }
 
-    fn welcome_primary(&mut self, now: Instant, hello: &ClientHello) -> Result<Welcome, ErrorCode> {
-        let signer = self.config.primary.clone().ok_or(ErrorCode::INVALID_STREAM_ROLE)?;
+    fn welcome_primary(&mut self, now: Instant, hello: &ClientHello) -> Result<Welcome, PeerFault> {
+        let signer = self.config.primary.clone().ok_or(PeerFault::RoleNotServed)?;
         let app_protocol = self.choose_protocol(&hello.app_protocols)?;
         let primary = Primary::new(
             now,
@@ -112,12 +112,12 @@ impl Greeting {
     }
 
     /// The server's preference decides, as in TLS. One that names protocols speaks no other, and who offers none gets none.
-    fn choose_protocol(&self, offered: &[Bytes]) -> Result<Option<Bytes>, ErrorCode> {
+    fn choose_protocol(&self, offered: &[Bytes]) -> Result<Option<Bytes>, PeerFault> {
         let ours = self.config.app_protocols();
         if ours.is_empty() {
             return Ok(None);
         }
-        ours.iter().find(|name| offered.contains(name)).cloned().map(Some).ok_or(ErrorCode::VERSION)
+        ours.iter().find(|name| offered.contains(name)).cloned().map(Some).ok_or(PeerFault::ProtocolUnknown)
     }
 
     /// The ticket must be for this client, this server and now; the client must hold the key it names.
@@ -128,17 +128,17 @@ impl Greeting {
         features: Features,
         attach: &Attach,
         exporter: Option<[u8; 32]>,
-    ) -> Result<Welcome, ErrorCode> {
-        let config = self.config.secondary.as_ref().ok_or(ErrorCode::INVALID_STREAM_ROLE)?;
+    ) -> Result<Welcome, PeerFault> {
+        let config = self.config.secondary.as_ref().ok_or(PeerFault::RoleNotServed)?;
         let shown = Shown { session: attach.session, path: attach.path, own: &config.identities, client_key };
         let (ticket, primary) =
             Ticket::admit(&attach.ticket, &config.primaries, now_unix, &shown).map_err(|error| {
                 error.tell(attach.session, attach.path);
-                error.code()
+                PeerFault::from(error)
             })?;
-        let exporter = exporter.ok_or(ErrorCode::AUTH_FAILED)?;
+        let exporter = exporter.ok_or(PeerFault::NoExporter)?;
         if !ticket::verify(client_key, &ticket::attach_message(&exporter), &attach.proof) {
-            return Err(ErrorCode::AUTH_FAILED);
+            return Err(PeerFault::ProofWrong);
         }
         self.pending = Some(Pending { session: attach.session, path: attach.path, primary, features });
         let (nonce, expires) = (ticket.nonce, ticket.expires);
@@ -150,9 +150,9 @@ impl Greeting {
         &mut self,
         now: Instant,
         taken: Result<(), NonceError>,
-    ) -> Result<(Secondary, ServerHello), ErrorCode> {
-        let pending = self.pending.take().ok_or(ErrorCode::AUTH_FAILED)?;
-        taken.map_err(NonceError::code)?;
+    ) -> Result<(Secondary, ServerHello), PeerFault> {
+        let pending = self.pending.take().ok_or(PeerFault::HelloAgain)?;
+        taken?;
         let signer = self.config.secondary.as_ref().and_then(|config| config.signer.clone());
         let secondary =
             Secondary::new(now, pending.session, pending.path, pending.primary, pending.features, signer);

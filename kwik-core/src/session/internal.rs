@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     action::{Event, RunId},
-    error::{ErrorCode, LeaseWriteError, WriteError},
+    error::{ErrorCode, LeaseWriteError, PeerFault, WriteError},
     id::{Dir, LeaseId, PathId, StreamId},
     quic::{Connection, ReadEnd, WriteEnd, Written},
     wire::{StreamHeader, encode_header},
@@ -308,7 +308,7 @@ impl Session {
     /// The header of an internal stream is complete.
     pub(super) fn on_internal_header(&mut self, path: PathId, internal: StreamId, header: StreamHeader) {
         let Machine::Client(client) = &mut self.machine else {
-            self.fault(path, ErrorCode::INVALID_STREAM_ROLE);
+            self.fault(path, PeerFault::StreamToServer);
             return;
         };
         let opened = client.on_internal(path, internal, header);

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     budget::{Bucket, Rate},
     endpoint::{EndpointEvent, EndpointEventInner},
-    error::{ErrorCode, FrameError},
+    error::{FrameError, PeerFault},
     id::{Attempt, Dir, LinkId, PathId, StreamId},
     limits,
     quic::{Connection, ReadEnd, WriteEnd},
@@ -127,12 +127,12 @@ impl Link {
     }
 
     /// Queues a frame. Fails if the peer has let too much pile up.
-    pub(super) fn send(&mut self, frame: &Frame) -> Result<(), ErrorCode> {
+    pub(super) fn send(&mut self, frame: &Frame) -> Result<(), PeerFault> {
         let mut out = Vec::new();
         encode(frame, &mut out);
         self.backlog_bytes += out.len();
         self.backlog.push_back(out.into());
-        if self.backlog_bytes > limits::CONTROL_BACKLOG_MAX { Err(ErrorCode::EXCESSIVE_LOAD) } else { Ok(()) }
+        if self.backlog_bytes > limits::CONTROL_BACKLOG_MAX { Err(PeerFault::ControlUnread) } else { Ok(()) }
     }
 
     /// Hands queued frames to QUIC, as far as it takes them.

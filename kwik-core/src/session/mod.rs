@@ -65,7 +65,7 @@ use crate::{
     action::{Event, Relay, Transmit},
     config::{ClientConfig, ServerConfig, TransportConfig},
     endpoint::{EndpointEvent, SessionEvent, SessionEventInner},
-    error::{ApiMisuse, ApplicationClose, ConnectionError, ErrorCode},
+    error::{ApiMisuse, ApplicationClose, ConnectionError, ErrorCode, PeerFault},
     id::{Attempt, LinkId, PathId, Role, SessionId, StreamId},
     limits,
     path::watch::Watch,
@@ -310,7 +310,7 @@ impl Session {
         match &mut self.machine {
             Machine::Client(client) => client.handle_timeout(now),
             Machine::Greeting(greeting) if greeting.deadline() <= now && self.lost.is_none() => {
-                self.close_with(ErrorCode::AUTH_TIMEOUT, b"no hello in time");
+                self.close_for(PeerFault::HelloLate);
             }
             Machine::Primary(primary) if self.lost.is_none() => primary.handle_timeout(now),
             Machine::Greeting(_) | Machine::Primary(_) | Machine::Secondary(_) => {}
@@ -505,23 +505,26 @@ impl Session {
         code.check_own()?;
         let _session = self.enter();
         self.touch(now);
-        self.close_with(code, reason);
+        self.close_with(code, reason, ConnectionError::LocallyClosed);
         Ok(())
     }
 
     /// Turns away a client whose role the application does not serve. Spec: PROTOCOL §4.6.
     pub fn refuse_role(&mut self, now: Instant) {
         self.touch(now);
-        self.close_with(ErrorCode::INVALID_STREAM_ROLE, b"");
+        self.close_for(PeerFault::RoleNotServed);
     }
 
-    fn close_with(&mut self, code: ErrorCode, reason: &[u8]) {
+    /// Closes the session because the peer broke a rule.
+    fn close_for(&mut self, fault: PeerFault) {
+        self.close_with(fault.code(), fault.told().as_bytes(), ConnectionError::Fault(fault));
+    }
+
+    fn close_with(&mut self, code: ErrorCode, reason: &[u8], cause: ConnectionError) {
         if self.lost.is_some() {
             return;
         }
         self.close_links(code, reason);
-        let cause =
-            if code.is_reserved() { ConnectionError::Fault(code) } else { ConnectionError::LocallyClosed };
         self.on_lost(cause);
     }
 
@@ -584,7 +587,7 @@ fn path_code(cause: &ConnectionError) -> ErrorCode {
         {
             *error_code
         }
-        ConnectionError::Fault(code) => *code,
+        ConnectionError::Fault(fault) => fault.code(),
         // The handshake failed: the certificate, or the protocol.
         ConnectionError::TransportError(_) | ConnectionError::ConnectionClosed(_) => ErrorCode::AUTH_FAILED,
         ConnectionError::ApplicationClosed(_)

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use super::{HOME, Machine, Session, kinds::Inbound};
 use crate::{
     action::Chunk,
-    error::{ConnectionError, ErrorCode, ReadError},
+    error::{ConnectionError, ErrorCode, PeerFault, ReadError},
     id::{ByteRange, StreamId},
     quic::{Connection, ReadEnd},
     stream::{conflict::ConflictPolicy, ranges::RangeSet},
@@ -175,7 +175,7 @@ impl Session {
             return Ok(());
         };
         match half.next(&mut home.quic, stream) {
-            Ok(_) => Err(self.read_fault(ErrorCode::METADATA_PROTOCOL_VIOLATION)),
+            Ok(_) => Err(self.read_fault(PeerFault::NativePastSplit)),
             Err(ReadEnd::Reset(code)) => {
                 home.inbound.remove(stream);
                 if let Machine::Client(client) = &mut self.machine {
@@ -188,9 +188,9 @@ impl Session {
     }
 
     /// Ends the session for a fault that reading brought to light, and says to the reader why it is over.
-    pub(super) fn read_fault(&mut self, code: ErrorCode) -> ReadError {
-        self.fault(HOME, code);
-        ReadError::ConnectionLost(self.lost.clone().unwrap_or(ConnectionError::Fault(code)))
+    pub(super) fn read_fault(&mut self, fault: PeerFault) -> ReadError {
+        self.fault(HOME, fault);
+        ReadError::ConnectionLost(self.lost.clone().unwrap_or(ConnectionError::Fault(fault)))
     }
 
     /// A reset of the native part ends a split stream at once, whether or not the application is reading.
@@ -218,7 +218,7 @@ impl Session {
             return;
         };
         match half.next(&mut home.quic, stream) {
-            Ok(_) => self.fault(HOME, ErrorCode::METADATA_PROTOCOL_VIOLATION),
+            Ok(_) => self.fault(HOME, PeerFault::NativePastSplit),
             Err(ReadEnd::Blocked) => {}
             Err(ReadEnd::Finished | ReadEnd::Reset(_) | ReadEnd::Closed | ReadEnd::IllegalOrder) => {
                 home.inbound.remove(stream);

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Instant};
 
 use super::{Machine, Session, effort::Tally};
 use crate::{
-    error::ErrorCode,
+    error::PeerFault,
     id::{LeaseId, StreamId},
     stats::{LeaseStats, SessionStats, StreamStats, count_fault},
     wire::Frame,
@@ -17,7 +17,7 @@ pub(super) struct Observed {
     pub(super) control_pauses: u64,
     pub(super) opens_refused: u64,
     pub(super) streams_exhausted: u64,
-    faults: BTreeMap<ErrorCode, u64>,
+    faults: BTreeMap<PeerFault, u64>,
     pub(super) tally: Tally,
 }
 
@@ -29,8 +29,8 @@ impl Observed {
     }
 
     /// The peer broke a rule, and no machine counts it.
-    pub(super) fn on_fault(&mut self, code: ErrorCode) {
-        count_fault(&mut self.faults, code);
+    pub(super) fn on_fault(&mut self, fault: PeerFault) {
+        count_fault(&mut self.faults, fault);
     }
 }
 

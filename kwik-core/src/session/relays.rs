@@ -20,7 +20,7 @@ use super::{
 use crate::{
     action::{Event, Relay},
     budget::{Bucket, Rate},
-    error::{ApiMisuse, ErrorCode, RelayError},
+    error::{ApiMisuse, ErrorCode, PeerFault, RelayError},
     id::{Dir, PathId, Signature, StreamId},
     lease::relay::Direction,
     limits,
@@ -226,11 +226,11 @@ impl Session {
             Machine::Client(client) => client.check_relay(path, &head),
             Machine::Primary(primary) => primary.check_relay(&head).map(|()| HOME),
             Machine::Secondary(secondary) => secondary.check_relay(&head).map(|()| HOME),
-            Machine::Greeting(_) => Err(Unwelcome::Fault(ErrorCode::INVALID_STREAM_ROLE)),
+            Machine::Greeting(_) => Err(Unwelcome::Fault(PeerFault::RelayOfStranger)),
         };
         let onward = match allowed {
             Ok(onward) => onward,
-            Err(Unwelcome::Fault(code)) => return self.fault(path, code),
+            Err(Unwelcome::Fault(fault)) => return self.fault(path, fault),
             Err(Unwelcome::Refuse(code)) => return self.refuse_relay(path, stream, code),
         };
         if self.is_full_of_relays(onward, &head) {
@@ -299,7 +299,7 @@ impl Session {
                 self.on_relay(path, head, bytes.into());
             }
             (ReadEnd::Blocked | ReadEnd::Finished, _) => {
-                self.fault(path, ErrorCode::METADATA_PROTOCOL_VIOLATION);
+                self.fault(path, PeerFault::RelayLength);
             }
             // The sender gave it up, or its path is closing.
             (ReadEnd::Reset(_) | ReadEnd::Closed | ReadEnd::IllegalOrder, _) => {}
@@ -453,7 +453,7 @@ impl Session {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unwelcome {
     /// The peer broke a rule.
-    Fault(ErrorCode),
+    Fault(PeerFault),
     /// It may happen to an honest one.
     Refuse(ErrorCode),
 }

@@ -28,7 +28,7 @@ use super::{
 use crate::{
     action::{Event, JobInfo, LeaseInfo},
     budget::{Bucket, Rate},
-    error::{ErrorCode, LeaseWriteError},
+    error::{ErrorCode, LeaseWriteError, PeerFault},
     id::{ByteRange, JobId, LeaseId, PathId, PublicKey, SessionId, StreamId},
     lease::{
         relay::Once,
@@ -203,7 +203,7 @@ impl Secondary {
     }
 
     /// A control frame of the client arrived, when the wall clock said `unix`. An error is the client's fault and ends the path.
-    pub(super) fn handle_frame(&mut self, now: Instant, unix: u64, frame: Frame) -> Result<(), ErrorCode> {
+    pub(super) fn handle_frame(&mut self, now: Instant, unix: u64, frame: Frame) -> Result<(), PeerFault> {
         match frame {
             Frame::JobOpen(open) => self.open_job(now, unix, open),
             Frame::JobClose { job } => {
@@ -262,14 +262,14 @@ impl Secondary {
             | Frame::OffsetSyncRequest { .. }
             | Frame::OffsetSyncResponse { .. }
             | Frame::StreamMappingUpdate { .. }
-            | Frame::ProgressReport(_) => Err(ErrorCode::FRAME_UNEXPECTED),
+            | Frame::ProgressReport(_) => Err(PeerFault::FrameUnexpected),
         }
     }
 
     /// A client brings a job. What the primary did not seal is refused. Spec: PROTOCOL §5.1.
-    fn open_job(&mut self, now: Instant, unix: u64, open: JobOpen) -> Result<(), ErrorCode> {
+    fn open_job(&mut self, now: Instant, unix: u64, open: JobOpen) -> Result<(), PeerFault> {
         if self.last_job.is_some_and(|last| open.job <= last) {
-            return Err(ErrorCode::METADATA_PROTOCOL_VIOLATION);
+            return Err(PeerFault::JobNotNew);
         }
         self.last_job = Some(open.job);
         let claims = JobClaims {
@@ -290,7 +290,7 @@ impl Secondary {
         } else if open.path != self.path || !self.tally.verified(claims.verify(&self.primary, &open.seal)) {
             // A client cannot tell whether a seal is right. One that brings many wrong ones has made them, or has a primary
             // that would have it spend this server's time.
-            self.forged_jobs.take(now, 1).map_err(|_| ErrorCode::AUTH_FAILED)?;
+            self.forged_jobs.take(now, 1).map_err(|_| PeerFault::JobsForged)?;
             Some(ErrorCode::AUTH_FAILED)
         } else {
             None
@@ -347,12 +347,12 @@ impl Secondary {
         job_id: JobId,
         range: ByteRange,
         credit: u64,
-    ) -> Result<(), ErrorCode> {
+    ) -> Result<(), PeerFault> {
         if self.last_lease.is_some_and(|last| id <= last) {
-            return Err(ErrorCode::METADATA_PROTOCOL_VIOLATION);
+            return Err(PeerFault::NoticeNotNew);
         }
         if self.last_job.is_none_or(|last| job_id > last) {
-            return Err(ErrorCode::FRAME_UNEXPECTED);
+            return Err(PeerFault::NoticeOfNoJob);
         }
         self.last_lease = Some(id);
         let expiry = self.jobs.get(&job_id).map(|job| job.expiry);

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     action::Event,
     endpoint::{EndpointEvent, EndpointEventInner},
-    error::{ConnectionError, ErrorCode},
+    error::{ConnectionError, ErrorCode, PeerFault},
     id::{Dir, LinkId, PathId, StreamId},
     lease::nonces::NonceError,
     limits,
@@ -140,14 +140,14 @@ impl Session {
             return; // closed by the peer in the same batch: why is told next
         }
         if !link.quic.speaks_kwik() {
-            self.fault(path, ErrorCode::VERSION);
+            self.fault(path, PeerFault::NotKwik);
             return;
         }
         let Machine::Client(client) = &mut self.machine else {
             return; // a server waits for the hello
         };
         if !link.open_control() {
-            self.fault(path, ErrorCode::METADATA_PROTOCOL_VIOLATION);
+            self.fault(path, PeerFault::ControlNotPermitted);
             return;
         }
         let sent = link.send(&client.hello());
@@ -188,11 +188,11 @@ impl Session {
                 }
                 Err(ControlEnd::Bad(error)) => {
                     link.control_ready = false;
-                    self.fault(path, error.code());
+                    self.fault(path, error.into());
                 }
                 Err(ControlEnd::Closed) => {
                     link.control_ready = false;
-                    self.fault(path, ErrorCode::METADATA_PROTOCOL_VIOLATION);
+                    self.fault(path, PeerFault::ControlEnded);
                 }
             }
         }
@@ -221,24 +221,24 @@ impl Session {
             }
             Machine::Greeting(_) => self.on_hello(frame),
         };
-        if let Err(code) = handled {
-            self.fault(path, code);
+        if let Err(fault) = handled {
+            self.fault(path, fault);
         }
         self.drain_actions();
         let spent = self.links.get(path).map(|link| link.spent()).unwrap_or_default();
         self.observed.tally.on_frame(spent, self.events.len());
     }
 
-    pub(super) fn on_hello(&mut self, frame: Frame) -> Result<(), ErrorCode> {
+    pub(super) fn on_hello(&mut self, frame: Frame) -> Result<(), PeerFault> {
         let Machine::Greeting(greeting) = &mut self.machine else {
             return Ok(());
         };
         let Frame::ClientHello(hello) = frame else {
-            return Err(ErrorCode::FRAME_UNEXPECTED);
+            return Err(PeerFault::HelloAgain);
         };
         let unix = self.wall.secs(self.now);
         match greeting.on_hello(self.now, unix, hello, self.links.home.quic.exporter(EXPORTER_LABEL)) {
-            Welcome::Refuse(code) => Err(code),
+            Welcome::Refuse(fault) => Err(fault),
             Welcome::AskNonce { signer, nonce, expires, now } => {
                 let ask = EndpointEventInner::Nonce { signer, nonce, expires, now };
                 self.endpoint_events.push_back(EndpointEvent(ask));
@@ -265,13 +265,13 @@ impl Session {
             self.links.home.quic.set_receive_window(limits::CONTROL_WINDOW + limits::RELAY_WINDOW);
             self.greet(Frame::ServerHello(answer))
         });
-        if let Err(code) = welcomed {
-            self.fault(HOME, code);
+        if let Err(fault) = welcomed {
+            self.fault(HOME, fault);
         }
     }
 
     /// Accepts the hello: says so, and lets the client's streams in.
-    pub(super) fn greet(&mut self, answer: Frame) -> Result<(), ErrorCode> {
+    pub(super) fn greet(&mut self, answer: Frame) -> Result<(), PeerFault> {
         let home = &mut self.links.home;
         home.quic.set_priority(StreamId::CONTROL, i32::MAX);
         home.control_open = true;
@@ -299,15 +299,15 @@ impl Session {
     }
 
     /// A peer broke a rule: on a client a secondary loses its path; any other fault ends the session.
-    pub(super) fn fault(&mut self, path: PathId, code: ErrorCode) {
+    pub(super) fn fault(&mut self, path: PathId, fault: PeerFault) {
         if let (Machine::Client(client), false) = (&mut self.machine, path == HOME) {
-            client.fault(path, code);
+            client.fault(path, fault);
         } else {
-            tracing::debug!(%path, %code, "closing the session");
-            self.observed.on_fault(code);
+            tracing::debug!(%path, %fault, "closing the session");
+            self.observed.on_fault(fault);
             #[cfg(feature = "qlog")]
-            self.log(|log, now| log.on_fault(now, path, code));
-            self.close_with(code, b"");
+            self.log(|log, now| log.on_fault(now, path, fault));
+            self.close_for(fault);
         }
         self.unsettled = true;
     }
@@ -331,7 +331,7 @@ impl Session {
             }
         }
         if self.outbox.is_overfull() && self.lost.is_none() {
-            self.fault(HOME, ErrorCode::EXCESSIVE_LOAD);
+            self.fault(HOME, PeerFault::SignaturesUnpaid);
         }
         let account = match &mut self.machine {
             Machine::Client(client) => client.take_account(),
@@ -353,6 +353,14 @@ impl Session {
         self.perform(action);
     }
 
+    fn close_path(&mut self, path: PathId, code: ErrorCode, reason: &'static str) {
+        if let Some(link) = self.links.get_mut(path) {
+            link.quic.close(self.now, code, Bytes::from_static(reason.as_bytes()));
+        }
+        self.close_dialled(|id| id.path == path, code);
+        self.unsettled = true;
+    }
+
     fn perform(&mut self, action: Action) {
         match action {
             Action::AskDial { path, addresses } => self.ask_to_dial(path, addresses),
@@ -362,8 +370,8 @@ impl Session {
                 if let Some(link) = self.links.get_mut(path).filter(|link| !link.quic.is_closed()) {
                     self.observed.on_send(&frame);
                     link.allow_frames(price::answers_to(&frame));
-                    if let Err(code) = link.send(&frame) {
-                        self.fault(path, code);
+                    if let Err(fault) = link.send(&frame) {
+                        self.fault(path, fault);
                     }
                 }
                 self.unsettled = true;
@@ -371,14 +379,9 @@ impl Session {
             Action::CloseAttempt { path, attempt, code } => {
                 self.close_dialled(|id| id == LinkId { path, attempt }, code);
             }
-            Action::ClosePath { path, code } => {
-                if let Some(link) = self.links.get_mut(path) {
-                    link.quic.close(self.now, code, Bytes::new());
-                }
-                self.close_dialled(|id| id.path == path, code);
-                self.unsettled = true;
-            }
-            Action::CloseSession { code } => self.close_with(code, b""),
+            Action::BreakPath { path, fault } => self.close_path(path, fault.code(), fault.told()),
+            Action::ClosePath { path, code } => self.close_path(path, code, ""),
+            Action::CloseSession { fault } => self.close_for(fault),
             Action::PeerLeft { code, reason } => self.on_peer_left(code, reason),
             Action::Dial { path, attempt, remote, server_name } => {
                 self.dial(LinkId { path, attempt }, remote, server_name);

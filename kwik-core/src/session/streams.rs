@@ -12,7 +12,8 @@ use super::{
 use crate::{
     action::{Chunk, Event},
     error::{
-        ClosedStream, ConnectionError, ErrorCode, GiveUpError, ReadError, SendDatagramError, WriteError,
+        ClosedStream, ConnectionError, ErrorCode, GiveUpError, PeerFault, ReadError, SendDatagramError,
+        WriteError,
     },
     id::{Dir, StreamId},
     limits,
@@ -360,10 +361,10 @@ impl Session {
         if !native_done {
             match self.read_native(stream, max_len, ordered) {
                 Ok(Some(chunk)) if chunk.offset + chunk.bytes.len() as u64 > base => {
-                    return Err(self.read_fault(ErrorCode::METADATA_PROTOCOL_VIOLATION));
+                    return Err(self.read_fault(PeerFault::NativePastSplit));
                 }
                 Ok(Some(chunk)) => return Ok(Some(chunk)),
-                Ok(None) => return Err(self.read_fault(ErrorCode::FINAL_SIZE)),
+                Ok(None) => return Err(self.read_fault(PeerFault::NativeEnded)),
                 Err(ReadError::Reset(code)) => {
                     if let Machine::Client(client) = &mut self.machine {
                         client.on_native_reset(stream);

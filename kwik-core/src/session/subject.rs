@@ -89,6 +89,7 @@ impl Subject {
             Action::Send { path, frame } => Self::of_frame(machine.path_name(*path), frame),
             Action::AskDial { path, .. }
             | Action::CloseAttempt { path, .. }
+            | Action::BreakPath { path, .. }
             | Action::ClosePath { path, .. }
             | Action::Dial { path, .. }
             | Action::PermitUni { path, .. }

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use super::{Client, Path};
 use crate::{
-    error::ErrorCode,
+    error::{ErrorCode, PeerFault},
     id::{Attempt, LinkId, PathId, SpkiHash},
     lease::ticket::{self, Signer as _},
     limits,
@@ -156,7 +156,7 @@ impl Client {
         };
         let pinned = path.pins.is_empty() || identity.is_some_and(|identity| path.pins.contains(&identity));
         let Some(exporter) = exporter.filter(|_| pinned) else {
-            self.fail_attempt(link, ErrorCode::AUTH_FAILED);
+            self.fail_attempt(link, if pinned { PeerFault::NoExporter } else { PeerFault::WrongIdentity });
             return false;
         };
         if path.state.on_handshake().is_err() {
@@ -202,7 +202,7 @@ impl Client {
     }
 
     /// Something else answers at an address than the server that was named: another one may be right.
-    pub(in crate::session) fn fail_attempt(&mut self, link: LinkId, code: ErrorCode) {
+    pub(in crate::session) fn fail_attempt(&mut self, link: LinkId, fault: PeerFault) {
         let Some(race) = self.open_race(link.path) else {
             return;
         };
@@ -210,13 +210,14 @@ impl Client {
             return;
         };
         let over = race.is_over();
-        if is_wrong_address(code) {
+        if is_wrong_address(fault.code()) {
             self.failed_dials.note(address);
         }
         if over {
-            self.fault(link.path, code);
+            self.fault(link.path, fault);
         } else {
-            self.observed.on_fault(code);
+            self.observed.on_fault(fault);
+            let code = fault.code();
             self.actions.push_back(Action::CloseAttempt { path: link.path, attempt: link.attempt, code });
         }
     }

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use super::Client;
 use crate::{
     action::Event,
-    error::ErrorCode,
+    error::{ErrorCode, PeerFault},
     id::{ByteRange, StreamId},
     limits,
     session::action::Action,
@@ -20,14 +20,14 @@ use crate::{
 
 impl Client {
     /// The primary asks what is here of a stream. Answered in pages.
-    pub(super) fn on_sync_request(&mut self, stream: StreamId, from: u64) -> Result<(), ErrorCode> {
+    pub(super) fn on_sync_request(&mut self, stream: StreamId, from: u64) -> Result<(), PeerFault> {
         let Some(split) = self.streams.get(&stream) else {
             if self.ended.contains(&stream) {
                 // All of it was read, or nobody wants it.
                 self.tell_primary(Frame::StreamStopped { stream, code: ErrorCode::STREAM_CLOSED });
                 return Ok(());
             }
-            return Err(ErrorCode::FRAME_UNEXPECTED);
+            return Err(PeerFault::SyncOfUnsplit);
         };
         let received: Vec<ByteRange> = split.received_from(from).collect();
         let mut pages = received.chunks(limits::REPEATED_MAX).peekable();

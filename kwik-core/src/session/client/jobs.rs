@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::{Client, Job};
 use crate::{
-    error::ErrorCode,
+    error::{ErrorCode, PeerFault},
     id::{JobId, LeaseId, PathId},
     limits,
     session::price,
@@ -16,10 +16,13 @@ const ERRANDS_PER_JOB: u64 = 2;
 
 impl Client {
     /// The primary has work for a path.
-    pub(super) fn open_job(&mut self, now: Instant, open: JobOpen) -> Result<(), ErrorCode> {
+    pub(super) fn open_job(&mut self, now: Instant, open: JobOpen) -> Result<(), PeerFault> {
         // A secondary insists that they rise, and would blame the client that passes them on.
-        if self.last_job.is_some_and(|last| open.job <= last) || open.path.is_primary() {
-            return Err(ErrorCode::METADATA_PROTOCOL_VIOLATION);
+        if self.last_job.is_some_and(|last| open.job <= last) {
+            return Err(PeerFault::JobNotNew);
+        }
+        if open.path.is_primary() {
+            return Err(PeerFault::JobOfPrimary);
         }
         self.last_job = Some(open.job);
         let Some(path) = self.paths.get_mut(&open.path) else {
@@ -48,7 +51,7 @@ impl Client {
         Ok(())
     }
 
-    fn refuse_job(&mut self, open: &JobOpen, code: ErrorCode) -> Result<(), ErrorCode> {
+    fn refuse_job(&mut self, open: &JobOpen, code: ErrorCode) -> Result<(), PeerFault> {
         self.tell_primary(Frame::JobRefused { job: open.job, code });
         Ok(())
     }
@@ -82,9 +85,9 @@ impl Client {
         path: PathId,
         id: JobId,
         refused: Option<ErrorCode>,
-    ) -> Result<(), ErrorCode> {
+    ) -> Result<(), PeerFault> {
         match self.jobs.get_mut(&id) {
-            Some(job) if job.path != path => return Err(ErrorCode::METADATA_PROTOCOL_VIOLATION),
+            Some(job) if job.path != path => return Err(PeerFault::JobOfOther),
             // What was refused stays refused: the primary, too, counts on it.
             Some(job) if job.closed.is_some() => self.late_frames += 1,
             // Said again: nobody needs to hear of it.

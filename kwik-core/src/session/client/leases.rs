@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{Client, Lease};
 use crate::{
-    error::ErrorCode,
+    error::{ErrorCode, PeerFault},
     id::{ByteRange, LeaseId, PathId, StreamId},
     lease::table::Live,
     limits,
@@ -19,9 +19,9 @@ const ERRANDS_PER_LEASE: u64 = 2;
 
 impl Client {
     /// The primary gives a range to a path.
-    pub(super) fn grant(&mut self, now: Instant, grant: LeaseGrant) -> Result<(), ErrorCode> {
+    pub(super) fn grant(&mut self, now: Instant, grant: LeaseGrant) -> Result<(), PeerFault> {
         if self.last_lease.is_some_and(|last| grant.lease <= last) {
-            return Err(ErrorCode::FRAME_UNEXPECTED);
+            return Err(PeerFault::GrantNotNew);
         }
         self.last_lease = Some(grant.lease);
         match self.check_grant(now, &grant)? {
@@ -37,7 +37,7 @@ impl Client {
         &mut self,
         now: Instant,
         grant: &LeaseGrant,
-    ) -> Result<Result<(PathId, StreamId), Answer>, ErrorCode> {
+    ) -> Result<Result<(PathId, StreamId), Answer>, PeerFault> {
         let refused = |code| Ok(Err(Answer::Refused(code)));
         let Some(job) = self.jobs.get(&grant.job) else {
             return refused(ErrorCode::PATH_DEAD); // refused because its path is gone, or closed
@@ -46,15 +46,15 @@ impl Client {
             return refused(code);
         }
         if !job.range.contains(grant.range) || grant.range.len() > limits::LEASE_MAX {
-            return Err(ErrorCode::LEASE_VIOLATION);
+            return Err(PeerFault::GrantOutsideJob);
         }
         let Some(stream) = self.streams.get_mut(&job.stream) else {
             return refused(ErrorCode::STREAM_CLOSED);
         };
         if grant.range.start() < stream.base() {
-            return Err(ErrorCode::LEASE_VIOLATION);
+            return Err(PeerFault::GrantBeforeSplit);
         }
-        stream.claim(grant.range.end()).map_err(|_| ErrorCode::FINAL_SIZE)?;
+        stream.claim(grant.range.end()).map_err(|_| PeerFault::GrantPastFinal)?;
         if stream.first_missing_of(grant.range).is_none() {
             return Ok(Err(Answer::Done));
         }
@@ -239,18 +239,18 @@ impl Client {
         path: PathId,
         id: LeaseId,
         code: ErrorCode,
-    ) -> Result<(), ErrorCode> {
+    ) -> Result<(), PeerFault> {
         match self.leases.get(id) {
             Some(lease) if lease.path() == path && lease.state.noticed => {
                 self.end_refused(id, code);
                 Ok(())
             }
-            Some(_) => Err(ErrorCode::LEASE_VIOLATION),
+            Some(_) => Err(PeerFault::LeaseOfOther),
             None if self.is_retired(path, id) => {
                 self.late_frames += 1;
                 Ok(())
             }
-            None => Err(ErrorCode::LEASE_VIOLATION),
+            None => Err(PeerFault::LeaseOfOther),
         }
     }
 
@@ -261,7 +261,7 @@ impl Client {
     }
 
     /// The primary takes a lease back, or all of it but its first `keep` bytes. Spec: PROTOCOL §5.6.
-    pub(super) fn revoke(&mut self, id: LeaseId, keep: u64, code: ErrorCode) -> Result<(), ErrorCode> {
+    pub(super) fn revoke(&mut self, id: LeaseId, keep: u64, code: ErrorCode) -> Result<(), PeerFault> {
         let Some(lease) = self.leases.get(id) else {
             self.late_frames += 1;
             return Ok(());
@@ -274,8 +274,11 @@ impl Client {
         }
         // A part of it has no digest; and a primary that knows nothing of mapping updates would take what is done for the
         // whole of it.
-        if lease.state.staging.is_some() || !self.features.contains(Features::MAPPING_UPDATE) {
-            return Err(ErrorCode::METADATA_PROTOCOL_VIOLATION);
+        if lease.state.staging.is_some() {
+            return Err(PeerFault::CutOfVerified);
+        }
+        if !self.features.contains(Features::MAPPING_UPDATE) {
+            return Err(PeerFault::CutUnsupported);
         }
         let (path, stream, start) = (lease.path(), lease.stream(), lease.range().start());
         // What is placed is placed: the cut falls behind it.

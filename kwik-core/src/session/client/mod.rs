@@ -43,7 +43,7 @@ use crate::{
     action::{Event, ReaderStatus},
     budget::{Bucket, Rate},
     config::{ClientConfig, TransportConfig},
-    error::{ErrorCode, ReadError},
+    error::{ErrorCode, PeerFault, ReadError},
     id::{ByteRange, JobId, LeaseId, PathId, SessionId, SpkiHash, StreamId},
     lease::{
         table::{LeaseTable, Live},
@@ -352,25 +352,25 @@ impl Client {
         } else {
             self.handle_secondary_frame(path, frame)
         };
-        if let Err(code) = handled {
-            self.fault(path, code);
+        if let Err(fault) = handled {
+            self.fault(path, fault);
         }
     }
 
     /// Frames a primary may send. An error is the primary's fault and ends the session.
-    fn handle_primary_frame(&mut self, now: Instant, frame: Frame) -> Result<(), ErrorCode> {
+    fn handle_primary_frame(&mut self, now: Instant, frame: Frame) -> Result<(), PeerFault> {
         if self.session.is_none() && !matches!(frame, Frame::ServerHello(_) | Frame::Refuse { .. }) {
-            return Err(ErrorCode::FRAME_UNEXPECTED);
+            return Err(PeerFault::FrameUnexpected);
         }
         match frame {
             Frame::ServerHello(hello) if self.session.is_none() => {
                 if hello.app_protocol.as_ref().is_some_and(|name| !self.app_protocols.contains(name)) {
-                    return Err(ErrorCode::VERSION); // a protocol that was never offered
+                    return Err(PeerFault::ProtocolNotOffered);
                 }
                 self.app_protocol = hello.app_protocol;
                 self.session = Some(hello.session);
                 self.features = hello.features;
-                if hello.version == limits::VERSION { Ok(()) } else { Err(ErrorCode::VERSION) }
+                if hello.version == limits::VERSION { Ok(()) } else { Err(PeerFault::HelloVersion) }
             }
             Frame::Refuse { code, reason } if self.session.is_none() => {
                 self.actions.push_back(Action::PeerLeft { code, reason });
@@ -415,12 +415,12 @@ impl Client {
             | Frame::StreamStopped { .. }
             | Frame::Credit(_)
             | Frame::StreamMappingUpdate { .. }
-            | Frame::ProgressReport(_) => Err(ErrorCode::FRAME_UNEXPECTED),
+            | Frame::ProgressReport(_) => Err(PeerFault::FrameUnexpected),
         }
     }
 
     /// Frames a secondary may send: the whole list. An error costs it its path.
-    fn handle_secondary_frame(&mut self, path: PathId, frame: Frame) -> Result<(), ErrorCode> {
+    fn handle_secondary_frame(&mut self, path: PathId, frame: Frame) -> Result<(), PeerFault> {
         match frame {
             Frame::ServerHello(hello) => self.on_secondary_hello(path, &hello),
             Frame::Refuse { code, .. } => {
@@ -453,17 +453,17 @@ impl Client {
             | Frame::OffsetSyncResponse { .. }
             | Frame::StreamMappingUpdate { .. }
             | Frame::ProgressReport(_)
-            | Frame::SessionClose { .. } => Err(ErrorCode::FRAME_UNEXPECTED),
+            | Frame::SessionClose { .. } => Err(PeerFault::FrameUnexpected),
         }
     }
 
     /// A peer broke a rule: a secondary loses its path, the primary the session. Spec: PROTOCOL §1.6.
-    pub(super) fn fault(&mut self, path: PathId, code: ErrorCode) {
-        self.observed.on_fault(code);
+    pub(super) fn fault(&mut self, path: PathId, fault: PeerFault) {
+        self.observed.on_fault(fault);
         if path.is_primary() {
-            self.actions.push_back(Action::CloseSession { code });
-        } else if self.end_path(path, code) {
-            self.actions.push_back(Action::ClosePath { path, code });
+            self.actions.push_back(Action::CloseSession { fault });
+        } else if self.end_path(path, fault.code()) {
+            self.actions.push_back(Action::BreakPath { path, fault });
         }
     }
 

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use super::{Client, Lease};
 use crate::{
     action::PathState,
-    error::ErrorCode,
+    error::PeerFault,
     id::{LeaseId, PathId, StreamId},
     lease::table::Live,
     path::state::State,
@@ -35,7 +35,7 @@ pub(super) struct Observed {
     starved: BTreeSet<StreamId>,
     /// Totals of the streams that have ended.
     ended: Totals,
-    faults: BTreeMap<ErrorCode, u64>,
+    faults: BTreeMap<PeerFault, u64>,
 }
 
 impl Observed {
@@ -67,8 +67,8 @@ impl Observed {
         self.now = now;
     }
 
-    pub(super) fn on_fault(&mut self, code: ErrorCode) {
-        count_fault(&mut self.faults, code);
+    pub(super) fn on_fault(&mut self, fault: PeerFault) {
+        count_fault(&mut self.faults, fault);
     }
 
     /// A stream is over: its figures go into the session's.

@@ -8,7 +8,7 @@ use super::{Client, Path, dials::is_wrong_address};
 use crate::{
     action::Event,
     budget::{Bucket, Rate},
-    error::ErrorCode,
+    error::{ErrorCode, PeerFault},
     id::{LeaseId, PathId},
     limits,
     path::{
@@ -22,9 +22,9 @@ use crate::{
 
 impl Client {
     /// The primary names one more server.
-    pub(super) fn add_path(&mut self, now: Instant, add: AddPath) -> Result<(), ErrorCode> {
+    pub(super) fn add_path(&mut self, now: Instant, add: AddPath) -> Result<(), PeerFault> {
         if add.path <= self.last_path {
-            return Err(ErrorCode::METADATA_PROTOCOL_VIOLATION);
+            return Err(PeerFault::PathNotNew);
         }
         self.last_path = add.path;
         let live = self.paths.values().filter(|path| path.state.is_live()).count();
@@ -68,20 +68,20 @@ impl Client {
     }
 
     /// A secondary accepts the hello.
-    pub(super) fn on_secondary_hello(&mut self, id: PathId, hello: &ServerHello) -> Result<(), ErrorCode> {
+    pub(super) fn on_secondary_hello(&mut self, id: PathId, hello: &ServerHello) -> Result<(), PeerFault> {
         if hello.version != limits::VERSION {
-            return Err(ErrorCode::VERSION);
+            return Err(PeerFault::HelloVersion);
         }
         if self.session != Some(hello.session) {
-            return Err(ErrorCode::AUTH_FAILED);
+            return Err(PeerFault::WrongSession);
         }
         if hello.app_protocol.is_some() {
-            return Err(ErrorCode::VERSION); // none is offered to a secondary
+            return Err(PeerFault::ProtocolNotOffered);
         }
         let Some(path) = self.paths.get_mut(&id) else {
             return Ok(());
         };
-        path.state.on_hello().map_err(|_| ErrorCode::FRAME_UNEXPECTED)?;
+        path.state.on_hello().map_err(|_| PeerFault::FrameUnexpected)?;
         path.deadline = None;
         path.features = hello.features;
         if let Some(race) = path.race.take() {

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use super::Client;
 use crate::{
     action::Event,
-    error::ErrorCode,
+    error::{ErrorCode, PeerFault},
     id::{ByteRange, LeaseId, OFFSET_MAX, PathId, StreamId},
     limits,
     session::action::Action,
@@ -30,14 +30,14 @@ impl Client {
         };
         match placed {
             Ok(wanted) => wanted,
-            Err(code) => {
-                self.fault(path, code);
+            Err(fault) => {
+                self.fault(path, fault);
                 false
             }
         }
     }
 
-    fn place_lease(&mut self, path: PathId, internal: StreamId, mut bytes: Bytes) -> Result<bool, ErrorCode> {
+    fn place_lease(&mut self, path: PathId, internal: StreamId, mut bytes: Bytes) -> Result<bool, PeerFault> {
         let mut len = bytes.len() as u64;
         let Some(state) = self.paths.get_mut(&path) else {
             return Ok(false);
@@ -48,18 +48,18 @@ impl Client {
             return Ok(false);
         };
         // A lease filled to its end is gone; an honest server has nothing more to say there but FIN.
-        let lease = self.leases.get_mut(filling.lease).ok_or(ErrorCode::LEASE_VIOLATION)?;
+        let lease = self.leases.get_mut(filling.lease).ok_or(PeerFault::BytesPastLease)?;
         let Some(stream) = self.streams.get_mut(&lease.stream()) else {
             return Ok(false);
         };
         let end = filling.next.checked_add(len).filter(|&end| end <= lease.state.noticed_end);
-        let mut end = end.ok_or(ErrorCode::LEASE_VIOLATION)?;
+        let mut end = end.ok_or(PeerFault::BytesPastLease)?;
         // Its server knows the range as it was noticed: what lies behind a later cut is late. Spec: PROTOCOL §5.7.
         let late = end.saturating_sub(lease.range().end());
         (end, len) = (end - late, len - late);
         bytes.truncate(usize::try_from(len).unwrap_or(usize::MAX));
         if end - lease.range().start() > lease.allowed(stream.max_offset()) {
-            return Err(ErrorCode::SECONDARY_STREAM_OVERFLOW);
+            return Err(PeerFault::BytesPastCredit);
         }
         let offset = std::mem::replace(&mut filling.next, end);
         lease.state.placed += len;
@@ -145,7 +145,7 @@ impl Client {
         false
     }
 
-    fn place_run(&mut self, internal: StreamId, bytes: Bytes) -> Result<bool, ErrorCode> {
+    fn place_run(&mut self, internal: StreamId, bytes: Bytes) -> Result<bool, PeerFault> {
         let len = bytes.len() as u64;
         let Some(run) = self.runs.get_mut(&internal) else {
             self.source(PathId::PRIMARY).late_bytes += len;
@@ -154,11 +154,10 @@ impl Client {
         let Some(stream) = self.streams.get_mut(&run.stream) else {
             return Ok(false);
         };
-        let end =
-            run.next.checked_add(len).filter(|&end| end <= OFFSET_MAX).ok_or(ErrorCode::OFFSET_OVERFLOW)?;
-        stream.claim(end).map_err(|_| ErrorCode::FINAL_SIZE)?;
+        let end = run.next.checked_add(len).filter(|&end| end <= OFFSET_MAX).ok_or(PeerFault::RunTooFar)?;
+        stream.claim(end).map_err(|_| PeerFault::RunPastFinal)?;
         if !stream.run_has_credit(run.next, len) {
-            return Err(ErrorCode::FLOW_CONTROL);
+            return Err(PeerFault::RunPastCredit);
         }
         let offset = std::mem::replace(&mut run.next, end);
         let stream = run.stream;
@@ -183,9 +182,9 @@ impl Client {
         offset: u64,
         bytes: Bytes,
         by: By,
-    ) -> Result<Option<Difference>, ErrorCode> {
+    ) -> Result<Option<Difference>, PeerFault> {
         if self.extents_full(id, offset, bytes.len() as u64) {
-            return Err(ErrorCode::LIMIT_EXCEEDED);
+            return Err(PeerFault::RunScattered);
         }
         let Some(stream) = self.streams.get_mut(&id) else {
             return Ok(None);

@@ -2,7 +2,7 @@
 
 use super::Client;
 use crate::{
-    error::ErrorCode,
+    error::{ErrorCode, PeerFault},
     id::PathId,
     path::state::State,
     session::relays::Unwelcome,
@@ -20,10 +20,10 @@ impl Client {
         if from.is_primary() {
             let named = !head.path.is_primary() && head.path <= self.last_path && self.session.is_some();
             if !named {
-                return Err(Unwelcome::Fault(ErrorCode::PATH_NOT_FOUND));
+                return Err(Unwelcome::Fault(PeerFault::RelayToNobody));
             }
             if head.seal.is_none() {
-                return Err(Unwelcome::Fault(ErrorCode::RELAY_REFUSED)); // its receiver would blame the client
+                return Err(Unwelcome::Fault(PeerFault::RelayUnsealed)); // its receiver would blame the client
             }
             let path = self.paths.get(&head.path).filter(|path| path.state.is_live());
             let path = path.ok_or(Unwelcome::Refuse(ErrorCode::PATH_DEAD))?;
@@ -31,10 +31,10 @@ impl Client {
             return if ready { Ok(head.path) } else { Err(Unwelcome::Refuse(ErrorCode::RELAY_REFUSED)) };
         }
         if head.path != from {
-            return Err(Unwelcome::Fault(ErrorCode::RELAY_REFUSED)); // in somebody else's name
+            return Err(Unwelcome::Fault(PeerFault::RelayOfOther));
         }
         match self.paths.get(&from).map(|path| path.state) {
-            Some(State::Connecting) => Err(Unwelcome::Fault(ErrorCode::FRAME_UNEXPECTED)),
+            Some(State::Connecting) => Err(Unwelcome::Fault(PeerFault::RelayTooSoon)),
             // Its message may come before its hello is read: they travel in streams of their own.
             Some(State::Authenticating | State::Active | State::Degraded | State::Draining(_))
                 if self.features.contains(Features::RELAY) && self.lost.is_none() =>

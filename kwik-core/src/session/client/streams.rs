@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::{Client, ENDED_REMEMBERED, Filling, Run};
 use crate::{
     action::{Chunk, Event},
-    error::{ErrorCode, ReadError},
+    error::{ErrorCode, PeerFault, ReadError},
     id::{ByteRange, LeaseId, OFFSET_MAX, PathId, StreamId},
     limits,
     session::{
@@ -44,12 +44,15 @@ impl Client {
     }
 
     /// Splits a stream: from `offset` on its bytes come in internal streams.
-    pub(super) fn split(&mut self, stream: StreamId, offset: u64) -> Result<(), ErrorCode> {
-        if self.streams.contains_key(&stream) || stream == StreamId::CONTROL {
-            return Err(ErrorCode::METADATA_PROTOCOL_VIOLATION);
+    pub(super) fn split(&mut self, stream: StreamId, offset: u64) -> Result<(), PeerFault> {
+        if self.streams.contains_key(&stream) {
+            return Err(PeerFault::SplitTwice);
+        }
+        if stream == StreamId::CONTROL {
+            return Err(PeerFault::SplitControl);
         }
         if offset >= OFFSET_MAX {
-            return Err(ErrorCode::OFFSET_OVERFLOW); // no byte could follow, so none could ever be missing either
+            return Err(PeerFault::SplitTooFar); // no byte could follow, so none could ever be missing either
         }
         self.splits += 1;
         if !self.has_room_for_split() {
@@ -117,17 +120,17 @@ impl Client {
     }
 
     /// The primary says where the stream ends.
-    pub(super) fn stream_final(&mut self, stream: StreamId, size: u64) -> Result<(), ErrorCode> {
+    pub(super) fn stream_final(&mut self, stream: StreamId, size: u64) -> Result<(), PeerFault> {
         let Some(split) = self.streams.get_mut(&stream) else {
             if self.ended.contains(&stream) {
                 self.late_frames += 1;
                 return Ok(());
             }
-            return Err(ErrorCode::FRAME_UNEXPECTED);
+            return Err(PeerFault::FinalOfUnsplit);
         };
         let known = split.final_size().is_some();
         if size > OFFSET_MAX || split.set_final(size).is_err() {
-            return Err(ErrorCode::FINAL_SIZE);
+            return Err(PeerFault::FinalChanged);
         }
         if !known {
             self.check_complete(stream);
@@ -171,13 +174,13 @@ impl Client {
             | StreamHeader::Secondary { .. }
             | StreamHeader::Internal { .. }
             | StreamHeader::Relay(_) => {
-                let code = ErrorCode::INVALID_STREAM_ROLE;
+                let fault = PeerFault::StreamOfOther;
                 if path.is_primary() {
-                    self.fault(path, code);
+                    self.fault(path, fault);
                 } else {
-                    self.on_metadata_fault(path, code);
+                    self.on_metadata_fault(path, fault);
                 }
-                Opened::Stop(code)
+                Opened::Stop(fault.code())
             }
         }
     }
@@ -185,12 +188,9 @@ impl Client {
     fn on_secondary_stream(&mut self, path: PathId, internal: StreamId, id: LeaseId, offset: u64) -> Opened {
         let retired = self.is_retired(path, id);
         let violation = match self.leases.get_mut(id) {
-            Some(lease)
-                if lease.path() != path || !lease.state.noticed || offset != lease.range().start() =>
-            {
-                ErrorCode::LEASE_VIOLATION
-            }
-            Some(lease) if lease.state.internal.is_some() => ErrorCode::STREAM_MAPPING_CONFLICT,
+            Some(lease) if lease.path() != path || !lease.state.noticed => PeerFault::LeaseOfOther,
+            Some(lease) if offset != lease.range().start() => PeerFault::LeaseOffset,
+            Some(lease) if lease.state.internal.is_some() => PeerFault::LeaseTwice,
             Some(lease) => {
                 lease.state.internal = Some(internal);
                 if let Some(path) = self.paths.get_mut(&path) {
@@ -200,7 +200,7 @@ impl Client {
                 return Opened::Read;
             }
             None if retired => return Opened::Stop(ErrorCode::LEASE_REVOKED),
-            None => ErrorCode::LEASE_VIOLATION,
+            None => PeerFault::LeaseOfOther,
         };
         self.on_mapping_fault(path, Some(id), violation)
     }
@@ -208,8 +208,8 @@ impl Client {
     fn on_run(&mut self, internal: StreamId, stream: StreamId, offset: u64) -> Opened {
         let opened = match self.streams.get(&stream) {
             Some(split) if offset < split.base() => {
-                self.fault(PathId::PRIMARY, ErrorCode::LEASE_VIOLATION);
-                return Opened::Stop(ErrorCode::LEASE_VIOLATION);
+                self.fault(PathId::PRIMARY, PeerFault::RunBeforeSplit);
+                return Opened::Stop(PeerFault::RunBeforeSplit.code());
             }
             Some(_) => {
                 self.recredit.insert(stream);

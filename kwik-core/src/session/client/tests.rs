@@ -6,7 +6,7 @@ use smallvec::smallvec;
 use super::*;
 use crate::{
     action::Chunk,
-    error::ReadError,
+    error::{PeerFault, ReadError},
     id::{Attempt, LinkId, Signature},
     path::health::PROBES,
     session::action::{InternalEnd, Opened},
@@ -235,34 +235,34 @@ fn a_short_lease_names_exactly_what_is_missing() {
 #[test]
 fn a_byte_outside_every_lease_costs_the_path() {
     type Crime = fn(&mut Machine);
-    let crimes: [(&str, ErrorCode, Crime); 5] = [
-        ("past the end", ErrorCode::LEASE_VIOLATION, |m| {
+    let crimes: [(&str, PeerFault, Crime); 5] = [
+        ("past the end", PeerFault::BytesPastLease, |m| {
             m.open(PATH, 0, 200);
             m.bytes(101);
         }),
-        ("after the end", ErrorCode::LEASE_VIOLATION, |m| {
+        ("after the end", PeerFault::BytesPastLease, |m| {
             m.open(PATH, 0, 200);
             m.bytes(100);
             m.bytes(1);
         }),
-        ("another offset", ErrorCode::LEASE_VIOLATION, |m| {
+        ("another offset", PeerFault::LeaseOffset, |m| {
             m.open(PATH, 0, 201);
         }),
-        ("a lease never noticed", ErrorCode::LEASE_VIOLATION, |m| {
+        ("a lease never noticed", PeerFault::LeaseOfOther, |m| {
             m.open(PATH, 5, 200);
         }),
-        ("a frame only the primary may send", ErrorCode::FRAME_UNEXPECTED, |m| {
+        ("a frame only the primary may send", PeerFault::FrameUnexpected, |m| {
             m.secondary(PATH, Frame::StreamFinal { stream: STREAM, size: 300 });
         }),
     ];
-    for (what, code, commit) in crimes {
+    for (what, fault, commit) in crimes {
         let mut machine = Machine::new();
         machine.grant(0, range(200, 300));
         commit(&mut machine);
         let actions = machine.actions();
-        let dead = told(Frame::PathReport { path: PATH, status: PathStatus::Dead(code) });
+        let dead = told(Frame::PathReport { path: PATH, status: PathStatus::Dead(fault.code()) });
         assert!(actions.contains(&dead), "{what}: {actions:?}");
-        assert!(actions.contains(&Action::ClosePath { path: PATH, code }), "{what}: {actions:?}");
+        assert!(actions.contains(&Action::BreakPath { path: PATH, fault }), "{what}: {actions:?}");
         let answers = |action: &Action| {
             matches!(action, Action::Send { frame: Frame::LeaseDone { .. } | Frame::LeaseLost { .. }, .. })
         };
@@ -276,10 +276,10 @@ fn a_byte_outside_every_lease_costs_the_path() {
 fn another_paths_live_lease_is_not_ones_own() {
     let mut machine = Machine::new();
     machine.grant(0, range(200, 300));
-    let code = ErrorCode::LEASE_VIOLATION;
-    assert_eq!(machine.open(OTHER, 0, 200), Opened::Stop(code));
+    let fault = PeerFault::LeaseOfOther;
+    assert_eq!(machine.open(OTHER, 0, 200), Opened::Stop(fault.code()));
     let actions = machine.actions();
-    assert!(actions.contains(&Action::ClosePath { path: OTHER, code }), "{actions:?}");
+    assert!(actions.contains(&Action::BreakPath { path: OTHER, fault }), "{actions:?}");
     assert!(!machine.client.on_bytes(OTHER, FILL, sevens(100)), "somebody else's bytes are placed");
     assert_eq!(machine.open(PATH, 0, 200), Opened::Read);
     assert!(machine.bytes(100));
@@ -295,7 +295,7 @@ fn a_grant_below_the_split_ends_the_session() {
         machine.primary(Frame::JobOpen(whole));
         machine.actions();
         machine.primary(Frame::LeaseGrant(lease(0, SECOND_JOB, range(start, 200))));
-        let refused = Action::CloseSession { code: ErrorCode::LEASE_VIOLATION };
+        let refused = Action::CloseSession { fault: PeerFault::GrantBeforeSplit };
         assert_eq!(!machine.actions().contains(&refused), fine, "from {start} on");
     }
 }
@@ -308,8 +308,8 @@ fn sending_past_credit_costs_the_path() {
     machine.open(PATH, 0, 100 + window - 10);
     assert!(machine.bytes(10));
     assert!(!machine.bytes(1));
-    let code = ErrorCode::SECONDARY_STREAM_OVERFLOW;
-    assert!(machine.actions().contains(&Action::ClosePath { path: PATH, code }));
+    let fault = PeerFault::BytesPastCredit;
+    assert!(machine.actions().contains(&Action::BreakPath { path: PATH, fault }));
 }
 
 /// Spec: DESIGN §2, I2: such a stream is stopped, and nothing of it is seen.
@@ -355,8 +355,8 @@ fn grants_that_cannot_be_are_refused_or_end_the_session() {
     machine.actions();
     assert_eq!(machine.grant(2, range(400, 500)), refused(2, ErrorCode::PATH_DEAD));
     // An id that does not rise is no race.
-    let code = ErrorCode::FRAME_UNEXPECTED;
-    assert_eq!(machine.grant(2, range(600, 700)), [Action::CloseSession { code }]);
+    let fault = PeerFault::GrantNotNew;
+    assert_eq!(machine.grant(2, range(600, 700)), [Action::CloseSession { fault }]);
 }
 
 /// Spec: PROTOCOL §4: a run that overtakes its split waits, unread, and is resumed by it.
@@ -389,7 +389,7 @@ fn the_end_is_told_once_and_must_fit() {
     let mut machine = Machine::new();
     machine.grant(0, range(100, 200));
     machine.primary(Frame::StreamFinal { stream: STREAM, size: 199 });
-    assert_eq!(machine.actions(), [Action::CloseSession { code: ErrorCode::FINAL_SIZE }]);
+    assert_eq!(machine.actions(), [Action::CloseSession { fault: PeerFault::FinalChanged }]);
 }
 
 /// Spec: PROTOCOL §8: unanswered probes make a path degraded; its leases are lost, any frame makes it active again.
@@ -446,7 +446,7 @@ fn attaching_needs_the_pinned_key() {
     let actions = machine.actions();
     let hello = |action: &Action| matches!(action, Action::Send { frame: Frame::ClientHello(_), .. });
     assert!(!actions.iter().any(hello), "the ticket was shown to the wrong server");
-    assert!(actions.contains(&Action::ClosePath { path, code: ErrorCode::AUTH_FAILED }));
+    assert!(actions.contains(&Action::BreakPath { path, fault: PeerFault::WrongIdentity }));
 }
 
 /// A client offers secondaries no application protocol, so that none of them can name one.
@@ -458,7 +458,7 @@ fn a_secondary_chooses_no_application_protocol() {
     machine.client.on_path_handshake(first(path), None, Some([1; 32]));
     let app_protocol = Some(Bytes::from_static(b"evil/9"));
     machine.secondary(path, Frame::ServerHello(ServerHello { app_protocol, ..hello() }));
-    assert!(machine.actions().contains(&Action::ClosePath { path, code: ErrorCode::VERSION }));
+    assert!(machine.actions().contains(&Action::BreakPath { path, fault: PeerFault::ProtocolNotOffered }));
 }
 
 /// Found by `whatever_happens_to_secondaries_the_object_arrives`, seed 34: credit by amount is not given back when a
@@ -594,8 +594,8 @@ fn jobs_end_with_their_path() {
     assert_eq!(machine.grant(0, range(200, 300)), [told(refused)]);
     // The name is not free again: job ids rise.
     machine.primary(Frame::JobOpen(job(JOB, OTHER)));
-    let code = ErrorCode::METADATA_PROTOCOL_VIOLATION;
-    assert_eq!(machine.actions(), [Action::CloseSession { code }]);
+    let fault = PeerFault::JobNotNew;
+    assert_eq!(machine.actions(), [Action::CloseSession { fault }]);
 }
 
 /// Found by `client_ops`: every further copy of a byte that was there already told the primary once more.
@@ -620,6 +620,6 @@ fn completion_is_told_once_however_many_copies_come() {
 fn a_split_leaves_room_for_a_byte() {
     let mut machine = Machine::new();
     machine.primary(Frame::Split { stream: stream(5), offset: crate::id::OFFSET_MAX });
-    let code = ErrorCode::OFFSET_OVERFLOW;
-    assert_eq!(machine.actions(), [Action::CloseSession { code }]);
+    let fault = PeerFault::SplitTooFar;
+    assert_eq!(machine.actions(), [Action::CloseSession { fault }]);
 }

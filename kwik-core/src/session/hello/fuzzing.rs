@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::{Greeting, Welcome};
 use crate::{
     config::{SecondaryConfig, ServerConfig},
-    error::ErrorCode,
+    error::PeerFault,
     fuzzing::{
         source::{OP, Source},
         tls,
@@ -154,14 +154,14 @@ impl Case {
                 assert!(sound, "{hello:?} attaches");
                 assert_eq!((nonce, expires, asked), ([7; 16], self.issued + TICKET_LIFETIME.as_secs(), unix));
                 let again = greeting.on_hello(now, unix, hello, exporter);
-                assert!(matches!(again, Welcome::Refuse(ErrorCode::FRAME_UNEXPECTED)), "one hello");
-                let (taken, code) = match genuine.split_streams_max % 4 {
-                    0 => (Err(NonceError::Full), Some(ErrorCode::EXCESSIVE_LOAD)),
-                    1 => (Err(NonceError::Replayed), Some(ErrorCode::AUTH_FAILED)),
+                assert!(matches!(again, Welcome::Refuse(PeerFault::HelloAgain)), "one hello");
+                let (taken, fault) = match genuine.split_streams_max % 4 {
+                    0 => (Err(NonceError::Full), Some(PeerFault::TicketsTooMany)),
+                    1 => (Err(NonceError::Replayed), Some(PeerFault::TicketReplayed)),
                     _ => (Ok(()), None),
                 };
                 let welcomed = greeting.on_nonce(now, taken);
-                assert_eq!(welcomed.as_ref().err().copied(), code, "a ticket is good for once");
+                assert_eq!(welcomed.as_ref().err().copied(), fault, "a ticket is good for once");
                 if let Ok((secondary, answer)) = welcomed {
                     assert_eq!(secondary.session(), answer.session);
                     assert_eq!(Some(answer.session), genuine.attach.as_ref().map(|attach| attach.session));

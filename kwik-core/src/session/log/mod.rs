@@ -16,7 +16,7 @@ use std::{
 use self::record::Record;
 use super::{HOME, Session, action::Action};
 use crate::{
-    error::{ConnectionError, ErrorCode},
+    error::{ConnectionError, PeerFault},
     id::{ByteRange, JobId, LeaseId, PathId, Role, SessionId, StreamId},
     limits,
     wire::Frame,
@@ -84,8 +84,8 @@ impl Log {
             Action::Ping { path } => self.event(now, "probe", |data| {
                 data.path(*path);
             }),
-            Action::ClosePath { path, code } if is_fault(*code) => self.on_fault(now, *path, *code),
-            Action::CloseSession { code } => self.on_fault(now, HOME, *code),
+            Action::BreakPath { path, fault } => self.on_fault(now, *path, *fault),
+            Action::CloseSession { fault } => self.on_fault(now, HOME, *fault),
             Action::AskDial { .. }
             | Action::CloseAttempt { .. }
             | Action::ClosePath { .. }
@@ -105,9 +105,9 @@ impl Log {
     }
 
     /// A peer broke a rule.
-    pub(super) fn on_fault(&mut self, now: Instant, path: PathId, code: ErrorCode) {
+    pub(super) fn on_fault(&mut self, now: Instant, path: PathId, fault: PeerFault) {
         self.event(now, "fault", |data| {
-            data.path(path).code(code);
+            data.path(path).fault(fault);
         });
     }
 
@@ -124,8 +124,8 @@ impl Log {
             ConnectionError::ApplicationClosed(close) => {
                 data.text("cause", &"closed by peer").code(close.error_code);
             }
-            ConnectionError::Fault(code) => {
-                data.text("cause", &"fault").code(*code);
+            ConnectionError::Fault(fault) => {
+                data.text("cause", &"fault").fault(*fault);
             }
             // Without what a peer has to say about it, which may be of any length.
             ConnectionError::CidsExhausted
@@ -199,19 +199,10 @@ impl Record<'_> {
     fn stream(&mut self, stream: StreamId) -> &mut Self {
         self.number("stream", stream.into_inner())
     }
-}
 
-/// Returns whether a path that is closed with this code has a server that broke a rule, and did not just end.
-fn is_fault(code: ErrorCode) -> bool {
-    let ends = [
-        ErrorCode::NO_ERROR,
-        ErrorCode::AUTH_TIMEOUT,
-        ErrorCode::DRAINING,
-        ErrorCode::PATH_DEAD,
-        ErrorCode::PATH_STALLED,
-        ErrorCode::PRIMARY_LOST,
-    ];
-    code.is_reserved() && !ends.contains(&code)
+    fn fault(&mut self, fault: PeerFault) -> &mut Self {
+        self.code(fault.code()).text("rule", &fault.text())
+    }
 }
 
 const fn cause_name(cause: &ConnectionError) -> &'static str {

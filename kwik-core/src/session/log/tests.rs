@@ -5,7 +5,10 @@ use std::sync::mpsc;
 use smallvec::smallvec;
 
 use super::*;
-use crate::wire::{Credit, JobOpen, LeaseGrant, MappingOperation, PathStatus};
+use crate::{
+    error::{ErrorCode, PeerFault},
+    wire::{Credit, JobOpen, LeaseGrant, MappingOperation, PathStatus},
+};
 
 const PATH: PathId = PathId::new(1);
 const JOB: JobId = JobId::new(2);
@@ -158,13 +161,19 @@ fn the_life_of_a_lease() {
 fn faults_are_told_from_ends() {
     let mut case = Case::new(Role::Client, PathId::PRIMARY);
     case.data();
-    let mut closed = |code| {
-        case.log.on_action(case.now, &Action::ClosePath { path: PATH, code });
+    let mut carried_out = |action| {
+        case.log.on_action(case.now, &action);
         case.data()
     };
-    assert_eq!(closed(ErrorCode::NO_ERROR), "");
-    assert_eq!(closed(ErrorCode::from_u32(5)), "");
-    assert_eq!(closed(ErrorCode::LEASE_VIOLATION), "fault,data:{path:1,code:LEASE_VIOLATION}}");
+    assert_eq!(
+        carried_out(Action::ClosePath { path: PATH, code: ErrorCode::LEASE_VIOLATION }),
+        "",
+        "no judgement"
+    );
+    let told = carried_out(Action::BreakPath { path: PATH, fault: PeerFault::BytesPastLease });
+    assert_eq!(told, "fault,data:{path:1,code:LEASE_VIOLATION,rule:sent bytes outside its lease}}");
+    let told = carried_out(Action::CloseSession { fault: PeerFault::RunTooFar });
+    assert_eq!(told, "fault,data:{path:0,code:OFFSET_OVERFLOW,rule:wrote beyond the largest offset}}");
     let report = Frame::PathReport { path: PATH, status: PathStatus::Dead(ErrorCode::from_u32(5)) };
     assert_eq!(case.sends(PathId::PRIMARY, report), "path_state,data:{to:0,path:1,state:dead,code:5}}");
 }

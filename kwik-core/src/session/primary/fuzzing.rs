@@ -13,7 +13,7 @@ use std::{
 use super::{NewJob, NewLease, NewPath, Primary};
 use crate::{
     action::{Event, LeaseOutcome, PathState, RunId},
-    error::{ErrorCode, LeaseError},
+    error::{ErrorCode, LeaseError, PeerFault},
     fuzzing::{
         frames::{self, END},
         ranges::{fill, holes},
@@ -125,7 +125,7 @@ impl Driver {
     }
 
     /// One operation. An error is the client's fault and ends the session.
-    fn step(&mut self, op: &mut Source<'_>) -> Result<(), ErrorCode> {
+    fn step(&mut self, op: &mut Source<'_>) -> Result<(), PeerFault> {
         match op.below(22) {
             0..=4 => self.lease(op),
             5..=8 => self.client_answers(op),
@@ -148,7 +148,7 @@ impl Driver {
 
     /// Any frame at all, but for those that happen to be what an honest client might say of work under way: the others
     /// account for those.
-    fn anything(&mut self, frame: Frame) -> Result<(), ErrorCode> {
+    fn anything(&mut self, frame: Frame) -> Result<(), PeerFault> {
         let accounted = match &frame {
             Frame::LeaseDone { lease }
             | Frame::LeaseRefused { lease, .. }

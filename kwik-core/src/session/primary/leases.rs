@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 use super::{Lease, NewLease, Primary, Run};
 use crate::{
     action::{Event, LeaseOutcome, LeaseStatus, PathState, RunId},
-    error::{ErrorCode, LeaseError},
+    error::{ErrorCode, LeaseError, PeerFault},
     id::{ByteRange, LeaseId, StreamId},
     lease::table::Live,
     limits,
@@ -173,16 +173,16 @@ impl Primary {
         stream: StreamId,
         id: LeaseId,
         range: ByteRange,
-    ) -> Result<(), ErrorCode> {
+    ) -> Result<(), PeerFault> {
         if id.into_inner() >= self.next_lease {
-            return Err(ErrorCode::METADATA_PROTOCOL_VIOLATION);
+            return Err(PeerFault::LeaseUnknown);
         }
         let Some(lease) = self.leases.get_mut(id) else {
             self.late_frames += 1;
             return Ok(());
         };
         if lease.stream() != stream || !lease.range().contains(range) {
-            return Err(ErrorCode::METADATA_PROTOCOL_VIOLATION);
+            return Err(PeerFault::LeaseOutside);
         }
         let before = (lease.state.begun, lease.state.stalled);
         match operation {
@@ -193,7 +193,7 @@ impl Primary {
                 // Only the primary decides that a lease is cut; the client says where.
                 let asked = lease.state.cuts_asked.checked_sub(1);
                 let (Some(left), true) = (asked, range.start() == lease.range().start()) else {
-                    return Err(ErrorCode::METADATA_PROTOCOL_VIOLATION);
+                    return Err(PeerFault::CutUnasked);
                 };
                 lease.state.cuts_asked = left;
                 let (forgotten, path) = (lease.state.forgotten, lease.path());

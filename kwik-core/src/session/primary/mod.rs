@@ -37,7 +37,7 @@ use super::{
 use crate::{
     action::{Event, LeaseOutcome, PathInfo, PathState, ReaderStatus, RunId},
     budget::{Bucket, Rate},
-    error::{AddPathError, ApiMisuse, ErrorCode},
+    error::{AddPathError, ApiMisuse, ErrorCode, PeerFault},
     id::{ByteRange, JobId, LeaseId, PathId, PublicKey, SessionId, SpkiHash, StreamId},
     lease::{
         relay::Once,
@@ -522,7 +522,7 @@ impl Primary {
     // Control frames.
 
     /// A control frame of the client arrived. An error is the client's fault and ends the session.
-    pub(super) fn handle_frame(&mut self, now: Instant, frame: Frame) -> Result<(), ErrorCode> {
+    pub(super) fn handle_frame(&mut self, now: Instant, frame: Frame) -> Result<(), PeerFault> {
         self.now = self.now.max(now);
         match frame {
             Frame::PathReport { path, status } => self.on_path_report(path, status),
@@ -536,7 +536,7 @@ impl Primary {
             Frame::LeaseLost { lease, code, missing } => self.check_lease(lease, Some((code, missing)))?,
             Frame::SplitAck { stream, credit } => {
                 if self.splits >= self.splits_sent {
-                    return Err(ErrorCode::FRAME_UNEXPECTED); // one for each Split
+                    return Err(PeerFault::SplitAckUnasked); // one for each Split
                 }
                 self.splits += 1;
                 self.on_credit(Credit::Offset { stream, offset: credit })?
@@ -567,7 +567,7 @@ impl Primary {
             | Frame::LeaseNotice { .. }
             | Frame::LeaseRevoke { .. }
             | Frame::Split { .. }
-            | Frame::StreamFinal { .. } => return Err(ErrorCode::FRAME_UNEXPECTED),
+            | Frame::StreamFinal { .. } => return Err(PeerFault::FrameUnexpected),
         }
         Ok(())
     }
@@ -628,25 +628,25 @@ impl Primary {
     }
 
     /// An answer to a lease must name one that was granted; one that ended here first is late.
-    fn check_lease(&mut self, id: LeaseId, lost: Option<(ErrorCode, Ranges)>) -> Result<(), ErrorCode> {
+    fn check_lease(&mut self, id: LeaseId, lost: Option<(ErrorCode, Ranges)>) -> Result<(), PeerFault> {
         if id.into_inner() >= self.next_lease {
-            return Err(ErrorCode::METADATA_PROTOCOL_VIOLATION);
+            return Err(PeerFault::LeaseUnknown);
         }
         // What is said to be missing must be part of the lease: it goes to the application as it is.
         if let (Some(lease), Some((_, missing))) = (self.leases.get(id), &lost) {
             if !missing.iter().all(|part| lease.range().contains(*part)) {
-                return Err(ErrorCode::METADATA_PROTOCOL_VIOLATION);
+                return Err(PeerFault::LeaseOutside);
             }
         }
         self.end_lease(id, lost);
         Ok(())
     }
 
-    fn on_credit(&mut self, credit: Credit) -> Result<(), ErrorCode> {
+    fn on_credit(&mut self, credit: Credit) -> Result<(), PeerFault> {
         let (stream, run) = match credit {
             Credit::Offset { stream, offset } => (stream, Err(offset)),
             Credit::Run { stream, bytes } => (stream, Ok(bytes)),
-            Credit::Lease { .. } => return Err(ErrorCode::FRAME_UNEXPECTED),
+            Credit::Lease { .. } => return Err(PeerFault::FrameUnexpected),
         };
         let Some(split) = self.streams.get_mut(&stream) else {
             self.late_frames += 1;
@@ -666,7 +666,7 @@ impl Primary {
         Ok(())
     }
 
-    fn on_complete(&mut self, stream: StreamId) -> Result<(), ErrorCode> {
+    fn on_complete(&mut self, stream: StreamId) -> Result<(), PeerFault> {
         let Some(split) = self.streams.get_mut(&stream) else {
             self.late_frames += 1;
             return Ok(());
@@ -675,7 +675,7 @@ impl Primary {
             return Ok(());
         }
         if !split.on_complete() {
-            return Err(ErrorCode::FRAME_UNEXPECTED);
+            return Err(PeerFault::CompleteTooSoon);
         }
         // Every byte is at the client; what QUIC has not been told yet does not matter any more.
         let runs: Vec<RunId> =

@@ -6,7 +6,7 @@ use super::Primary;
 use crate::{
     action::{Event, ReaderStatus},
     budget::{Bucket, Rate},
-    error::ErrorCode,
+    error::PeerFault,
     id::StreamId,
     limits,
     session::action::Action,
@@ -26,22 +26,25 @@ pub(super) struct Progress {
 }
 
 impl Primary {
-    pub(super) fn on_progress(&mut self, report: &ProgressReport) -> Result<(), ErrorCode> {
-        const FAULT: ErrorCode = ErrorCode::METADATA_PROTOCOL_VIOLATION;
-
-        if report.path > self.last_path || (report.leases.is_empty() && report.readers.is_empty()) {
-            return Err(FAULT);
+    pub(super) fn on_progress(&mut self, report: &ProgressReport) -> Result<(), PeerFault> {
+        if report.path > self.last_path {
+            return Err(PeerFault::ReportPath);
+        }
+        if report.leases.is_empty() && report.readers.is_empty() {
+            return Err(PeerFault::ReportEmpty);
         }
         for &(id, bytes) in &report.leases {
             if id.into_inner() >= self.next_lease {
-                return Err(FAULT);
+                return Err(PeerFault::LeaseUnknown);
             }
             let Some(lease) = self.leases.get_mut(id) else {
                 continue; // over, as its path may be
             };
-            let rises = lease.state.arrived.is_some_and(|arrived| bytes > arrived);
-            if !rises || bytes > lease.range().len() || lease.path() != report.path {
-                return Err(FAULT);
+            let Some(arrived) = lease.state.arrived else {
+                return Err(PeerFault::ReportUnasked);
+            };
+            if bytes <= arrived || bytes > lease.range().len() || lease.path() != report.path {
+                return Err(PeerFault::ReportFalls);
             }
             lease.state.arrived = Some(bytes);
         }
@@ -50,7 +53,7 @@ impl Primary {
                 continue;
             };
             if reader.position < split.base() || reader.position > split.claimed_end() {
-                return Err(FAULT);
+                return Err(PeerFault::ReportReader);
             }
             self.readers.insert(*stream, *reader);
         }
@@ -59,8 +62,11 @@ impl Primary {
             return Ok(());
         };
         let progress = &mut path.progress;
-        if !progress.asked || report.late < progress.late || report.overlap < progress.overlap {
-            return Err(FAULT);
+        if !progress.asked {
+            return Err(PeerFault::ReportUnasked);
+        }
+        if report.late < progress.late || report.overlap < progress.overlap {
+            return Err(PeerFault::ReportFalls);
         }
         progress.rtt = report.rtt_us.map(Duration::from_micros).or(progress.rtt);
         (progress.late, progress.overlap) = (report.late, report.overlap);

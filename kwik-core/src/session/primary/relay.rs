@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::Primary;
 use crate::{
     action::{PathState, Relay},
-    error::{ErrorCode, RelayError},
+    error::{ErrorCode, PeerFault, RelayError},
     id::PathId,
     lease::relay::{Direction, RelayClaims},
     session::relays::Unwelcome,
@@ -40,7 +40,7 @@ impl Primary {
     /// Says whether a message that the client brings may be read.
     pub(in crate::session) fn check_relay(&self, head: &RelayOpen) -> Result<(), Unwelcome> {
         if head.path.is_primary() || head.path > self.last_path {
-            return Err(Unwelcome::Fault(ErrorCode::PATH_NOT_FOUND)); // no such path was ever named
+            return Err(Unwelcome::Fault(PeerFault::RelayToNobody));
         }
         // Of a path that has ended it may have been on its way; of one that is forgotten nothing is known.
         if self.paths.contains_key(&head.path) {

@@ -3,7 +3,7 @@
 use super::Primary;
 use crate::{
     action::Event,
-    error::{ErrorCode, LeaseError},
+    error::{LeaseError, PeerFault},
     id::{ByteRange, OFFSET_MAX, StreamId},
     limits,
     session::action::Action,
@@ -52,24 +52,24 @@ impl Primary {
         stream: StreamId,
         received: &Ranges,
         more: bool,
-    ) -> Result<(), ErrorCode> {
+    ) -> Result<(), PeerFault> {
         let Some(split) = self.streams.get(&stream) else {
             self.late_frames += 1;
             return Ok(());
         };
         let sync = self.syncs.get_mut(&stream).filter(|sync| !sync.whole);
-        let sync = sync.ok_or(ErrorCode::METADATA_PROTOCOL_VIOLATION)?;
+        let sync = sync.ok_or(PeerFault::SyncUnasked)?;
         for range in received {
             // Nobody was ever given more than this, and pages rise.
             let rises = sync.received.max_end().is_none_or(|end| range.start() > end);
             if range.start() < split.base() || range.end() > split.claimed_end() || !rises {
-                return Err(ErrorCode::OFFSET_SYNC_FAILURE);
+                return Err(PeerFault::SyncUntrue);
             }
             sync.received.insert(*range);
         }
         // A page that says nothing but that another follows, or more pieces than a client may have.
         if (more && received.is_empty()) || sync.received.len() > limits::EXTENTS_PER_STREAM + 1 {
-            return Err(ErrorCode::OFFSET_SYNC_FAILURE);
+            return Err(PeerFault::SyncEndless);
         }
         if !more {
             sync.whole = true;

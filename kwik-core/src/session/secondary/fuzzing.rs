@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use super::Secondary;
 use crate::{
-    error::ErrorCode,
+    error::{ErrorCode, PeerFault},
     fuzzing::{
         frames::{self, END},
         source::{Source, ops},
@@ -94,7 +94,7 @@ impl Driver {
     }
 
     /// One operation. An error is the client's fault and ends the path.
-    fn step(&mut self, op: &mut Source<'_>) -> Result<(), ErrorCode> {
+    fn step(&mut self, op: &mut Source<'_>) -> Result<(), PeerFault> {
         match op.below(20) {
             0 | 1 => self.open_job(op),
             2..=5 => self.notice(op),
@@ -123,7 +123,7 @@ impl Driver {
     }
 
     /// A frame of any kind, but for those that are sent by the operations above, where it is known what they mean.
-    fn any_frame(&mut self, op: &mut Source<'_>) -> Result<(), ErrorCode> {
+    fn any_frame(&mut self, op: &mut Source<'_>) -> Result<(), PeerFault> {
         let frame = frames::any(op);
         let known = match &frame {
             Frame::LeaseNotice { lease, .. } => lease.into_inner() >= self.next_lease,

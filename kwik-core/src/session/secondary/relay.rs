@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::Secondary;
 use crate::{
     action::Relay,
-    error::{ErrorCode, RelayError},
+    error::{PeerFault, RelayError},
     lease::{
         relay::{Direction, RelayClaims},
         ticket::Signer,
@@ -34,8 +34,11 @@ impl Secondary {
 
     /// Says whether a message that the client brings may be read.
     pub(in crate::session) fn check_relay(&self, head: &RelayOpen) -> Result<(), Unwelcome> {
-        if head.path != self.path || head.seal.is_none() {
-            return Err(Unwelcome::Fault(ErrorCode::RELAY_REFUSED));
+        if head.path != self.path {
+            return Err(Unwelcome::Fault(PeerFault::RelayOfOther));
+        }
+        if head.seal.is_none() {
+            return Err(Unwelcome::Fault(PeerFault::RelayUnsealed));
         }
         Ok(())
     }

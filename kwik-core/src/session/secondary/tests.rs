@@ -181,9 +181,11 @@ fn only_what_the_primary_has_said_is_heard_and_once() {
     let heard = secondary.open_relay(now, &right, payload.clone()).unwrap();
     assert!(heard.sealed && heard.payload == payload);
     assert_eq!(secondary.open_relay(now, &right, payload), None, "said twice");
-    let fault = Err(Unwelcome::Fault(ErrorCode::RELAY_REFUSED));
-    assert_eq!(secondary.check_relay(&RelayOpen { path: PathId::new(2), ..right }), fault);
-    assert_eq!(secondary.check_relay(&RelayOpen { seal: None, ..right }), fault);
+    let fault = |fault| Err(Unwelcome::Fault(fault));
+    let foreign = RelayOpen { path: PathId::new(2), ..right };
+    assert_eq!(secondary.check_relay(&foreign), fault(PeerFault::RelayOfOther));
+    let unsealed = RelayOpen { seal: None, ..right };
+    assert_eq!(secondary.check_relay(&unsealed), fault(PeerFault::RelayUnsealed));
 }
 
 fn range(start: u64, end: u64) -> ByteRange {

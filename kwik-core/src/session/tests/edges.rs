@@ -11,11 +11,11 @@ use crate::{
 fn a_fault_in_the_native_part_is_told_to_the_reader() {
     // Native bytes before the split is told, and after; whether the stream ends then; what it costs.
     let crimes = [
-        (100, 50, false, ErrorCode::METADATA_PROTOCOL_VIOLATION),
-        (0, 50, false, ErrorCode::METADATA_PROTOCOL_VIOLATION),
-        (40, 0, true, ErrorCode::FINAL_SIZE),
+        (100, 50, false, PeerFault::NativePastSplit),
+        (0, 50, false, PeerFault::NativePastSplit),
+        (40, 0, true, PeerFault::NativeEnded),
     ];
-    for (before, after, ends, code) in crimes {
+    for (before, after, ends, fault) in crimes {
         let mut world = World::new(1);
         world.connect();
         let path = world.attach(2);
@@ -46,18 +46,18 @@ fn a_fault_in_the_native_part_is_told_to_the_reader() {
                 break error;
             }
         };
-        assert_eq!(error, ReadError::ConnectionLost(ConnectionError::Fault(code)));
-        assert_eq!(client.lost(), Some(&ConnectionError::Fault(code)));
+        assert_eq!(error, ReadError::ConnectionLost(ConnectionError::Fault(fault)));
+        assert_eq!(client.lost(), Some(&ConnectionError::Fault(fault)));
     }
 }
 
 /// A client that has what nobody was ever given is not to be believed about anything. Spec: PROTOCOL §6.
 #[test]
 fn a_client_cannot_have_more_than_was_given() {
-    for (received, code) in [
+    for (received, fault) in [
         (range(0, 1000), None),
-        (range(500, 1001), Some(ErrorCode::OFFSET_SYNC_FAILURE)),
-        (range(5000, 6000), Some(ErrorCode::OFFSET_SYNC_FAILURE)),
+        (range(500, 1001), Some(PeerFault::SyncUntrue)),
+        (range(5000, 6000), Some(PeerFault::SyncUntrue)),
     ] {
         let (mut world, _path, stream, job) = World::at_work(Dir::Uni, range(0, 10_000));
         let now = world.now;
@@ -67,8 +67,8 @@ fn a_client_cannot_have_more_than_was_given() {
         let frame =
             Frame::OffsetSyncResponse { stream, received: [received].into_iter().collect(), more: false };
         primary.on_frame(HOME, frame);
-        assert_eq!(primary.lost().cloned(), code.map(ConnectionError::Fault));
-        assert_eq!(primary.take_received(stream), code.is_none().then(|| vec![received]));
+        assert_eq!(primary.lost().cloned(), fault.map(ConnectionError::Fault));
+        assert_eq!(primary.take_received(stream), fault.is_none().then(|| vec![received]));
     }
 }
 

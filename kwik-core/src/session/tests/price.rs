@@ -90,7 +90,7 @@ fn a_cut_that_nobody_asked_for_ends_the_session() {
         }
         as_if_said(&mut world, PRIMARY, update(400));
         let lost = world.session(PRIMARY).lost.clone();
-        assert_eq!(lost, Some(ConnectionError::Fault(ErrorCode::METADATA_PROTOCOL_VIOLATION)));
+        assert_eq!(lost, Some(ConnectionError::Fault(PeerFault::CutUnasked)));
     }
 }
 
@@ -134,7 +134,13 @@ fn a_split_is_acknowledged_once() {
     world.run_for(ONE_WAY * 3);
     as_if_said(&mut world, PRIMARY, Frame::SplitAck { stream, credit: 1 << 20 });
     let lost = world.session(PRIMARY).lost.clone();
-    assert_eq!(lost, Some(ConnectionError::Fault(ErrorCode::FRAME_UNEXPECTED)));
+    assert_eq!(lost, Some(ConnectionError::Fault(PeerFault::SplitAckUnasked)));
+    world.run_for(ONE_WAY * 2);
+    let Some(ConnectionError::ApplicationClosed(close)) = world.session(CLIENT).lost.clone() else {
+        panic!("the client was not told");
+    };
+    assert_eq!(close.error_code, ErrorCode::FRAME_UNEXPECTED);
+    assert_eq!(close.reason, PeerFault::SplitAckUnasked.text(), "it is told which rule it broke");
 }
 
 /// Frames that a peer sends again and again are left unread once what pays for them is used up, and cost no more than is
@@ -200,7 +206,7 @@ fn forged_jobs_are_soon_not_looked_at() {
         looked_at += 1;
     }
     assert_eq!(looked_at, limits::FORGED_JOBS_BURST + 1);
-    assert_eq!(world.session(2).lost, Some(ConnectionError::Fault(ErrorCode::AUTH_FAILED)));
+    assert_eq!(world.session(2).lost, Some(ConnectionError::Fault(PeerFault::JobsForged)));
     world.run(|w| matches!(w.session(PRIMARY).path_state(path), Some(PathState::Dead(_))));
 }
 

@@ -96,18 +96,22 @@ fn reports_are_paid_for_up_to_their_rate() {
 fn reports_that_are_made_up_end_the_session() {
     type Forge = fn(&mut ProgressReport);
     let next = |report: &mut ProgressReport| report.leases[0].1 += 1;
-    let forgeries: &[(&str, bool, Forge)] = &[
-        ("nobody asked", false, |_| ()),
-        ("a lease that was never given", true, |report| report.leases[0].0 = LeaseId::new(1)),
-        ("more than the lease", true, |report| report.leases[0].1 = SIZE + 1),
-        ("no more than before", true, |report| report.leases[0].1 -= 1),
-        ("twice the same", true, |report| report.leases.push(report.leases[0])),
-        ("nothing", true, |report| report.leases.clear()),
-        ("another path", true, |report| report.path = PathId::new(9)),
-        ("fewer late bytes", true, |report| report.late = 0),
-        ("a reader ahead of all that was given", true, |report| report.readers[0].1.position = SIZE + 1),
+    let forgeries: &[(&str, bool, PeerFault, Forge)] = &[
+        ("nobody asked", false, PeerFault::ReportUnasked, |_| ()),
+        ("a lease that was never given", true, PeerFault::LeaseUnknown, |report| {
+            report.leases[0].0 = LeaseId::new(1)
+        }),
+        ("more than the lease", true, PeerFault::ReportFalls, |report| report.leases[0].1 = SIZE + 1),
+        ("no more than before", true, PeerFault::ReportFalls, |report| report.leases[0].1 -= 1),
+        ("twice the same", true, PeerFault::ReportFalls, |report| report.leases.push(report.leases[0])),
+        ("nothing", true, PeerFault::ReportEmpty, |report| report.leases.clear()),
+        ("another path", true, PeerFault::ReportPath, |report| report.path = PathId::new(9)),
+        ("fewer late bytes", true, PeerFault::ReportFalls, |report| report.late = 0),
+        ("a reader ahead of all that was given", true, PeerFault::ReportReader, |report| {
+            report.readers[0].1.position = SIZE + 1
+        }),
     ];
-    for (name, asks, forge) in forgeries {
+    for (name, asks, fault, forge) in forgeries {
         let (mut world, path, stream, lease, _) = half_way(*asks);
         let reader = ReaderStatus { position: 0, window: 1 };
         let mut report = ProgressReport {
@@ -127,7 +131,7 @@ fn reports_that_are_made_up_end_the_session() {
         report.readers.truncate(usize::from(name.contains("reader")));
         forge(&mut report);
         primary.on_frame(HOME, Frame::ProgressReport(report));
-        let fault = ConnectionError::Fault(ErrorCode::METADATA_PROTOCOL_VIOLATION);
+        let fault = ConnectionError::Fault(*fault);
         assert_eq!(primary.lost(), Some(&fault), "{name}");
     }
 }

@@ -213,8 +213,9 @@ fn note_loss(cx: &mut Cx<'_>, session: &Session, cause: &ConnectionError) {
             cx.oracle.check_honest_session(&ends, close.error_code, &what);
             cx.trace.mark(format!("closed by peer: {}", close.error_code));
         }
-        ConnectionError::Fault(code) => {
-            cx.oracle.check_honest_session(&ends, *code, &what);
+        ConnectionError::Fault(fault) => {
+            let code = fault.code();
+            cx.oracle.check_honest_session(&ends, code, &what);
             cx.trace.mark(format!("closed: {code}"));
         }
         ConnectionError::TransportError(_) | ConnectionError::ConnectionClosed(_) => {

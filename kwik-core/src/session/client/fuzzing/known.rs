@@ -383,8 +383,9 @@ impl Known {
         match action {
             Action::Send { path, frame } if path.is_primary() => self.on_frame_to_primary(frame),
             Action::Send { path, frame } => self.on_frame_to_secondary(path, &frame),
-            Action::CloseSession { code } | Action::PeerLeft { code, .. } => self.closed = Some(code),
-            Action::ClosePath { path, .. } => {
+            Action::CloseSession { fault } => self.closed = Some(fault.code()),
+            Action::PeerLeft { code, .. } => self.closed = Some(code),
+            Action::BreakPath { path, .. } | Action::ClosePath { path, .. } => {
                 assert!(
                     matches!(self.status.get(&path), Some(PathStatus::Dead(_))),
                     "the primary was not told"

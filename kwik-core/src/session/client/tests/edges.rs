@@ -20,7 +20,7 @@ fn closes_session(actions: &[Action]) -> bool {
 }
 
 fn closes_path(actions: &[Action], id: PathId) -> bool {
-    actions.iter().any(|action| matches!(action, Action::ClosePath { path, .. } if *path == id))
+    actions.iter().any(|action| matches!(action, Action::BreakPath { path, .. } if *path == id))
 }
 
 fn refused(actions: &[Action], id: u64) -> Option<ErrorCode> {
@@ -277,7 +277,7 @@ fn a_message_goes_between_the_primary_and_a_server_that_it_named() {
         length: 1,
         seal: sealed.then(|| Signature::new([0; 64])),
     };
-    let fault = |code| Err(Unwelcome::Fault(code));
+    let fault = |fault| Err(Unwelcome::Fault(fault));
     let refuse = |code| Err(Unwelcome::Refuse(code));
     let third = PathId::new(3);
     let mut machine = Machine::new();
@@ -285,14 +285,14 @@ fn a_message_goes_between_the_primary_and_a_server_that_it_named() {
     let ask = |machine: &Machine, from, path, sealed| machine.client.check_relay(from, &head(path, sealed));
     let down = |machine: &Machine, path| ask(machine, PathId::PRIMARY, path, true);
     assert_eq!(down(&machine, PATH), Ok(PATH));
-    assert_eq!(down(&machine, PathId::PRIMARY), fault(ErrorCode::PATH_NOT_FOUND));
-    assert_eq!(down(&machine, PathId::new(4)), fault(ErrorCode::PATH_NOT_FOUND));
+    assert_eq!(down(&machine, PathId::PRIMARY), fault(PeerFault::RelayToNobody));
+    assert_eq!(down(&machine, PathId::new(4)), fault(PeerFault::RelayToNobody));
     assert_eq!(down(&machine, third), refuse(ErrorCode::RELAY_REFUSED), "not attached");
-    assert_eq!(ask(&machine, PathId::PRIMARY, PATH, false), fault(ErrorCode::RELAY_REFUSED));
+    assert_eq!(ask(&machine, PathId::PRIMARY, PATH, false), fault(PeerFault::RelayUnsealed));
 
     assert_eq!(ask(&machine, PATH, PATH, false), Ok(PathId::PRIMARY));
-    assert_eq!(ask(&machine, PATH, OTHER, false), fault(ErrorCode::RELAY_REFUSED));
-    assert_eq!(ask(&machine, third, third, false), fault(ErrorCode::FRAME_UNEXPECTED));
+    assert_eq!(ask(&machine, PATH, OTHER, false), fault(PeerFault::RelayOfOther));
+    assert_eq!(ask(&machine, third, third, false), fault(PeerFault::RelayTooSoon));
     machine.client.paths.get_mut(&PATH).unwrap().features = Features::default();
     assert_eq!(
         down(&machine, PATH),

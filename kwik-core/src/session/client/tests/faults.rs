@@ -10,9 +10,9 @@ fn with(change: impl FnOnce(TransportConfig) -> TransportConfig) -> Machine {
     Machine::with(change)
 }
 
-fn closed(actions: &[Action]) -> Option<ErrorCode> {
+fn closed(actions: &[Action]) -> Option<PeerFault> {
     actions.iter().find_map(|action| {
-        if let Action::ClosePath { path: PATH, code } = action { Some(*code) } else { None }
+        if let Action::BreakPath { path: PATH, fault } = action { Some(*fault) } else { None }
     })
 }
 
@@ -39,7 +39,7 @@ fn a_second_mapping_is_refused_retried_or_ends_the_path() {
         assert_eq!(second, Opened::Stop(conflict), "{strategy:?}");
         let actions = machine.actions();
         match strategy {
-            MappingFaults::Isolate => assert_eq!(closed(&actions), Some(conflict)),
+            MappingFaults::Isolate => assert_eq!(closed(&actions), Some(PeerFault::LeaseTwice)),
             MappingFaults::Refuse => {
                 assert_eq!(actions, []);
                 assert!(machine.bytes(100), "the first one goes on");
@@ -56,9 +56,9 @@ fn a_second_mapping_is_refused_retried_or_ends_the_path() {
 #[test]
 fn what_is_let_pass_adds_up_and_good_work_takes_it_off() {
     let mut machine = with(|config| config.metadata_faults(MetadataFaults::StopStream).fault_score_max(3));
-    let code = ErrorCode::INVALID_FRAME;
+    let fault = PeerFault::FrameMalformed;
     for lease in 0..4 {
-        machine.client.on_metadata_fault(PATH, code);
+        machine.client.on_metadata_fault(PATH, fault);
         let at = 100 + lease * 10;
         machine.grant(lease, range(at, at + 10));
         assert_eq!(machine.open(PATH, lease, at), Opened::Read);
@@ -66,15 +66,15 @@ fn what_is_let_pass_adds_up_and_good_work_takes_it_off() {
         machine.client.on_internal_end(PATH, FILL, InternalEnd::Fin);
         assert_eq!(closed(&machine.actions()), None, "each is made up for");
     }
-    machine.client.on_metadata_fault(PATH, code);
-    machine.client.on_metadata_fault(PATH, code);
+    machine.client.on_metadata_fault(PATH, fault);
+    machine.client.on_metadata_fault(PATH, fault);
     assert_eq!(closed(&machine.actions()), None);
-    machine.client.on_metadata_fault(PATH, code);
-    assert_eq!(closed(&machine.actions()), Some(code));
+    machine.client.on_metadata_fault(PATH, fault);
+    assert_eq!(closed(&machine.actions()), Some(fault));
 
     let mut strict = with(|config| config);
-    strict.client.on_metadata_fault(PATH, code);
-    assert_eq!(closed(&strict.actions()), Some(code));
+    strict.client.on_metadata_fault(PATH, fault);
+    assert_eq!(closed(&strict.actions()), Some(fault));
 }
 
 fn lie(machine: &mut Machine, lease: u64, at: u64) -> Vec<Action> {
@@ -104,7 +104,7 @@ fn a_liar_is_named_and_in_the_end_cut_off() {
     assert!(actions.contains(&lost_lease(0, 100)) && closed(&actions).is_none(), "{actions:?}");
     let actions = lie(&mut machine, 1, 110);
     assert!(actions.contains(&lost_lease(1, 110)), "{actions:?}");
-    assert_eq!(closed(&actions), Some(code), "twice is enough");
+    assert_eq!(closed(&actions), Some(PeerFault::WrongDigest), "twice is enough");
 
     let mut machine = with(|config| config.aggregation_faults(AggregationFaults::Ignore));
     for lease in 0..20 {
@@ -112,7 +112,7 @@ fn a_liar_is_named_and_in_the_end_cut_off() {
     }
 
     let mut machine = with(|config| config.aggregation_faults(AggregationFaults::Isolate));
-    assert_eq!(closed(&lie(&mut machine, 0, 100)), Some(code));
+    assert_eq!(closed(&lie(&mut machine, 0, 100)), Some(PeerFault::WrongDigest));
 
     let mut machine = with(|config| config.aggregation_faults(AggregationFaults::CloseStream));
     let actions = lie(&mut machine, 0, 100);
@@ -161,7 +161,7 @@ fn the_primarys_own_bytes_decide_who_was_wrong() {
     assert_eq!((closed(&machine.actions()), machine.client.paths[&PATH].score), (None, 4));
 
     let mut machine = with(|config| config.aggregation_faults(AggregationFaults::Isolate));
-    assert_eq!(closed(&contradict(&mut machine, 8)), Some(code));
+    assert_eq!(closed(&contradict(&mut machine, 8)), Some(PeerFault::Conflict));
 
     let mut machine = with(|config| config.aggregation_faults(AggregationFaults::CloseStream));
     assert_eq!(stopped(&contradict(&mut machine, 8)), Some(code));
@@ -271,7 +271,7 @@ fn what_was_proved_counts_whatever_becomes_of_its_server() {
     }
     let actions = machine.actions();
     assert!(actions.contains(&told(Frame::LeaseDone { lease: LeaseId::new(1) })), "{actions:?}");
-    assert_eq!(closed(&actions), Some(ErrorCode::DATA_CONFLICT));
+    assert_eq!(closed(&actions), Some(PeerFault::Conflict));
     machine.client.audit().unwrap();
 }
 
@@ -338,8 +338,12 @@ fn pieces_that_lie_too_scattered_are_not_held_against_their_server() {
         assert_eq!(machine.open(PATH, lease, start), Opened::Read);
         machine.bytes(1);
         let actions = machine.settled();
-        let closed =
-            |action: &Action| matches!(action, Action::ClosePath { .. } | Action::CloseSession { .. });
+        let closed = |action: &Action| {
+            matches!(
+                action,
+                Action::BreakPath { .. } | Action::ClosePath { .. } | Action::CloseSession { .. }
+            )
+        };
         assert!(!actions.iter().any(closed), "{lease}: {actions:?}");
         lost.extend(actions.into_iter().filter_map(|action| {
             let Action::Send { frame: Frame::LeaseLost { lease, code, .. }, .. } = action else {

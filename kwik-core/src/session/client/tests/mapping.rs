@@ -384,7 +384,7 @@ fn a_verified_lease_is_not_cut() {
     machine.primary(verified(0, range(200, 300), b"never"));
     machine.actions();
     machine.primary(revoke(0, 50));
-    assert_eq!(machine.actions(), [Action::CloseSession { code: ErrorCode::METADATA_PROTOCOL_VIOLATION }]);
+    assert_eq!(machine.actions(), [Action::CloseSession { fault: PeerFault::CutOfVerified }]);
 }
 
 #[test]
@@ -662,11 +662,7 @@ fn what_is_here_is_told_in_pages() {
     let pages: Vec<_> = machine.actions().iter().filter_map(page).collect();
     assert_eq!(pages, [(64, 1002, true), (6, 1640, false)]);
     machine.primary(Frame::OffsetSyncRequest { stream: stream(5), from: 0 });
-    assert_eq!(
-        machine.actions(),
-        [Action::CloseSession { code: ErrorCode::FRAME_UNEXPECTED }],
-        "never split"
-    );
+    assert_eq!(machine.actions(), [Action::CloseSession { fault: PeerFault::SyncOfUnsplit }], "never split");
 }
 
 /// Between two leases that hedge each other the last hole may close before either is full.

@@ -112,9 +112,9 @@ fn what_the_primary_takes_back_is_stolen_and_what_is_broken_is_a_fault() {
     let source = stats.sources[&PATH];
     assert_eq!((source.leases_stolen, source.leases_lost, source.leases), (2, 1, 2));
     assert_eq!(source.state, Some(crate::action::PathState::Active));
-    let code = ErrorCode::FRAME_UNEXPECTED;
-    assert_eq!(stats.sources[&OTHER].state, Some(crate::action::PathState::Dead(code)));
-    assert_eq!(stats.faults, BTreeMap::from([(code, 1)]));
+    let fault = PeerFault::FrameUnexpected;
+    assert_eq!(stats.sources[&OTHER].state, Some(crate::action::PathState::Dead(fault.code())));
+    assert_eq!(stats.faults, BTreeMap::from([(fault, 1)]));
     assert_eq!(stats.streams, 1);
 }
 
