@@ -60,18 +60,8 @@ impl Machine {
         Self::with(|config| config)
     }
 
-    #[expect(clippy::disallowed_methods, reason = "the tests' epoch")]
     fn with(change: impl FnOnce(TransportConfig) -> TransportConfig) -> Self {
-        let now = Instant::now();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let tls = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(rustls::RootCertStore::empty())
-            .with_no_client_auth();
-        let config = ClientConfig::try_from(tls).unwrap().transport(change(TransportConfig::default()));
-        let client = Client::new(now, Rng::from_seed([0; 32]), &config);
-        let mut machine = Self { client, now };
+        let mut machine = Self::ungreeted(change);
         machine.primary(Frame::ServerHello(hello()));
         for path in [PATH, OTHER] {
             machine.attach(path);
@@ -80,6 +70,20 @@ impl Machine {
         machine.primary(Frame::JobOpen(job(JOB, PATH)));
         machine.actions();
         machine
+    }
+
+    /// One that its primary has said nothing to.
+    #[expect(clippy::disallowed_methods, reason = "the tests' epoch")]
+    fn ungreeted(change: impl FnOnce(TransportConfig) -> TransportConfig) -> Self {
+        let now = Instant::now();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let tls = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_no_client_auth();
+        let config = ClientConfig::try_from(tls).unwrap().transport(change(TransportConfig::default()));
+        Self { client: Client::new(now, Rng::from_seed([0; 32]), &config), now }
     }
 
     fn attach(&mut self, path: PathId) {

@@ -151,3 +151,55 @@ fn paths_that_wait_learn_that_their_server_is_none() {
     }
     assert_eq!(left, 10);
 }
+
+/// One goes, one comes.
+#[test]
+fn a_path_that_waits_is_dialled_when_another_has_ended() {
+    let mut machine = Machine::new();
+    for path in FIRST..FIRST + 6 {
+        machine.name(path, 5000 + u16::try_from(path).unwrap());
+    }
+    machine.remove(FIRST);
+    assert_eq!(dials(&machine.settled()), 1);
+    machine.remove(FIRST + 1);
+    machine.remove(FIRST + 2);
+    assert_eq!(dials(&machine.settled()), 1, "nobody else waits");
+}
+
+/// Nor for an address that there is no dial left for.
+#[test]
+fn a_path_without_a_dial_left_ends() {
+    let mut machine = Machine::new();
+    machine.name_any(FIRST, &[4430, 4431]);
+    let mut next = FIRST + 1;
+    while machine.name(next, 5000 + u16::try_from(next).unwrap()) != Some(ErrorCode::EXCESSIVE_LOAD) {
+        machine.remove(next);
+        next += 1;
+    }
+    machine.client.on_attempt_lost(first(PathId::new(FIRST)), ErrorCode::PATH_DEAD);
+    let actions = machine.settled();
+    assert_eq!((dials(&actions), ended(&actions, FIRST)), (0, Some(ErrorCode::EXCESSIVE_LOAD)));
+}
+
+#[test]
+fn only_a_connection_that_was_dialled_is_taken() {
+    let mut machine = Machine::new();
+    machine.name(FIRST, 4430);
+    let (dialled, identity) = (first(PathId::new(FIRST)), Some(SpkiHash::new([4; 32])));
+    for wrong in [LinkId { attempt: Attempt::FIRST.next(), ..dialled }, first(PathId::new(FIRST + 1))] {
+        assert!(!machine.client.is_dialling(wrong));
+        assert!(!machine.client.on_path_handshake(wrong, identity, Some([1; 32])));
+    }
+    assert!(machine.client.on_path_handshake(dialled, identity, Some([1; 32])));
+}
+
+#[test]
+fn elsewhere_an_address_that_failed_may_be_dialled() {
+    let mut machine = Machine::new();
+    machine.name(FIRST, 4430);
+    machine.client.on_attempt_lost(first(PathId::new(FIRST)), ErrorCode::PATH_DEAD);
+    machine.settled();
+    assert_eq!(machine.name(FIRST + 1, 4430), Some(ErrorCode::PATH_DEAD));
+    machine.client.on_network_change();
+    assert_eq!(machine.name(FIRST + 2, 4430), None);
+}

@@ -2,8 +2,12 @@
 
 use super::*;
 use crate::{
+    faults::AggregationFaults,
     id::OFFSET_MAX,
-    session::relays::Unwelcome,
+    session::{
+        price::{JOB_GENUINE, LEASE_OVER},
+        relays::Unwelcome,
+    },
     wire::{Credit, RelayOpen},
 };
 
@@ -420,4 +424,263 @@ fn credit_by_offset_goes_to_servers_that_can_use_it() {
         })
         .collect();
     assert_eq!(told, [OTHER]);
+}
+
+/// Spec: PROTOCOL §4.
+#[test]
+fn the_first_word_is_a_hello_or_a_refusal_and_there_is_no_second() {
+    let refusal = || Frame::Refuse { code: ErrorCode::VERSION, reason: String::new() };
+    for (greeted, frame, fine) in [
+        (false, Frame::ServerHello(hello()), true),
+        (false, refusal(), true),
+        (false, Frame::Split { stream: STREAM, offset: 0 }, false),
+        (true, Frame::ServerHello(hello()), false),
+        (true, refusal(), false),
+        (
+            false,
+            Frame::ServerHello(ServerHello { app_protocol: Some(Bytes::from_static(b"x")), ..hello() }),
+            false,
+        ),
+    ] {
+        let mut machine = if greeted { Machine::new() } else { Machine::ungreeted(|config| config) };
+        machine.primary(frame.clone());
+        let actions = machine.actions();
+        assert_eq!(!closes_session(&actions), fine, "{greeted}: {frame:?}");
+        let left = actions.iter().any(|action| matches!(action, Action::PeerLeft { .. }));
+        assert_eq!(left, fine && matches!(frame, Frame::Refuse { .. }));
+    }
+}
+
+#[test]
+fn a_primary_is_needed_while_leases_live() {
+    let mut machine = Machine::new();
+    assert!(!machine.client.needs_primary());
+    machine.grant(0, range(200, 300));
+    assert!(machine.client.needs_primary());
+}
+
+/// The window that grows for a fast reader is counted for the session, and goes no further than that.
+#[test]
+fn a_window_is_doubled_for_a_reader_that_takes_all_of_it() {
+    let mut machine = Machine::with(|config| config.session_window(2 << 20).stream_window(512 << 10));
+    let window = |machine: &Machine| machine.client.streams[&STREAM].window();
+    let first = window(&machine);
+    machine.grant(0, range(100, 100 + (8 << 20)));
+    assert_eq!(machine.open(PATH, 0, 100), Opened::Read);
+    for expected in [2 * first, machine.client.extra_window_max() + limits::GUARANTEED_CREDIT] {
+        assert!(machine.bytes(usize::try_from(window(&machine)).unwrap()));
+        while machine.client.read(machine.now, STREAM, usize::MAX, true).is_ok_and(|chunk| chunk.is_some()) {}
+        machine.settled();
+        machine.client.audit().unwrap();
+        assert_eq!(window(&machine), expected);
+    }
+}
+
+/// What another reader may not have yet does not come before credit for it: that may be for less than a frame is worth.
+#[test]
+fn an_unordered_reader_that_waits_is_given_what_little_there_is() {
+    let mut machine = Machine::with(|config| config.session_window(2 << 20).stream_window(512 << 10));
+    assert_eq!(machine.client.read(machine.now, STREAM, 1, false), Err(ReadError::Blocked));
+    machine.settled();
+    let at = 100 + machine.client.streams[&STREAM].window();
+    machine.grant(0, range(100, at));
+    machine.grant(1, range(at, 1 << 30));
+    machine.open(PATH, 0, 100);
+    machine.bytes(1000);
+    machine.settled();
+    assert!(machine.client.read(machine.now, STREAM, usize::MAX, false).unwrap().is_some());
+    let credited = machine.settled().into_iter().any(|action| {
+        matches!(action, Action::Send { path: PATH, frame: Frame::Credit(Credit::Lease { .. }) })
+    });
+    assert!(!credited, "bytes are under way, and this was no thirty-second part of the window");
+    machine.client.audit().unwrap();
+}
+
+#[test]
+fn snapshots_tell_what_there_is() {
+    let mut machine = Machine::new();
+    machine.primary(Frame::Split { stream: stream(5), offset: 0 });
+    machine.grant(0, range(200, 300));
+    machine.grant(1, range(300, 400));
+    machine.settled();
+    machine.now += Duration::from_millis(5);
+    assert_eq!(machine.client.split_streams(), [STREAM, stream(5)]);
+    let begun = |machine: &Machine, id| machine.client.lease_stats(LeaseId::new(id)).unwrap().begun;
+    assert!(!begun(&machine, 0));
+    machine.open(PATH, 0, 200);
+    assert!(begun(&machine, 0) && !begun(&machine, 1));
+    let header = StreamHeader::Internal { stream: STREAM, offset: 400 };
+    machine.client.on_internal(PathId::PRIMARY, RUN, header);
+    assert_eq!(machine.client.mapped(PATH, FILL), (None, Some(LeaseId::new(0))));
+    assert_eq!(machine.client.mapped(PathId::PRIMARY, RUN), (Some(STREAM), None));
+    assert_eq!(machine.client.mapped(OTHER, FILL), (None, None));
+    let leases = machine.client.lease_list();
+    assert_eq!(leases.len(), 2);
+    // What has begun has, though its internal stream is over.
+    machine.bytes(10);
+    machine.client.leases.get_mut(LeaseId::new(0)).unwrap().state.internal = None;
+    assert!(begun(&machine, 0));
+    machine.client.on_heard(machine.now, PATH, 1, Some(Duration::from_millis(40)));
+    machine.settled();
+    let mut stats = crate::stats::SessionStats::default();
+    machine.client.add_stats(machine.now, &mut stats);
+    assert_eq!(stats.sources[&PATH].rtt, Duration::from_millis(40));
+    assert_eq!(stats.sources[&PATH].first_byte, Some(Duration::from_millis(5)));
+}
+
+#[test]
+fn bytes_of_runs_that_are_over_are_late() {
+    let mut machine = Machine::new();
+    for bytes in [5, 6] {
+        assert!(!machine.client.on_bytes(PathId::PRIMARY, RUN, sevens(bytes)));
+    }
+    assert_eq!(machine.client.sources()[&PathId::PRIMARY].late_bytes, 11);
+    assert_eq!(machine.client.held(), (0, 0));
+}
+
+/// What a lease of it is refused with while it is on its way. Not without end.
+#[test]
+fn so_many_refused_jobs_are_remembered() {
+    let mut machine = Machine::new();
+    let code = ErrorCode::from_u32(4);
+    for id in 1..=limits::JOBS_PER_PATH as u64 + 9 {
+        machine.now += Duration::from_secs(1);
+        machine.primary(Frame::JobOpen(job(JobId::new(id), PATH)));
+        machine.secondary(PATH, Frame::JobRefused { job: JobId::new(id), code });
+    }
+    machine.actions();
+    assert_eq!(machine.client.jobs.len(), 1 + limits::JOBS_PER_PATH, "and the one that was not refused");
+    assert!(
+        !machine.client.jobs.contains_key(&JobId::new(9))
+            && machine.client.jobs.contains_key(&JobId::new(10))
+    );
+}
+
+/// A job pays for more if it was genuine: if its server has taken it, or its application did not want it.
+#[test]
+fn a_job_that_its_server_looked_at_pays_once() {
+    let own = ErrorCode::from_u32(4);
+    for (answers, earned) in [
+        (vec![None], JOB_GENUINE),
+        (vec![Some(own)], JOB_GENUINE),
+        (vec![Some(ErrorCode::AUTH_FAILED)], 0),
+        (vec![None, Some(own)], JOB_GENUINE),
+    ] {
+        let mut machine = Machine::new();
+        machine.client.take_account();
+        for answer in &answers {
+            machine.secondary(
+                PATH,
+                match *answer {
+                    None => Frame::JobAccepted { job: JOB },
+                    Some(code) => Frame::JobRefused { job: JOB, code },
+                },
+            );
+        }
+        assert_eq!(machine.client.take_account().earned, earned, "{answers:?}");
+    }
+}
+
+/// So does a lease: not if its server could not have been asked for it, and had begun nothing.
+#[test]
+fn a_lease_that_a_server_may_refuse_pays() {
+    let own = ErrorCode::from_u32(4);
+    let pays = LEASE_OVER;
+    for (placed, code, earned) in
+        [(0, own, pays), (0, ErrorCode::LIMIT_EXCEEDED, 0), (5, ErrorCode::LIMIT_EXCEEDED, pays)]
+    {
+        let mut machine = Machine::new();
+        machine.grant(0, range(200, 300));
+        machine.open(PATH, 0, 200);
+        machine.bytes(placed);
+        machine.client.take_account();
+        machine.secondary(PATH, Frame::LeaseRefused { lease: LeaseId::new(0), code });
+        assert_eq!(machine.client.take_account().earned, earned, "{placed} {code:?}");
+    }
+}
+
+/// A server that knows nothing of cuts writes on, and one that was never told of the lease need not hear of them.
+#[test]
+fn cuts_are_told_to_servers_that_know_of_them_and_of_the_lease() {
+    for (known, told_of) in [(true, true), (false, true), (true, false)] {
+        let mut machine = Machine::new();
+        machine.grant(0, range(200, 300));
+        machine.actions();
+        if !known {
+            machine.client.paths.get_mut(&PATH).unwrap().features = Features::default();
+        }
+        machine.client.leases.get_mut(LeaseId::new(0)).unwrap().state.noticed = told_of;
+        machine.primary(revoke(0, 50));
+        let told = machine.actions().contains(&Action::Send { path: PATH, frame: revoke(0, 50) });
+        assert_eq!(told, known && told_of);
+        assert_eq!(machine.client.sources()[&PATH].leases_stolen, 1);
+    }
+}
+
+/// What the primary has written is no lie of its own, whatever it has promised since.
+#[test]
+fn a_primary_that_contradicts_itself_is_not_cut_off() {
+    let mut machine = Machine::with(|config| config.aggregation_faults(AggregationFaults::Isolate));
+    let run = StreamHeader::Internal { stream: STREAM, offset: 200 };
+    machine.client.on_internal(PathId::PRIMARY, RUN, run);
+    machine.client.on_bytes(PathId::PRIMARY, RUN, Bytes::from_static(b"others"));
+    machine.primary(Frame::LeaseGrant(verified(lease(0, JOB, range(200, 300)))));
+    machine.open(PATH, 0, 200);
+    machine.bytes(100);
+    let actions = machine.settled();
+    assert!(!closes_session(&actions) && !closes_path(&actions, PATH), "{actions:?}");
+    assert!(actions.contains(&told(Frame::LeaseDone { lease: LeaseId::new(0) })), "{actions:?}");
+}
+
+/// Spec: PROTOCOL §6, "Gaps".
+#[test]
+fn a_stream_may_be_given_up_for_a_gap() {
+    let mut machine = Machine::with(|config| config.aggregation_faults(AggregationFaults::CloseStream));
+    machine.primary(Frame::StreamFinal { stream: STREAM, size: 300 });
+    let read = |machine: &mut Machine| machine.client.read(machine.now, STREAM, 9, true);
+    assert_eq!(read(&mut machine), Err(ReadError::Blocked));
+    machine.settled();
+    let pass = |machine: &mut Machine| {
+        machine.now = machine.client.deadline().unwrap();
+        machine.client.handle_timeout(machine.now);
+    };
+    pass(&mut machine);
+    // What the primary owns ends where the hole begins.
+    let received = [range(50, 100)].into_iter().collect();
+    machine.primary(Frame::OffsetSyncResponse { stream: STREAM, received, more: false });
+    assert_eq!(machine.client.deadline(), Some(machine.now + limits::GAP_TIMEOUT), "nobody's");
+    pass(&mut machine);
+    machine.actions();
+    let code = ErrorCode::AGGREGATION_TIMEOUT;
+    let missing = range(100, 300);
+    assert_eq!(read(&mut machine), Err(ReadError::Incomplete { stream: STREAM, missing, code }));
+    assert!(machine.actions().contains(&told(Frame::StreamStopped { stream: STREAM, code })));
+    assert!(!machine.client.is_split(STREAM));
+}
+
+/// Nobody is asked about what the primary writes, nor one that would not know of the question, nor one that is gone.
+#[test]
+fn a_hole_that_somebody_fills_is_no_gap() {
+    for (run_at, known, lost, watched) in [
+        (None, true, false, true),
+        (Some(100), true, false, false),
+        (Some(101), true, false, true),
+        (None, false, false, false),
+        (None, true, true, false),
+    ] {
+        let mut machine = Machine::new();
+        machine.primary(Frame::StreamFinal { stream: STREAM, size: 300 });
+        if let Some(offset) = run_at {
+            let header = StreamHeader::Internal { stream: STREAM, offset };
+            machine.client.on_internal(PathId::PRIMARY, RUN, header);
+        }
+        if !known {
+            machine.client.features = Features::default();
+        }
+        let blocked = machine.client.read(machine.now, STREAM, 9, true);
+        assert_eq!(blocked, Err(ReadError::Blocked));
+        machine.client.lost = lost.then_some(ErrorCode::PATH_DEAD);
+        machine.settled();
+        assert_eq!(machine.client.gap_deadline().is_some(), watched, "{run_at:?} {known} {lost}");
+    }
 }
