@@ -26,5 +26,6 @@ mod parity;
 mod plain;
 mod programs;
 mod relay;
+mod scale;
 mod tls;
 mod words;

@@ -55,6 +55,12 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), certificate, provider: Arc::new(provider) }
     }
 
+    /// Returns its own certificate, which whoever trusts it must have.
+    #[must_use]
+    pub const fn certificate(&self) -> &CertificateDer<'static> {
+        &self.certificate
+    }
+
     /// Makes a key and a certificate for a server called `name`.
     #[must_use]
     pub fn issue(&self, name: &str) -> Identity {

@@ -16,6 +16,7 @@ pub mod feed;
 pub mod host;
 pub mod object;
 pub mod raw;
+pub mod scale;
 pub mod sim;
 pub mod soak;
 pub mod wire;
