@@ -18,7 +18,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 pub(crate) use self::quic::{QuicServerSettings, QuicSettings};
 pub use self::{
     endpoint::EndpointConfig,
-    quic::{AckFrequencyConfig, IdleTimeout},
+    quic::{AckFrequencyConfig, IdleTimeout, MtuDiscoveryConfig, ValidationTokenConfig},
     transport::TransportConfig,
 };
 use crate::{
@@ -31,7 +31,7 @@ use crate::{
     lease::ticket::{self, Signer},
     limits,
     path::dial::DialPolicy,
-    quic::{ConnectionId, TimeSource, TokenStore, ValidationTokenConfig},
+    quic::{ConnectionId, TimeSource, TokenStore},
 };
 
 /// Settings for dialling: TLS configuration, application protocols, and the rule for which addresses a primary may name.
@@ -90,7 +90,7 @@ impl ClientConfig {
             .expect("the system has a verifier, or the caller asks whether it has")
     }
 
-    /// Replaces the transport settings.
+    /// Replaces the transport settings, by default those of [`TransportConfig::default`].
     pub fn transport_config(&mut self, transport: Arc<TransportConfig>) -> &mut Self {
         self.transport = transport;
         self
@@ -113,20 +113,21 @@ impl ClientConfig {
         self
     }
 
-    /// The QUIC version to dial with: 1 by default.
+    /// QUIC version to dial with: 1 by default; one of [`EndpointConfig::supported_versions`].
     pub fn version(&mut self, version: u32) -> &mut Self {
         self.version = version;
         self
     }
 
-    /// Replaces the transport settings.
+    /// Replaces the transport settings, by default those of [`TransportConfig::default`].
     #[must_use]
     pub fn transport(mut self, transport: TransportConfig) -> Self {
         self.transport = Arc::new(transport);
         self
     }
 
-    /// Replaces the rule for which addresses a primary may name. Spec: PROTOCOL §9.
+    /// Replaces the rule for which addresses a primary may name; by default [`NotMorePrivate`](crate::NotMorePrivate). For
+    /// clients whose servers are known by address, or are in a private network while the primary is not. Spec: PROTOCOL §9.
     #[must_use]
     pub fn dial_policy(mut self, policy: Arc<dyn DialPolicy>) -> Self {
         self.dial_policy = policy;
@@ -255,13 +256,13 @@ impl ServerConfig {
         Ok(Self::with_crypto(Arc::new(QuicServerConfig::with_single_cert(cert_chain, key)?)))
     }
 
-    /// Replaces the transport settings.
+    /// Replaces the transport settings, by default those of [`TransportConfig::default`].
     pub fn transport_config(&mut self, transport: Arc<TransportConfig>) -> &mut Self {
         self.transport = transport;
         self
     }
 
-    /// Replaces how address tokens are given out and honoured.
+    /// Replaces how address tokens are given out and honoured; by default they are neither.
     pub fn validation_token_config(&mut self, validation_token: ValidationTokenConfig) -> &mut Self {
         self.validation_token = validation_token;
         self
@@ -273,43 +274,48 @@ impl ServerConfig {
         self
     }
 
-    /// Time for which the token in a Retry packet is good: 15 s by default.
+    /// Time for which the token in a Retry packet is good: 15 s by default, at most a year. A client uses it a round trip later.
     pub fn retry_token_lifetime(&mut self, value: Duration) -> &mut Self {
         self.quic.retry_token_lifetime = Some(value);
         self
     }
 
-    /// Lets clients go on from another address; `true` by default.
+    /// Lets clients go on from another address; `true` by default. `false` behind what sends datagrams to servers by their
+    /// sender's address: there they would come to another one.
     pub fn migration(&mut self, value: bool) -> &mut Self {
         self.quic.migration = Some(value);
         self
     }
 
-    /// An IPv4 address of this server that clients go over to after the handshake; none by default.
+    /// IPv4 address of this server that clients go over to after the handshake; none by default. For servers whose first
+    /// address is shared by many.
     pub fn preferred_address_v4(&mut self, address: Option<SocketAddrV4>) -> &mut Self {
         self.quic.preferred_address_v4 = address;
         self
     }
 
-    /// An IPv6 address of this server that clients go over to after the handshake; none by default.
+    /// IPv6 address of this server that clients go over to after the handshake; none by default. As
+    /// [`Self::preferred_address_v4`].
     pub fn preferred_address_v6(&mut self, address: Option<SocketAddrV6>) -> &mut Self {
         self.quic.preferred_address_v6 = address;
         self
     }
 
-    /// Handshakes waiting for `accept` at once; [`Self::accepts_max`] by quinn's name.
+    /// Handshakes waiting for `accept` at once: 1,024 by default. [`Self::accepts_max`] by quinn's name.
     pub fn max_incoming(&mut self, max_incoming: usize) -> &mut Self {
         self.accepts_max = max_incoming;
         self
     }
 
-    /// Bytes kept for one client that waits for `accept`, beyond its first packet: 64 KiB by default.
+    /// Bytes kept for one client that waits for `accept`, beyond its first packet: 64 KiB by default. What finds no room is
+    /// dropped, and sent again.
     pub fn incoming_buffer_size(&mut self, bytes: u64) -> &mut Self {
         self.quic.incoming_buffer_size = Some(bytes);
         self
     }
 
-    /// Bytes kept for all clients that wait for `accept`, beyond their first packets: 16 MiB by default.
+    /// Bytes kept for all clients that wait for `accept`, beyond their first packets: 16 MiB by default. More for servers that
+    /// accept late.
     pub fn incoming_buffer_size_total(&mut self, bytes: u64) -> &mut Self {
         self.quic.incoming_buffer_size_total = Some(bytes);
         self
@@ -324,29 +330,31 @@ impl ServerConfig {
         self
     }
 
-    /// Serves sessions as their primary; `signer` signs tickets and jobs and is not the TLS key. Spec: PROTOCOL §9.
+    /// Serves sessions as their primary; `signer` signs tickets and jobs and is not the TLS key. By default a server that has
+    /// no role is one with a key that its endpoint draws. Spec: PROTOCOL §9.
     #[must_use]
     pub fn primary(mut self, signer: Arc<dyn Signer>) -> Self {
         self.primary = Some(signer);
         self
     }
 
-    /// Serves paths of sessions that other servers own.
+    /// Serves paths of sessions that other servers own; by default none.
     #[must_use]
     pub fn secondary(mut self, config: SecondaryConfig) -> Self {
         self.secondary = Some(config);
         self
     }
 
-    /// Replaces the transport settings.
+    /// Replaces the transport settings, by default those of [`TransportConfig::default`].
     #[must_use]
     pub fn transport(mut self, transport: TransportConfig) -> Self {
         self.transport = Arc::new(transport);
         self
     }
 
-    /// Handshakes waiting for `accept` at once, 1 to 1,048,576; further clients are ignored until there is room, and
-    /// counted in [`Endpoint::initials_ignored`](crate::Endpoint::initials_ignored).
+    /// Handshakes waiting for `accept` at once: 1,024 by default, 1 to 1,048,576. Further clients are ignored until there is
+    /// room, and counted in [`Endpoint::initials_ignored`](crate::Endpoint::initials_ignored). More for servers that are late to
+    /// accept when very many come at once.
     #[must_use]
     pub fn accepts_max(mut self, value: usize) -> Self {
         self.accepts_max = value;
@@ -368,7 +376,7 @@ impl ServerConfig {
     }
 
     /// Clients that may be half-open at once, in all: 8,192 by default, 1 to 1,048,576. Each takes some 29 KiB. Further
-    /// ones get no answer, are counted, and ask again by themselves.
+    /// ones get no answer, are counted, and ask again by themselves. Less on machines with little memory.
     #[must_use]
     pub fn half_open_max(mut self, value: usize) -> Self {
         self.half_open_max = value;
@@ -376,7 +384,8 @@ impl ServerConfig {
     }
 
     /// Clients of one network that may be half-open at once, a /24 of IPv4 or a /64 of IPv6: 1,024 by default, 1 to
-    /// 1,048,576. Further ones get no answer, are counted, and ask again by themselves.
+    /// 1,048,576. Further ones get no answer, are counted, and ask again by themselves. More where many clients come from
+    /// behind one address.
     #[must_use]
     pub fn half_open_per_prefix(mut self, value: usize) -> Self {
         self.half_open_per_prefix = value;
@@ -417,6 +426,10 @@ impl ServerConfig {
         if self.retry_above.is_some_and(|above| above >= self.half_open_max) {
             return Err(ConfigError::OutOfRange("retry_above"));
         }
+        if self.quic.retry_token_lifetime.is_some_and(|value| value > limits::TOKEN_LIFETIME_CEILING) {
+            return Err(ConfigError::OutOfRange("retry_token_lifetime"));
+        }
+        self.validation_token.check()?;
         self.transport.check()
     }
 
@@ -428,7 +441,7 @@ impl ServerConfig {
         self.crypto.rustls().app_protocols()
     }
 
-    /// Sets the secret key of stateless resets (RFC 9000 §10.3); random for each endpoint by default.
+    /// Sets the secret key of stateless resets (RFC 9000 §10.3), 32 bytes; random for each endpoint by default.
     ///
     /// A server that has lost its state, and has the key that it had before, tells whoever still sends to it so at once:
     /// clients lose a path, or their primary, a round trip after the restart and not a timeout later.
@@ -492,14 +505,15 @@ impl SecondaryConfig {
         Ok(Self { primaries: vec![primary], identities: vec![identity], signer: None })
     }
 
-    /// Signs the messages that this server has relayed to its primaries; not with the TLS key. Spec: PROTOCOL §9.
+    /// Signs the messages that this server has relayed to its primaries; not with the TLS key. By default they are not signed,
+    /// and the primary takes them for the client's word. Spec: PROTOCOL §9.
     #[must_use]
     pub fn signer(mut self, signer: Arc<dyn Signer>) -> Self {
         self.signer = Some(signer);
         self
     }
 
-    /// Trusts one more primary, or one more key of the same, for roll-over: name the next key before any session is signed
+    /// Trusts one more primary than the one that it has by default, or one more key of the same, for roll-over: name the next key before any session is signed
     /// with it, and the last one until those that are have ended. At most 16, or the configuration is refused.
     #[must_use]
     pub fn primary(mut self, key: PublicKey) -> Self {
@@ -507,7 +521,7 @@ impl SecondaryConfig {
         self
     }
 
-    /// Answers to one more certificate, for roll-over: tickets may name this key before the server shows it, and after.
+    /// Answers to one more certificate than the one that it has by default, for roll-over: tickets may name this key before the server shows it, and after.
     ///
     /// # Errors
     /// - [`ConfigError::Certificate`] if the certificate does not parse.
@@ -516,3 +530,6 @@ impl SecondaryConfig {
         Ok(self)
     }
 }
+
+#[cfg(test)]
+mod tests;

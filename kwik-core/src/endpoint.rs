@@ -208,6 +208,7 @@ impl Endpoint {
         server: Option<ServerConfig>,
         allow_mtud: bool,
     ) -> Result<Self, ConfigError> {
+        config.check()?;
         let mut rng = Rng::from_seed(config.rng_seed.unwrap_or(seed));
         let clock = Arc::new(quic::TokenClock::default());
         let reset_key = server.as_ref().and_then(|server| server.reset_key);

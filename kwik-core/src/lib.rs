@@ -78,8 +78,8 @@ pub use admission::AdmissionStats;
 #[cfg(any(test, fuzzing, feature = "audit"))]
 pub use audit::Contradiction;
 pub use config::{
-    AckFrequencyConfig, ClientConfig, EndpointConfig, IdleTimeout, SecondaryConfig, ServerConfig,
-    TransportConfig,
+    AckFrequencyConfig, ClientConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, SecondaryConfig,
+    ServerConfig, TransportConfig, ValidationTokenConfig,
 };
 pub use endpoint::{
     AcceptError, DatagramEvent, Endpoint, EndpointEvent, Families, Incoming, SessionEvent, SessionHandle,
@@ -99,9 +99,9 @@ pub use path::dial::{DialPolicy, DialRequest, NotMorePrivate};
 #[cfg(feature = "qlog")]
 pub use quic::Qlog;
 pub use quic::{
-    ConnectionId, ConnectionIdGenerator, FrameType, MtuDiscoveryConfig, NoneTokenLog, NoneTokenStore,
-    StdSystemTime, TimeSource, TokenLog, TokenMemoryCache, TokenReuseError, TokenStore, TransportErrorCode,
-    ValidationTokenConfig, VarIntBoundsExceeded, congestion,
+    ConnectionId, ConnectionIdGenerator, FrameType, NoneTokenLog, NoneTokenStore, StdSystemTime, TimeSource,
+    TokenLog, TokenMemoryCache, TokenReuseError, TokenStore, TransportErrorCode, VarIntBoundsExceeded,
+    congestion,
 };
 /// The TLS library, by which [`ClientConfig`] and [`ServerConfig`] are made.
 pub use rustls;

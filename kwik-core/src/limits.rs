@@ -171,6 +171,8 @@ pub const HELLO_BIDI: u32 = 4;
 pub const HELLO_UNI: u32 = 1;
 /// The smallest QUIC stream window that may be set, in bytes: a relayed message and its header fit it.
 pub const QUIC_STREAM_WINDOW_MIN: u32 = 64 * 1024;
+/// The largest that may be set, in bytes.
+pub const QUIC_STREAM_WINDOW_CEILING: u32 = 1024 * 1024 * 1024;
 /// The smallest send window that may be set, in bytes.
 pub const QUIC_SEND_WINDOW_MIN: u64 = 64 * 1024;
 /// The largest window of any kind that may be set, in bytes: sums of some hundred are still no overflow.
@@ -183,6 +185,8 @@ pub const ACCEPTS_CEILING: usize = 1024 * 1024;
 pub const IDLE_CEILING: Duration = Duration::from_secs(60 * 60);
 /// The longest of the other times that may be set: long enough for "never", short enough to be added to any instant.
 pub const WAIT_CEILING: Duration = Duration::from_secs(24 * 60 * 60);
+/// The longest that an address token may be good for.
+pub const TOKEN_LIFETIME_CEILING: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// The shortest time that may be set; no clock or scheduler is finer.
 pub const WAIT_MIN: Duration = Duration::from_millis(10);
 /// Half-open sessions without a proof of address above which clients are sent for one. A forged first flight costs a

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use crate::{crypto::HmacKey, error::ConfigError, quic::ConnectionIdGenerator};
+use crate::{crypto::HmacKey, error::ConfigError, limits, quic::ConnectionIdGenerator};
 
 /// RFC 9000 §18.2: no end may ask for less.
 const UDP_PAYLOAD_MIN: u16 = 1200;
@@ -45,14 +45,15 @@ impl EndpointConfig {
         self
     }
 
-    /// Sets the secret key of stateless resets (RFC 9000 §10.3), in place of
+    /// Sets the secret key of stateless resets (RFC 9000 §10.3), by default that of
     /// [`ServerConfig::reset_key`](crate::ServerConfig::reset_key), whose docs say when to have one.
     pub fn reset_key(&mut self, key: Arc<dyn HmacKey>) -> &mut Self {
         self.reset_key = Some(key);
         self
     }
 
-    /// Longest UDP payload that peers may send, in bytes: 1,200 to 65,527, and 1,472 by default.
+    /// Longest UDP payload that peers may send, in bytes: 1,472 by default, 1,200 to 65,527. More for networks
+    /// with jumbo frames; peers find out by themselves what the way carries.
     ///
     /// # Errors
     /// - [`ConfigError::OutOfRange`] outside that.
@@ -70,19 +71,21 @@ impl EndpointConfig {
         self.max_udp_payload_size.unwrap_or(UDP_PAYLOAD_MAX).into()
     }
 
-    /// Replaces the QUIC versions that are spoken.
+    /// QUIC versions that are spoken, at least one: 1 and its drafts 29 to 34 by default.
     pub fn supported_versions(&mut self, supported_versions: Vec<u32>) -> &mut Self {
         self.supported_versions = Some(supported_versions);
         self
     }
 
-    /// Says that packets may have the fixed bit unset (RFC 9287); `true` by default.
+    /// Says that packets may have the fixed bit unset (RFC 9287); `true` by default. `false` for networks whose machines know
+    /// QUIC by that bit.
     pub fn grease_quic_bit(&mut self, value: bool) -> &mut Self {
         self.grease_quic_bit = Some(value);
         self
     }
 
-    /// Least time between two stateless resets: 20 ms by default.
+    /// Least time between two stateless resets: 20 ms by default, at most a day. Whoever sends packets that belong to no
+    /// connection is answered no more often.
     pub fn min_reset_interval(&mut self, value: Duration) -> &mut Self {
         self.min_reset_interval = Some(value);
         self
@@ -93,6 +96,22 @@ impl EndpointConfig {
     pub fn rng_seed(&mut self, seed: Option<[u8; 32]>) -> &mut Self {
         self.rng_seed = seed;
         self
+    }
+}
+
+impl EndpointConfig {
+    /// Returns whether these settings can be used.
+    ///
+    /// # Errors
+    /// - [`ConfigError::OutOfRange`] with the name of the first setting that is outside its range.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        if self.min_reset_interval.is_some_and(|value| value > limits::WAIT_CEILING) {
+            return Err(ConfigError::OutOfRange("min_reset_interval"));
+        }
+        if self.supported_versions.as_ref().is_some_and(Vec::is_empty) {
+            return Err(ConfigError::OutOfRange("supported_versions"));
+        }
+        Ok(())
     }
 }
 

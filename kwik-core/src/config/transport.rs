@@ -2,13 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{AckFrequencyConfig, IdleTimeout, QuicSettings};
+use super::{AckFrequencyConfig, IdleTimeout, MtuDiscoveryConfig, QuicSettings};
 use crate::{
     error::{ConfigError, VarInt},
     faults::{AggregationFaults, MappingFaults, MetadataFaults},
     id::Dir,
     limits,
-    quic::{MtuDiscoveryConfig, congestion::ControllerFactory},
+    quic::congestion::ControllerFactory,
     stream::conflict::ConflictPolicy,
 };
 
@@ -52,13 +52,13 @@ pub struct TransportConfig {
 /// quinn's default for both datagram buffers.
 const DATAGRAM_BUFFER: usize = 1024 * 1024;
 /// RFC 9000 §14: what every path must carry.
-const MTU_MIN: u16 = 1200;
+pub(super) const MTU_MIN: u16 = 1200;
 /// Room of a UDP datagram over IPv4, less than what quinn-proto takes.
-const MTU_CEILING: u16 = 65_527;
+pub(super) const MTU_CEILING: u16 = 65_527;
 const IDLE_MIN: Duration = Duration::from_secs(1);
 const INITIAL_RTT_CEILING: Duration = Duration::from_secs(60);
 /// Ethernet without IP and UDP headers and with room for common tunnels: where quinn's discovery stops too.
-const MTU_MAX: u16 = 1452;
+pub(super) const MTU_MAX: u16 = 1452;
 
 impl Default for TransportConfig {
     fn default() -> Self {
@@ -96,106 +96,117 @@ impl Default for TransportConfig {
 
 /// Settings of QUIC's, by quinn's names; those that KWIK has of its own come after.
 impl TransportConfig {
-    /// Bidirectional streams of the peer that may be open at once: so many from the start, and no more later. By default the
-    /// number grows with use; see [`Self::streams_start`] and [`Self::streams_max`], which it takes the place of.
+    /// Bidirectional streams of the peer that may be open at once: so many from the start, and no more later; 0 to 1,048,576, as
+    /// far as [`Self::receive_window`] has room for them. By default the number grows with use; see [`Self::streams_start`] and
+    /// [`Self::streams_max`], which it takes the place of.
     pub fn max_concurrent_bidi_streams(&mut self, value: VarInt) -> &mut Self {
         self.bidi_streams = Some(value.into_inner());
         self
     }
 
-    /// Unidirectional streams of the peer that may be open at once, as [`Self::max_concurrent_bidi_streams`]. KWIK's own do
-    /// not count.
+    /// Unidirectional streams of the peer that may be open at once: by default, and otherwise, as
+    /// [`Self::max_concurrent_bidi_streams`]. KWIK's own do not count.
     pub fn max_concurrent_uni_streams(&mut self, value: VarInt) -> &mut Self {
         self.uni_streams = Some(value.into_inner());
         self
     }
 
-    /// Time after which a silent connection is dead, 1 s to an hour: 30 s by default. `None` is an hour: a path that may be
-    /// silent for ever would hold its leases for ever.
+    /// Time after which a silent connection is dead: 30 s by default, 1 s to an hour. `None` is an hour: a path that may be
+    /// silent for ever would hold its leases for ever. A shorter one lets go of dead clients sooner, and of clients that are
+    /// away for a moment as well. The shorter one of the two ends counts.
     pub fn max_idle_timeout(&mut self, value: Option<IdleTimeout>) -> &mut Self {
         self.idle_timeout = value.and_then(IdleTimeout::duration).unwrap_or(limits::IDLE_CEILING);
         self
     }
 
-    /// Sends what streams of the same priority have in turns, as by default, or in the order in which it was written.
+    /// Sends what streams of the same priority have in turns, by default (`true`), or stream by stream: for many short ones, of
+    /// which each is of use only when it is whole.
     pub fn send_fairness(&mut self, value: bool) -> &mut Self {
         self.quic.send_fairness = Some(value);
         self
     }
 
-    /// Packets that may come out of order before one counts as lost: 3 by default, and no less (RFC 9002 §6.1.1).
+    /// Packets that may overtake one before it counts as lost: 3 by default, and no less (RFC 9002 §6.1.1). More for networks
+    /// that send packets of one connection different ways.
     pub fn packet_threshold(&mut self, value: u32) -> &mut Self {
         self.quic.packet_threshold = Some(value);
         self
     }
 
-    /// Round trips that a packet may be late before it counts as lost: 9/8 by default (RFC 9002 §6.1.2).
+    /// Round trips that a packet may be late before it counts as lost: 9/8 by default, 1 to 16 (RFC 9002 §6.1.2).
     pub fn time_threshold(&mut self, value: f32) -> &mut Self {
         self.quic.time_threshold = Some(value);
         self
     }
 
-    /// UDP payload to begin with, before MTU discovery has an answer, in bytes: 1,200 by default, and no less.
+    /// UDP payload to begin with, before MTU discovery has an answer, in bytes: 1,200 by default, 1,200 to 65,527. More only
+    /// where every path is known to carry it: no handshake is made over one that does not.
     pub fn initial_mtu(&mut self, value: u16) -> &mut Self {
         self.quic.initial_mtu = Some(value);
         self
     }
 
-    /// UDP payload that the network is known to carry, in bytes: 1,200 by default, and no less.
+    /// UDP payload that every path is known to carry, in bytes: 1,200 by default, 1,200 to 65,527. It is what is left when
+    /// larger packets get lost.
     pub fn min_mtu(&mut self, value: u16) -> &mut Self {
         self.quic.min_mtu = Some(value);
         self
     }
 
-    /// Search for the largest UDP payload that a path carries, in place of [`Self::mtu_max`]; `None` turns it off.
+    /// Search for the largest UDP payload that a path carries, in place of [`Self::mtu_max`]; by default
+    /// [`MtuDiscoveryConfig::default`]. `None` turns it off: packets stay as long as [`Self::initial_mtu`].
     pub fn mtu_discovery_config(&mut self, value: Option<MtuDiscoveryConfig>) -> &mut Self {
         self.quic.mtu_discovery_config = Some(value);
         self
     }
 
-    /// Makes every datagram with application data as long as the path carries; `false` by default.
+    /// Makes every datagram with application data as long as the path carries; `false` by default. Hides how long messages are,
+    /// for the bytes that it takes.
     pub fn pad_to_mtu(&mut self, value: bool) -> &mut Self {
         self.quic.pad_to_mtu = Some(value);
         self
     }
 
-    /// Frequency of acknowledgements that peers are asked for; `None`, the default, leaves it to them.
+    /// Frequency of acknowledgements that peers are asked for, if they know how; `None` by default, which leaves it to them.
     pub fn ack_frequency_config(&mut self, value: Option<AckFrequencyConfig>) -> &mut Self {
         self.quic.ack_frequency_config = value;
         self
     }
 
-    /// Probe timeouts in a row that mean persistent congestion: 3 by default (RFC 9002 §7.6.1).
+    /// Probe timeouts in a row that mean persistent congestion: 3 by default, 1 to 1,000 (RFC 9002 §7.6.1).
     pub fn persistent_congestion_threshold(&mut self, value: u32) -> &mut Self {
         self.quic.persistent_congestion_threshold = Some(value);
         self
     }
 
-    /// Bytes of the handshake that may wait out of order: 16 KiB by default.
+    /// Bytes of the handshake that may wait out of order: 16 KiB by default, 4 KiB to 16 MiB. More for certificate chains that
+    /// are longer than that.
     pub fn crypto_buffer_size(&mut self, value: usize) -> &mut Self {
         self.quic.crypto_buffer_size = Some(value);
         self
     }
 
-    /// Lets observers see round trips by the spin bit (RFC 9000 §17.4); `true` by default.
+    /// Lets observers see round trips by the spin bit (RFC 9000 §17.4); `true` by default. `false` to tell them nothing.
     pub fn allow_spin(&mut self, value: bool) -> &mut Self {
         self.quic.allow_spin = Some(value);
         self
     }
 
-    /// Bytes of received application datagrams kept for the application; `None` refuses datagrams.
+    /// Bytes of received application datagrams kept for the application: 1 MiB by default. Older ones give way to newer ones;
+    /// `None` refuses datagrams.
     pub fn datagram_receive_buffer_size(&mut self, value: Option<usize>) -> &mut Self {
         self.datagram_receive_buffer = value;
         self
     }
 
-    /// Bytes of application datagrams waiting to be sent.
+    /// Bytes of application datagrams waiting to be sent: 1 MiB by default. Less, where a datagram that has waited is of no use.
     pub fn datagram_send_buffer_size(&mut self, value: usize) -> &mut Self {
         self.datagram_send_buffer = value;
         self
     }
 
-    /// Congestion control of each connection: CUBIC by default.
+    /// Congestion control of each connection: CUBIC by default. [`congestion`](crate::congestion) has others; BBR for paths that
+    /// lose packets without being full.
     pub fn congestion_controller_factory(
         &mut self,
         factory: Arc<dyn ControllerFactory + Send + Sync + 'static>,
@@ -204,7 +215,8 @@ impl TransportConfig {
         self
     }
 
-    /// Lets one system call send several datagrams, where the system can; `true` by default.
+    /// Lets one system call send several datagrams, where the system can; `true` by default. `false` for network cards that get
+    /// it wrong: it costs half the throughput.
     pub fn enable_segmentation_offload(&mut self, enabled: bool) -> &mut Self {
         self.quic.enable_segmentation_offload = Some(enabled);
         self
@@ -212,64 +224,70 @@ impl TransportConfig {
 }
 
 impl TransportConfig {
-    /// Time after which a silent connection is dead: 1 s to an hour.
+    /// Time after which a silent connection is dead: 30 s by default, 1 s to an hour; as [`Self::max_idle_timeout`].
     #[must_use]
     pub fn idle_timeout(mut self, value: Duration) -> Self {
         self.idle_timeout = value;
         self
     }
 
-    /// Time that a client has for handshake and hello on a server: 10 ms to a day.
+    /// Time that a client has for handshake and hello on a server: 10 s by default, 10 ms to a day. How long a client that says
+    /// nothing holds its place among those that are half-open.
     #[must_use]
     pub fn hello_timeout(mut self, value: Duration) -> Self {
         self.hello_timeout = value;
         self
     }
 
-    /// Time that a client tries to attach a path for, from `AddPath` on: 10 ms to a day.
+    /// Time that a client tries to attach a path for, from `AddPath` on: 2.5 s by default, 10 ms to a day. More for servers
+    /// that are more than some round trips of half a second away.
     #[must_use]
     pub fn attach_timeout(mut self, value: Duration) -> Self {
         self.attach_timeout = value;
         self
     }
 
-    /// Time after which a reader is told of bytes that, as the primary says, nobody is to bring: 10 ms to a day.
+    /// Time after which a reader is told of bytes that, as the primary says, nobody is to bring: 10 s by default, 10 ms to a day.
+    /// More for primaries that wait for other servers to come.
     #[must_use]
     pub fn gap_timeout(mut self, value: Duration) -> Self {
         self.gap_timeout = value;
         self
     }
 
-    /// The source that wins when two servers send different bytes for one offset of a split stream.
+    /// The source that wins when two servers send different bytes for one offset of a split stream: by default the one that came
+    /// first.
     #[must_use]
     pub fn conflict_policy(mut self, value: ConflictPolicy) -> Self {
         self.conflict_policy = value;
         self
     }
 
-    /// A client's answer to a secondary that opens a stream for what it may not fill.
+    /// A client's answer to a secondary that opens a stream for what it may not fill: by default it closes the path.
     #[must_use]
     pub fn mapping_faults(mut self, value: MappingFaults) -> Self {
         self.mapping_faults = value;
         self
     }
 
-    /// A client's answer to wrong bytes of a secondary, and to holes that nobody fills.
+    /// A client's answer to wrong bytes of a secondary, and to holes that nobody fills: by default the range is given to others,
+    /// and the reader told.
     #[must_use]
     pub fn aggregation_faults(mut self, value: AggregationFaults) -> Self {
         self.aggregation_faults = value;
         self
     }
 
-    /// A client's answer to a secondary's stream that does not begin with a header that makes sense.
+    /// A client's answer to a secondary's stream that does not begin with a header that makes sense: by default it closes the
+    /// path.
     #[must_use]
     pub fn metadata_faults(mut self, value: MetadataFaults) -> Self {
         self.metadata_faults = value;
         self
     }
 
-    /// Closes a secondary's path once it has so much against it: 4 for bytes that the primary's own or its digest have
-    /// shown to be wrong, 1 for any other fault that was let pass; each lease that is done takes 1 off. At least 1.
+    /// Closes a secondary's path once it has so much against it, 8 by default and at least 1: 4 for bytes that the primary's own or its digest have
+    /// shown to be wrong, 1 for any other fault that was let pass; each lease that is done takes 1 off.
     /// Spec: PROTOCOL §10.
     #[must_use]
     pub fn fault_score_max(mut self, value: u32) -> Self {
@@ -277,34 +295,38 @@ impl TransportConfig {
         self
     }
 
-    /// Interval of keep-alives on the primary path, 10 ms to an hour; `None` (the default) sends them only while leases live
-    /// or streams are open, and then at most every third of the idle timeout once nothing comes for long. Spec: PROTOCOL §8.
+    /// Interval of keep-alives on the primary path: `None` by default, 10 ms to an hour. With `None` they are sent only while
+    /// leases live or streams are open, and then at most every third of the idle timeout once nothing comes for long. For
+    /// sessions that must outlive a silence, or whose networks forget them sooner than they do. Spec: PROTOCOL §8.
     pub fn keep_alive_interval(&mut self, value: Option<Duration>) -> &mut Self {
         self.keep_alive_interval = value;
         self
     }
 
-    /// Round-trip time assumed before the first sample: more than nothing, at most a minute.
+    /// Round-trip time assumed before the first sample: 333 ms by default, more than nothing, at most a minute. Less, where it
+    /// is known to be, has lost first packets sent again sooner.
     pub fn initial_rtt(&mut self, value: Duration) -> &mut Self {
         self.initial_rtt = Some(value);
         self
     }
 
-    /// Upper end of path MTU discovery, in bytes of UDP payload: 1,200 to 65,527.
+    /// Upper end of path MTU discovery, in bytes of UDP payload: 1,452 by default, 1,200 to 65,527; as
+    /// [`MtuDiscoveryConfig::upper_bound`].
     #[must_use]
     pub fn mtu_max(mut self, value: u16) -> Self {
         self.mtu_max = value;
         self
     }
 
-    /// QUIC's receive window per stream in bytes, at least 64 KiB; above 2 MiB loss alone may close a connection. Three
-    /// of them at least must fit [`Self::receive_window`]. Spec: RATIONALE §11.
+    /// QUIC's receive window per stream, in bytes: 2 MiB by default, 64 KiB to 1 GiB. Three of them at least must fit
+    /// [`Self::receive_window`]. More for streams that are to be faster than 2 MiB each round trip; but above 2 MiB loss alone may
+    /// close a connection. Spec: RATIONALE §11.
     pub fn stream_receive_window(&mut self, value: VarInt) -> &mut Self {
         self.stream_receive_window = u32::try_from(value.into_inner()).unwrap_or(u32::MAX);
         self
     }
 
-    /// Bytes that native streams of one connection may hold unread, all together: 768 MiB by default.
+    /// Bytes that native streams of one connection may hold unread, all together: 768 MiB by default, at least 1.
     ///
     /// That is what a peer can have this end keep whose application accepts streams and does not read them. QUIC's own
     /// window of the connection is never larger by more than control, messages, and the streams that QUIC permits early.
@@ -315,39 +337,42 @@ impl TransportConfig {
         self
     }
 
-    /// Bytes that QUIC keeps for retransmission per connection, at least 64 KiB.
+    /// Bytes that QUIC keeps for retransmission per connection: 8 MiB by default, 64 KiB to 2^48. More for connections that are
+    /// to be faster than 8 MiB each round trip.
     pub fn send_window(&mut self, value: u64) -> &mut Self {
         self.send_window = value;
         self
     }
 
-    /// Receive window of a split stream at its start, in bytes, at least 64 KiB; it grows by itself, as far as the session
-    /// window has room, if the reader is fast, and to twice the length of a verified lease. Where the session window has
-    /// less room from the start, so much less it is.
+    /// Receive window of a split stream at its start, in bytes: 4 MiB by default, 64 KiB to 2^48. It grows by itself, as far as
+    /// [`Self::session_window`] has room, if the reader is fast, and to twice the length of a verified lease. Where the session
+    /// window has less room from the start, so much less it is.
     #[must_use]
     pub fn stream_window(mut self, value: u64) -> Self {
         self.stream_window = value;
         self
     }
 
-    /// Sum of the receive windows of all split streams of a session, in bytes. At least 128 KiB.
+    /// Sum of the receive windows of all split streams of a session, in bytes: 64 MiB by default, 128 KiB to 2^48. It bounds what
+    /// a client keeps for readers that are slow, and with it how fast all servers together may be in a round trip.
     #[must_use]
     pub fn session_window(mut self, value: u64) -> Self {
         self.session_window = value;
         self
     }
 
-    /// Streams the peer may have open at once, per direction, at the start, at least 1; the number grows with use, up to
-    /// [`Self::streams_max`]. By default 64 on a client and 16 on a server, or fewer if no more may be open ever.
+    /// Streams the peer may have open at once, per direction, at the start: 64 on a client and 16 on a server by default, or
+    /// fewer if no more may be open ever; 1 to [`Self::streams_max`], up to which the number grows with use. More for peers that
+    /// open very many at once; each that is permitted costs memory before it is opened.
     #[must_use]
     pub fn streams_start(mut self, value: u64) -> Self {
         self.streams_start = Some(value);
         self
     }
 
-    /// Streams the peer may have open at once, per direction, once grown: 1 to 1,048,576.
+    /// Streams the peer may have open at once, per direction, once grown: 128 by default, 1 to 1,048,576.
     ///
-    /// By default as many as can be left unread without holding more than [`Self::receive_window`], and at most 1,024: a
+    /// By default it is as many as can be left unread without holding more than [`Self::receive_window`], and at most 1,024: a
     /// third of it divided by [`Self::stream_receive_window`], which is 128. (The peer opens streams in both directions, and on
     /// as many bidirectional ones of our own it sends as well.) More are asked for together with the memory they may
     /// take, or a smaller window for each. How often a peer had all it may have is
@@ -358,21 +383,22 @@ impl TransportConfig {
         self
     }
 
-    /// Bytes of received application datagrams kept for the application; `None` refuses datagrams.
+    /// Bytes of received application datagrams kept for the application: 1 MiB by default; as
+    /// [`Self::datagram_receive_buffer_size`].
     #[must_use]
     pub fn datagram_receive_buffer(mut self, value: Option<usize>) -> Self {
         self.datagram_receive_buffer = value;
         self
     }
 
-    /// Bytes of application datagrams waiting to be sent.
+    /// Bytes of application datagrams waiting to be sent: 1 MiB by default; as [`Self::datagram_send_buffer_size`].
     #[must_use]
     pub fn datagram_send_buffer(mut self, value: usize) -> Self {
         self.datagram_send_buffer = value;
         self
     }
 
-    /// Secondary paths alive at once in a session: 0 to 64.
+    /// Secondary paths alive at once in a session: 8 by default, 0 to 64. A client that sets 0 goes without other servers.
     #[must_use]
     pub fn secondary_paths_max(mut self, value: usize) -> Self {
         self.secondary_paths_max = value;
@@ -404,7 +430,9 @@ impl TransportConfig {
             ("receive_window", self.receive_window > 0),
             (
                 "stream_receive_window",
-                self.stream_receive_window >= limits::QUIC_STREAM_WINDOW_MIN && self.streams_fit() > 0,
+                (limits::QUIC_STREAM_WINDOW_MIN..=limits::QUIC_STREAM_WINDOW_CEILING)
+                    .contains(&self.stream_receive_window)
+                    && self.streams_fit() > 0,
             ),
             ("send_window", (limits::QUIC_SEND_WINDOW_MIN..=WINDOW_CEILING).contains(&self.send_window)),
             ("stream_window", (limits::GUARANTEED_CREDIT..=WINDOW_CEILING).contains(&self.stream_window)),
@@ -417,6 +445,7 @@ impl TransportConfig {
         if let Some((name, _)) = in_range.iter().find(|(_, right)| !right) {
             return Err(ConfigError::OutOfRange(name));
         }
+        self.quic.check()?;
         for (name, streams) in [
             ("max_concurrent_bidi_streams", self.bidi_streams),
             ("max_concurrent_uni_streams", self.uni_streams),
@@ -497,7 +526,7 @@ impl TransportConfig {
     }
 
     /// Writes what happens on every connection made with this configuration from now on, and in its session if
-    /// [`Qlog::sessions`](crate::Qlog::sessions) says where (feature `qlog`).
+    /// [`Qlog::sessions`](crate::Qlog::sessions) says where (feature `qlog`). Nothing is written by default.
     #[cfg(feature = "qlog")]
     #[must_use]
     pub fn qlog(mut self, value: crate::Qlog) -> Self {

@@ -224,7 +224,7 @@ impl Endpoint {
             .keep_alive_interval(server.transport.keep_alive_interval);
         config
             .transport_config(Arc::new(transport))
-            .validation_token_config(server.validation_token.clone())
+            .validation_token_config(server.validation_token.to_quic())
             .preferred_address_v4(settings.preferred_address_v4)
             .preferred_address_v6(settings.preferred_address_v6)
             .max_incoming(server.accepts_max) // beyond it quinn-proto ignores clients, cheaply and silently

@@ -24,7 +24,7 @@ pub(crate) use event::{DatagramEnd, Event, ReadEnd, WriteEnd};
 pub(crate) use quinn_proto::FrameStats;
 pub(crate) use types::crypto;
 pub use types::{
-    ConnectionId, ConnectionIdGenerator, FrameType, MtuDiscoveryConfig, NoneTokenLog, NoneTokenStore,
-    StdSystemTime, TimeSource, TokenLog, TokenMemoryCache, TokenReuseError, TokenStore, TransportErrorCode,
-    ValidationTokenConfig, VarIntBoundsExceeded, congestion,
+    ConnectionId, ConnectionIdGenerator, FrameType, NoneTokenLog, NoneTokenStore, StdSystemTime, TimeSource,
+    TokenLog, TokenMemoryCache, TokenReuseError, TokenStore, TransportErrorCode, VarIntBoundsExceeded,
+    congestion,
 };
