@@ -207,7 +207,8 @@ impl Session {
             return;
         }
         let unseen = match (stream.initiator(), stream.dir()) {
-            (Side::Server, Dir::Bi) => stream.index() >= self.seen_bi,
+            // Split before, and given up by its reader before QUIC opened it.
+            (Side::Server, Dir::Bi) => stream.index() >= self.seen_bi && home.inbound.get(stream).is_none(),
             (Side::Server, Dir::Uni) => {
                 stream.index() >= self.seen_uni
                     || matches!(home.inbound.get(stream), Some(Inbound::Header(_)))

@@ -51,6 +51,30 @@ fn a_fault_in_the_native_part_is_told_to_the_reader() {
     }
 }
 
+/// What the application has had, and stopped or read to its end before QUIC opened it, is not offered to it again, however
+/// often the primary says that it is split.
+#[test]
+fn a_stream_that_is_split_again_is_offered_once() {
+    for stopped in [true, false] {
+        let mut world = World::new(1);
+        world.connect();
+        let now = world.now;
+        let stream = StreamId::from_u64(1).unwrap();
+        let client = world.session(CLIENT);
+        client.on_frame(HOME, Frame::Split { stream, offset: 0 });
+        assert_eq!(client.accept(Dir::Bi), Some(stream));
+        if stopped {
+            client.stop(now, stream, ErrorCode::from_u32(1)).unwrap();
+        } else {
+            client.on_frame(HOME, Frame::StreamFinal { stream, size: 0 });
+            assert_eq!(client.read(now, stream, 1, true), Ok(None));
+        }
+        client.on_frame(HOME, Frame::Split { stream, offset: 0 });
+        assert_eq!(client.accept(Dir::Bi), None, "stopped: {stopped}");
+        assert_eq!(client.split_streams(), [], "and it takes no room");
+    }
+}
+
 /// A client that has what nobody was ever given is not to be believed about anything. Spec: PROTOCOL §6.
 #[test]
 fn a_client_cannot_have_more_than_was_given() {
