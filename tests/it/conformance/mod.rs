@@ -33,6 +33,8 @@ pub(crate) struct Bed<C: Host, S: Host> {
 
 /// Servers beside the origin.
 const MIRRORS: usize = 2;
+/// The one of them whose application drops its futures now and then.
+const RESTLESS: usize = 1;
 
 impl<C: Host, S: Host> Bed<C, S> {
     fn new(client_host: Arc<C>, server_host: Arc<S>, transport: &TransportConfig) -> Self {
@@ -52,8 +54,12 @@ impl<C: Host, S: Host> Bed<C, S> {
             let runtime = server_host.inside(S::Runtime::current).unwrap();
             server_host.spawn(async move {
                 while let Some(incoming) = mirror.accept().await {
-                    if let Ok(Accepted::Secondary(session)) = incoming.accept_any().await {
-                        runtime.spawn(fill(session));
+                    match incoming.accept_any().await {
+                        Ok(Accepted::Secondary(session)) if index == RESTLESS => {
+                            runtime.spawn(cancel::fill_restlessly(session));
+                        }
+                        Ok(Accepted::Secondary(session)) => runtime.spawn(fill(session)),
+                        Ok(Accepted::Primary(_)) | Err(_) => {}
                     }
                 }
             });
@@ -149,7 +155,7 @@ macro_rules! suite {
 
             #[test]
             fn futures_that_are_dropped() {
-                on(&TransportConfig::default(), cancel::futures_of_sessions::<$client, $server>);
+                on(&cancel::near(), cancel::futures_of_sessions::<$client, $server>);
             }
 
             #[test]
