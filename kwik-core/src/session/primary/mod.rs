@@ -388,6 +388,7 @@ impl Primary {
         vec![
             ("jobs", self.jobs.len()),
             ("leases", self.leases.len()),
+            ("retries", self.retries.len()),
             ("outcomes", self.outcomes.len()),
             ("cuts", self.cuts.len()),
             ("streams", self.streams.len()),

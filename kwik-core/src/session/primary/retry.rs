@@ -101,6 +101,12 @@ impl Retries {
         }
     }
 
+    /// Number of names that are kept.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.by_name.len() + self.names.len()
+    }
+
     fn deadline(&self) -> Option<Instant> {
         let pausing = self.by_name.values().filter_map(|retry| match retry.state {
             State::Pausing { until, .. } => Some(until),

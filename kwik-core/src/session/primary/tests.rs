@@ -2,9 +2,13 @@
 
 use super::*;
 use crate::{
-    error::LeaseError,
-    lease::ticket::SigningKey,
-    wire::{MappingOperation, ProgressReport},
+    error::{LeaseError, RelayError},
+    lease::{
+        relay::{Direction, RelayClaims},
+        ticket::SigningKey,
+    },
+    session::relays::Unwelcome,
+    wire::{MappingOperation, ProgressReport, RelayOpen},
 };
 
 /// A primary whose client has attached one path, with a job for 1,000 bytes of a stream.
@@ -411,6 +415,9 @@ fn runs_that_hedge_a_lease_end_with_it_and_others_do_not() {
     assert_eq!(ended, [&Action::EndRun { run: ours }]);
     assert_eq!(running.primary.run_outcome(ours), Some(LeaseOutcome::Done));
     assert_eq!(running.primary.run_outcome(theirs), None);
+    assert!(running.primary.hedge(next, range(150, 160)).is_err());
+    running.primary.on_run_end(theirs, Some(ErrorCode::LEASE_REVOKED));
+    assert!(running.primary.hedge(next, range(150, 160)).is_ok(), "the other is over");
 }
 
 #[test]
@@ -765,6 +772,7 @@ fn what_may_pass_is_tried_again_after_a_pause_that_doubles() {
     let expected = LeaseOutcome::Lost { code: ErrorCode::LEASE_SHORT, missing: vec![range(90, 100)] };
     assert_eq!(running.primary.lease_outcome(name), Some(expected));
     assert!(running.primary.lease_status(name).is_none() && running.primary.deadline().is_none());
+    assert!(running.primary.kept().contains(&("retries", 0)));
 }
 
 /// A digest is of the whole lease; of a part nobody knows one.
@@ -806,4 +814,119 @@ fn a_stream_that_is_over_ends_what_waits_for_another_try() {
     assert!(
         running.primary.lease_outcome(others).is_none() && running.primary.lease_status(others).is_some()
     );
+}
+
+/// It was given beside another, which is over: now it is alone.
+#[test]
+fn a_hedge_is_tried_again_without_the_lease_it_hedged() {
+    let mut running = Running::new();
+    let hedged = running.lease(0, 100).unwrap();
+    let path = running.primary.add_path(server(2)).unwrap();
+    let job = running.primary.open_job(stream(), 0, NewJob::new(path, range(0, 1000), "")).unwrap();
+    let new = NewLease::new(job, range(0, 100)).hedge_of(hedged).retries(2);
+    let hedge = running.primary.lease(&new).unwrap();
+    for lease in [hedged, hedge] {
+        let missing = Ranges::from_vec(vec![range(0, 100)]);
+        running.hears(Frame::LeaseLost { lease, code: ErrorCode::LEASE_SHORT, missing });
+    }
+    running.primary.handle_timeout(running.primary.deadline().unwrap());
+    let given = running.actions().into_iter().find_map(|action| {
+        let Action::Send { frame: Frame::LeaseGrant(grant), .. } = action else {
+            return None;
+        };
+        Some((grant.job, grant.hedge_of))
+    });
+    assert_eq!(given, Some((job, None)));
+}
+
+/// A path that is silent may be heard again, as long as there is a try left; a job that is closed will not open.
+#[test]
+fn what_cannot_be_tried_now_is_tried_later_or_is_over() {
+    for (retries, closed, waits) in [(1, false, false), (2, false, true), (2, true, false)] {
+        let mut running = Running::new();
+        let (path, job) = (running.path, running.job);
+        let lease = running.primary.lease(&NewLease::new(job, range(0, 100)).retries(retries)).unwrap();
+        running.hears(Frame::PathReport { path, status: PathStatus::Degraded });
+        let missing = Ranges::from_vec(vec![range(0, 100)]);
+        running.hears(Frame::LeaseLost { lease, code: ErrorCode::PATH_STALLED, missing });
+        if closed {
+            running.primary.close_job(job);
+        }
+        running.primary.handle_timeout(running.primary.deadline().unwrap());
+        assert_eq!(running.primary.deadline().is_some(), waits, "{retries} {closed}");
+        assert_eq!(running.primary.lease_outcome(lease).is_none(), waits, "{retries} {closed}");
+    }
+}
+
+/// Credit by offset is used up first, to the byte.
+#[test]
+fn a_run_that_crosses_credit_by_offset_goes_on_with_its_own() {
+    let mut running = Running::new();
+    let line = limits::GUARANTEED_CREDIT;
+    let run = running.primary.write_at(stream(), 0, range(1, line + 10)).unwrap();
+    running.hears(Frame::Credit(Credit::Run { stream: stream(), bytes: 5 }));
+    running.primary.on_run_sent(run, line - 1);
+    assert_eq!(running.primary.run_allowance(run).unwrap().now, 5);
+    running.primary.on_run_sent(run, 1);
+    assert_eq!(running.primary.run_allowance(run).unwrap().now, 4);
+    assert_eq!(running.primary.splits(), 0);
+    running.hears(Frame::SplitAck { stream: stream(), credit: line });
+    assert_eq!(running.primary.splits(), 1);
+}
+
+/// Spec: PROTOCOL §9.
+#[test]
+fn messages_are_numbered_and_go_to_paths_that_are_attached() {
+    let mut running = Running::new();
+    let (path, waiting) = (running.path, running.primary.add_path(server(2)).unwrap());
+    let numbers = [0, 1, 2].map(|_| running.primary.relay_head(path, 1).unwrap().id);
+    assert_eq!(numbers, [0, 1, 2]);
+    assert_eq!(running.primary.relay_head(waiting, 1), Err(RelayError::Blocked));
+    for (path, said) in [(path, Ok(())), (waiting, Err(RelayError::PathDead))] {
+        assert!(running.primary.remove_path(path, Duration::from_secs(1)));
+        assert_eq!(running.primary.relay_head(path, 1).map(|_| ()), said);
+    }
+}
+
+/// What comes of a message that the client brings, by who is said to have sent it.
+#[test]
+fn a_message_comes_from_a_path_that_was_named() {
+    let mut running = Running::new();
+    let dead = running.path;
+    let head = |path| RelayOpen { path, id: 0, length: 1, seal: None };
+    let fault = |running: &Running, path| {
+        matches!(running.primary.check_relay(&head(path)), Err(Unwelcome::Fault(_)))
+    };
+    assert!(fault(&running, PathId::PRIMARY) && fault(&running, PathId::new(2)));
+    assert_eq!(running.primary.check_relay(&head(dead)), Ok(()));
+    running.primary.paths.remove(&dead);
+    let gone = Err(Unwelcome::Refuse(ErrorCode::PATH_DEAD));
+    assert_eq!(running.primary.check_relay(&head(dead)), gone);
+}
+
+/// Of whom a key was named, what is signed with it counts, once; and not so many wrong seals are looked at.
+#[test]
+fn a_message_that_is_not_its_servers_is_not_heard() {
+    let key = SigningKey::from_seed([7; 32]);
+    let open = |path, id, key: &SigningKey, running: &Running| {
+        let (session, payload) = (running.primary.session, &b"words"[..]);
+        let claims = RelayClaims { session, path, direction: Direction::ToPrimary, id, payload };
+        RelayOpen { path, id, length: 5, seal: Some(claims.seal(key)) }
+    };
+    let payload = Bytes::from_static(b"words");
+    let mut running = Running::new();
+    let path = running.primary.add_path(server(2).relay_key(key.public_key())).unwrap();
+    let right = open(path, 5, &key, &running);
+    let now = running.now;
+    let heard = running.primary.open_relay(now, &right, payload.clone()).unwrap();
+    assert!(heard.sealed);
+    assert!(running.primary.open_relay(now, &right, payload.clone()).is_none(), "said twice");
+    let forged = open(path, 6, &SigningKey::from_seed([8; 32]), &running);
+    for _ in 0..limits::FORGED_RELAYS_BURST {
+        assert!(running.primary.open_relay(now, &forged, payload.clone()).is_none());
+    }
+    let next = open(path, 7, &key, &running);
+    assert!(running.primary.open_relay(now, &next, payload.clone()).is_none(), "not looked at");
+    let later = now + Duration::from_secs(1);
+    assert!(running.primary.open_relay(later, &next, payload).is_some());
 }

@@ -458,3 +458,40 @@ fn a_job_is_accepted_once_and_refused_unless_it_is_closed() {
         assert_eq!(said(&mut secondary), refused(0, code));
     }
 }
+
+#[test]
+fn a_job_that_is_refused_unseen_leaves_the_others_to_be_seen() {
+    let (mut secondary, _) = working(1000);
+    secondary.arrived.extend([JobId::new(7), JOB, JobId::new(8)]);
+    secondary.refuse_job(JOB, ErrorCode::LIMIT_EXCEEDED);
+    assert_eq!(secondary.arrived, [JobId::new(7), JobId::new(8)]);
+}
+
+#[test]
+fn messages_are_numbered() {
+    let (mut secondary, _) = waiting();
+    assert_eq!([0, 1, 2].map(|_| secondary.relay_head(1).unwrap().id), [0, 1, 2]);
+}
+
+/// Spec: PROTOCOL §11.
+#[test]
+fn so_many_wrong_seals_are_looked_at() {
+    let (mut secondary, now) = waiting();
+    let payload = Bytes::from_static(b"words");
+    let head = |id, seed| {
+        let claims = RelayClaims {
+            session: SESSION,
+            path: PATH,
+            direction: Direction::ToSecondary,
+            id,
+            payload: b"words",
+        };
+        RelayOpen { path: PATH, id, length: 5, seal: Some(claims.seal(&SigningKey::from_seed([seed; 32]))) }
+    };
+    for _ in 0..limits::FORGED_RELAYS_BURST {
+        assert!(secondary.open_relay(now, &head(1, 4), payload.clone()).is_none());
+    }
+    assert!(secondary.open_relay(now, &head(2, 3), payload.clone()).is_none());
+    let later = now + Duration::from_secs(1);
+    assert!(secondary.open_relay(later, &head(2, 3), payload).is_some());
+}

@@ -432,6 +432,7 @@ fn header_caps() {
     let mut decoder = HeaderDecoder::new();
     assert_eq!(decoder.wanted(), 2, "a length and a type");
     assert_eq!(decoder.push(&long[..1]), Ok(None));
+    assert_eq!(decoder.wanted(), 2, "the rest of the length, and a type");
     assert_eq!(decoder.push(&long[1..]), Err(FrameError::TooLarge), "PROTOCOL §4");
     assert_eq!(decoder.wanted(), 0);
     assert_eq!(decoder.push(b""), Err(FrameError::TooLarge), "an error stays");
