@@ -1,6 +1,6 @@
 //! Each exit code, each with one line that says what, where and what to do.
 
-use std::{fs, net::UdpSocket, process::Command, time::Duration};
+use std::{fs, io::Write as _, net::UdpSocket, process::Command, time::Duration};
 
 use crate::bed::{Bed, kwik, run, succeed};
 
@@ -46,8 +46,7 @@ fn what_the_primary_has_not_is_3_and_what_it_does_not_give_is_4() {
         let (code, said) = run(&mut bed.get("link"));
         assert!(code == 3 || code == 4, "{code} {said}");
         assert!(Command::new("mkfifo").arg(bed.root().join("pipe")).status().unwrap().success());
-        let (code, said) = run(&mut bed.get("pipe"));
-        assert!(code == 3 || code == 4, "{code} {said}");
+        fails(&mut bed.get("pipe"), 4, &["pipe: it is not a regular file"]);
     }
     assert_eq!(bed.files(), [""; 0]);
 }
@@ -85,6 +84,31 @@ fn another_digest_than_the_user_names_is_6() {
     let blake3 = blake3::hash(&bytes);
     succeed(bed.get("a").args(["-o", "b", "--checksum"]).arg(format!("blake3={blake3}")));
     assert!(bed.read("a") == bytes && bed.read("b") == bytes);
+}
+
+#[test]
+fn an_object_that_does_not_stay_the_same_is_7() {
+    let bed = Bed::new(0);
+    // Far longer than what the servers may send ahead of whoever reads.
+    bed.object("a", 96_000_000);
+    let mut get = bed.get("a");
+    let mut running = get.args(["--limit-rate", "4MB"]).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    // Written in place, again and again: the first change has the client start over, the next is one too many.
+    let mut version = 0_u8;
+    while running.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(100));
+        if bed.out("a.partial").exists() {
+            version = version.wrapping_add(1);
+            let mut file = fs::OpenOptions::new().write(true).open(bed.root().join("a")).unwrap();
+            file.write_all(&[version]).unwrap();
+        }
+    }
+    let output = running.wait_with_output().unwrap();
+    let said = crate::bed::said(&output);
+    assert_eq!(output.status.code(), Some(7), "{said}");
+    assert!(said.contains("a has changed on the server: starting over"), "{said}");
+    assert!(said.contains("error: a: it has changed (fetch it again)"), "{said}");
+    assert!(!bed.out("a").exists());
 }
 
 #[cfg(target_os = "linux")]

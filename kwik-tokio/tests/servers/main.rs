@@ -129,8 +129,13 @@ fn whoever_is_not_trusted_is_named_and_missed_by_nobody() {
     world.keys("primary", "p");
     let stranger = world.keys("primary", "stranger");
     let (mut mirror, name) = world.mirror("m", "files", &stranger.value("public key"));
-    let nobody = format!("127.0.0.1:9#{}", "00".repeat(32));
-    let mut server = world.serve("serve", "p", "files", &["--mirror", &name, "--mirror", &nobody]);
+    // A port that clients do not dial, and one where nobody answers.
+    let forbidden = format!("127.0.0.1:9#{}", "00".repeat(32));
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let silent = socket.local_addr().unwrap().to_string();
+    let nobody = format!("{silent}#{}", "00".repeat(32));
+    let mirrors = ["--mirror", &name, "--mirror", &forbidden, "--mirror", &nobody];
+    let mut server = world.serve("serve", "p", "files", &mirrors);
     // Long enough for the attempts to end.
     let client = world
         .get(&server, "x", "out")
@@ -142,7 +147,12 @@ fn whoever_is_not_trusted_is_named_and_missed_by_nobody() {
     let line =
         server.log.wait_for(|line| line["message"] == "mirror not attached" && line["mirror"] == mirror_name);
     assert!(line["why"].as_str().unwrap().contains("--trust"), "{line}");
-    server.log.wait_for(|line| line["message"] == "mirror not attached" && line["mirror"] == "127.0.0.1:9");
+    for (mirror, why) in [("127.0.0.1:9", "does not dial such an address"), (&silent, "nobody answers there")]
+    {
+        let line =
+            server.log.wait_for(|line| line["message"] == "mirror not attached" && line["mirror"] == *mirror);
+        assert!(line["why"].as_str().unwrap().contains(why), "{line}");
+    }
     mirror.log.says("not attached");
     brought(&client.wait_with_output().unwrap(), &world.path("out"), &bytes);
 }
@@ -177,6 +187,141 @@ fn more_files_may_be_open_than_processes_start_with() {
     let mut server = world.serve("serve", "p", "files", &[]);
     let line = server.log.says("limit of open files raised");
     assert!(line["to"].as_u64() >= line["from"].as_u64(), "{line}");
+}
+
+#[test]
+fn so_many_clients_are_served_and_others_are_told() {
+    let world = World::new();
+    let bytes = world.file("files", "x", 2 * MIB);
+    let primary = world.keys("primary", "p");
+    let pin = world.keys("mirror", "m").value("pin");
+    let key = primary.value("public key");
+    let limit = ["--sessions-per-client", "1"];
+    let mut mirror = world.serve("mirror", "m", "files", &[&["--trust", &key], &limit[..]].concat());
+    let name = format!("{}#{pin}", mirror.address);
+    let args = ["--sessions-max", "2", "--mirror", &name];
+    let mut server = world.serve("serve", "p", "files", &args);
+    let slow = |server: &world::Server, out: &str| {
+        let mut get = world.get(server, "x", out);
+        get.args(["--limit-rate", "200KiB"]).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let first = slow(&server, "first");
+    server.log.says("mirror attached");
+    // The mirror has one place for this address, so that only the primary serves this one.
+    let second = slow(&server, "second");
+    mirror.log.wait_for(|line| line["message"].as_str().is_some_and(|text| text.starts_with("turned away")));
+    server.log.says("mirror not attached");
+    let third = world.get(&server, "x", "third").output().unwrap();
+    let said = String::from_utf8_lossy(&third.stderr);
+    assert_eq!(third.status.code(), Some(4), "{said}");
+    server.log.wait_for(|line| line["message"].as_str().is_some_and(|text| text.starts_with("turned away")));
+    brought(&first.wait_with_output().unwrap(), &world.path("first"), &bytes);
+    brought(&second.wait_with_output().unwrap(), &world.path("second"), &bytes);
+}
+
+#[test]
+fn a_mirror_keeps_to_its_rate() {
+    let world = World::new();
+    let bytes = world.file("files", "x", 4 * MIB);
+    let primary = world.keys("primary", "p");
+    let pin = world.keys("mirror", "m").value("pin");
+    let key = primary.value("public key");
+    let limits = ["--limit-rate", "1MiB", "--limit-rate-per-client", "100KiB"];
+    let mut mirror = world.serve("mirror", "m", "files", &[&["--trust", &key], &limits[..]].concat());
+    let name = format!("{}#{pin}", mirror.address);
+    let mut server = world.serve("serve", "p", "files", &["--mirror", &name]);
+    let began = std::time::Instant::now();
+    // Slow enough that it is attached while something is left.
+    let client =
+        world.get(&server, "x", "out").args(["--limit-rate", "1MiB"]).stderr(Stdio::piped()).spawn().unwrap();
+    mirror.log.says("job");
+    brought(&client.wait_with_output().unwrap(), &world.path("out"), &bytes);
+    let most = 100.0 * 1024.0 * (began.elapsed().as_secs_f64() + 0.1);
+    let sent = server.log.says("sent");
+    let shares = sent["shares"].as_str().unwrap();
+    let of_mirror = shares.split(", ").find_map(|share| share.strip_prefix("path 1: ")).unwrap();
+    assert!(of_mirror.parse::<f64>().unwrap() <= most, "{shares}: more than {most}");
+}
+
+#[test]
+fn whoever_watches_over_a_server_sees_what_it_does() {
+    let world = World::new();
+    let bytes = world.file("files", "x", 4 * MIB);
+    let primary = world.keys("primary", "p");
+    let pin = world.keys("mirror", "m").value("pin");
+    let key = primary.value("public key");
+    let metrics = ["--metrics", "127.0.0.1:0"];
+    let mut mirror = world.serve("mirror", "m", "files", &[&["--trust", &key], &metrics[..]].concat());
+    let name = format!("{}#{pin}", mirror.address);
+    let mut server = world.serve("serve", "p", "files", &[&["--mirror", &name], &metrics[..]].concat());
+    let client =
+        world.get(&server, "x", "out").args(["--limit-rate", "1MiB"]).stderr(Stdio::piped()).spawn().unwrap();
+    server.log.says("mirror attached");
+    let page = |server: &mut world::Server, path: &str| {
+        let address = server.log.says("metrics")["http"].as_str().unwrap().to_owned();
+        world::http(&address, path)
+    };
+    let (status, text) = page(&mut server, "/metrics");
+    assert_eq!(status, 200, "{text}");
+    for line in ["kwik_clients 1", "kwik_clients_admitted_total 1", "kwik_mirrors_attached 1"] {
+        assert!(text.lines().any(|is| is == line), "{line} is not in: {text}");
+    }
+    assert!(text.ends_with("# EOF\n"), "{text}");
+    assert_eq!(page(&mut server, "/healthz"), (200, "ok\n".to_owned()));
+    assert_eq!(page(&mut server, "/readyz"), (200, "ready\n".to_owned()));
+    assert_eq!(page(&mut server, "/").0, 404);
+    brought(&client.wait_with_output().unwrap(), &world.path("out"), &bytes);
+
+    server.log.says("sent");
+    server.log.says("gone");
+    let (_, text) = page(&mut server, "/metrics");
+    assert!(text.contains("kwik_requests_total{result=\"answered\"} 1"), "{text}");
+    let sent = |text: &str, by: &str| -> u64 {
+        let label = format!("kwik_sent_bytes_total{{by=\"{by}\"}} ");
+        text.lines().find_map(|line| line.strip_prefix(&label)).map_or(0, |count| count.parse().unwrap())
+    };
+    let (_, of_mirror) = page(&mut mirror, "/metrics");
+    assert!(of_mirror.contains("kwik_jobs_total{result=\"taken\"} 1"), "{of_mirror}");
+    assert!(sent(&of_mirror, "self") >= sent(&text, "mirrors"), "{text} {of_mirror}");
+    assert!(sent(&text, "self") + sent(&text, "mirrors") >= bytes.len() as u64, "{text}");
+
+    // While it ends it is well, and takes nobody.
+    let last = world
+        .get(&server, "x", "last")
+        .args(["--limit-rate", "1MiB"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    server.log.wait_for_another(|line| line["message"] == "request");
+    server.terminate();
+    server.log.wait_for(|line| line["message"].as_str().is_some_and(|text| text.starts_with("ending")));
+    assert_eq!(page(&mut server, "/readyz").0, 503);
+    assert_eq!(page(&mut server, "/healthz").0, 200);
+    brought(&last.wait_with_output().unwrap(), &world.path("last"), &bytes);
+    assert_eq!(server.ended(), Some(0));
+}
+
+#[test]
+fn a_mirror_that_the_client_does_not_trust_is_named_by_everybody() {
+    let world = World::new();
+    let bytes = world.file("files", "x", 2 * MIB);
+    let primary = world.keys("primary", "p");
+    // Of no authority that the client trusts.
+    let made = run(&["keygen", "mirror", "--dir", &world.text("m"), "--name", "127.0.0.1"]);
+    let pin = world::Printed::of(made).value("pin");
+    let mut mirror = world.serve("mirror", "m", "files", &["--trust", &primary.value("public key")]);
+    let name = format!("{}#{pin}", mirror.address);
+    let mut server = world.serve("serve", "p", "files", &["--mirror", &name]);
+    let slow = ["--limit-rate", "400KiB", "--json"];
+    let client = world.get(&server, "x", "out").args(slow).stderr(Stdio::piped()).spawn().unwrap();
+    let line = server.log.says("mirror not attached");
+    assert!(line["why"].as_str().unwrap().contains("the client does not trust its certificate"), "{line}");
+    let line = mirror.log.says("not attached");
+    assert!(line["error"].as_str().unwrap().contains("cert"), "{line}");
+    let output = client.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    brought(&output, &world.path("out"), &bytes);
+    assert!(said.contains("\"why\":\"the certificate of 127.0.0.1 is not trusted: "), "{said}");
 }
 
 #[test]

@@ -2,7 +2,8 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, ChildStderr, Command, Output, Stdio},
     sync::mpsc::{self, Receiver},
@@ -62,8 +63,7 @@ impl World {
     pub(crate) fn keys(&self, role: &str, dir: &str) -> Printed {
         let made =
             run(&["keygen", role, "--dir", &self.text(dir), "--name", "127.0.0.1", "--ca", &self.text("ca")]);
-        assert!(made.status.success(), "{made:?}");
-        Printed(String::from_utf8(made.stdout).unwrap())
+        Printed::of(made)
     }
 
     /// Starts a mirror of `root`. Returns it with how a primary names it.
@@ -105,6 +105,11 @@ impl World {
 pub(crate) struct Printed(String);
 
 impl Printed {
+    pub(crate) fn of(output: Output) -> Self {
+        assert!(output.status.success(), "{output:?}");
+        Self(String::from_utf8(output.stdout).unwrap())
+    }
+
     pub(crate) fn value(&self, what: &str) -> String {
         let line = self.0.lines().find(|line| line.starts_with(what)).unwrap();
         line.split_whitespace().last().unwrap().to_owned()
@@ -182,6 +187,11 @@ impl Log {
         if let Some(line) = self.seen.iter().find(|line| wanted(line)) {
             return line.clone();
         }
+        self.wait_for_another(wanted)
+    }
+
+    /// Waits for a line that was not seen before.
+    pub(crate) fn wait_for_another(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
         loop {
             match self.lines.recv_timeout(PATIENCE) {
                 Ok(line) => {
@@ -199,6 +209,17 @@ impl Log {
     pub(crate) fn says(&mut self, message: &str) -> Value {
         self.wait_for(|line| line["message"] == message)
     }
+}
+
+/// Asks for a page by HTTP. Returns its status and its text.
+pub(crate) fn http(address: &str, path: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, body.to_owned())
 }
 
 /// Asserts that a client succeeded, and brought these bytes.

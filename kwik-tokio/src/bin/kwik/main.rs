@@ -6,6 +6,7 @@ mod get;
 mod keys;
 mod manual;
 mod mirror;
+mod pace;
 mod positioned;
 mod protocol;
 mod serve;

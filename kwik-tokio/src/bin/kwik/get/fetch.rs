@@ -11,13 +11,13 @@ use tokio::{
 use super::{
     ask::{self, Reply},
     board::Board,
-    pace::Pace,
     partial::{Names, Note, Partial},
     show::Event,
     sink::{Sink, is_object},
 };
 use crate::{
     failure::{Cause, Failure},
+    pace::Pace,
     protocol::{Code, Layout, ObjectPath, Part, Ranges, Refusal, Tree, Want, Wanted},
 };
 

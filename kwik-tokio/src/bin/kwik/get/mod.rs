@@ -8,7 +8,6 @@ mod ask;
 mod board;
 mod checksum;
 mod fetch;
-mod pace;
 mod partial;
 mod pipe;
 mod plan;
@@ -31,7 +30,6 @@ use tokio::{
 use self::{
     board::{Board, Looker},
     checksum::Checksum,
-    pace::Pace,
     partial::Existing,
     plan::Place,
     remote::Remote,
@@ -41,6 +39,7 @@ use self::{
 };
 use crate::{
     failure::{Cause, Failure, exit_codes},
+    pace::Pace,
     protocol::ObjectPath,
     size,
 };

@@ -8,12 +8,12 @@ use std::{
 
 use super::{
     fetch::Goal,
-    partial::{Existing, Found, Names},
+    partial::{Existing, Found, Names, Note},
     remote::Remote,
 };
 use crate::{
     failure::{Cause, Failure},
-    protocol::{Entry, ObjectPath, PARTS_BYTES, PARTS_MAX},
+    protocol::{Entry, ObjectPath, PARTS_BYTES, PARTS_MAX, Room},
 };
 
 /// Place that objects go to.
@@ -122,15 +122,19 @@ fn step(path: ObjectPath, target: PathBuf, len: u64, existing: Existing) -> Resu
     Ok(Step { goal: Goal { path, names, counted: len, replace: target, note }, compare })
 }
 
-/// Groups objects by request: many small ones in one, a long one by itself.
+/// Groups objects by request: many small ones in one, a long one by itself. Mirrors can be told what any group is.
 pub(super) fn groups(goals: Vec<Goal>) -> Vec<Vec<Goal>> {
     let mut groups = Vec::new();
-    let (mut group, mut bytes): (Vec<Goal>, u64) = (Vec::new(), 0);
+    let (mut group, mut bytes, mut room) = (Vec::<Goal>::new(), 0_u64, Room::new());
     for goal in goals {
         let len = goal.counted;
-        if !group.is_empty() && (group.len() >= PARTS_MAX || bytes.saturating_add(len) > PARTS_BYTES) {
-            groups.push(std::mem::take(&mut group));
-            bytes = 0;
+        let ranges = goal.note.as_ref().and_then(Note::missing);
+        let fits = group.len() < PARTS_MAX && bytes.saturating_add(len) <= PARTS_BYTES;
+        if !(fits && room.take(&goal.path, len, ranges.as_ref())) {
+            groups.extend(Some(std::mem::take(&mut group)).filter(|group| !group.is_empty()));
+            (bytes, room) = (0, Room::new());
+            // If there is not enough for one alone, it is the primary who brings it.
+            let _alone = room.take(&goal.path, len, ranges.as_ref());
         }
         bytes = bytes.saturating_add(len);
         group.push(goal);
@@ -221,7 +225,7 @@ mod tests {
             groups(lens.iter().map(|len| goal(*len)).collect()).iter().map(Vec::len).collect()
         };
         assert_eq!(sizes(&[]), [0; 0]);
-        assert_eq!(sizes(&[1; 70]), [PARTS_MAX, PARTS_MAX, 70 - 2 * PARTS_MAX]);
+        assert_eq!(sizes(&[1; 2 * PARTS_MAX + 6]), [PARTS_MAX, PARTS_MAX, 6]);
         assert_eq!(sizes(&[PARTS_BYTES, 1, 1, u64::MAX, 1]), [1, 2, 1, 1]);
     }
 }

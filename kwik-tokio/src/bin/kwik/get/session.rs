@@ -25,10 +25,12 @@ use crate::{
 
 /// The client's receive window for a stream, at its start.
 const WINDOW: u64 = 16 * 1024 * 1024;
-/// Bytes from which a request counts as long: only so many go on at once, as each takes memory.
-const LONG: u64 = 16 * 1024 * 1024;
-/// Long requests at once.
-const LONG_AT_ONCE: u32 = 2;
+/// Bytes of a request that take one of the places for requests, as they take memory.
+const PLACE: u64 = 4 * 1024 * 1024;
+/// Objects of a request that do, as each is an open file.
+const PLACE_OBJECTS: u64 = PARTS_MAX as u64 / 2;
+/// Places that a request takes at most: two of the longest go on at once.
+const PLACES_MAX: u64 = REQUESTS_AT_ONCE as u64 / 2;
 /// Time for the primary to learn that the client is done.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -136,8 +138,8 @@ impl<'a> Session<'a> {
         let mut running = JoinSet::new();
         for group in plan::groups(goals) {
             let bytes: u64 = group.iter().map(|goal| goal.counted).sum();
-            let all = u32::try_from(REQUESTS_AT_ONCE).unwrap_or(1);
-            let weight = if bytes >= LONG { all / LONG_AT_ONCE } else { 1 };
+            let places = bytes.div_ceil(PLACE).max((group.len() as u64).div_ceil(PLACE_OBJECTS));
+            let weight = u32::try_from(places.clamp(1, PLACES_MAX)).unwrap_or(1);
             let permit = tokio::select! {
                 permit = requests.clone().acquire_many_owned(weight) => permit,
                 Some(done) = running.join_next(), if !running.is_empty() => {

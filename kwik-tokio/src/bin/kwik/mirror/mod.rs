@@ -13,8 +13,10 @@ use tracing::Instrument as _;
 use crate::{
     failure::Failure,
     keys,
+    pace::Pace,
     protocol::codes,
-    service::{self, Config, Guests, Stop, Stopping},
+    service::{self, Config, Guests, Metrics, Stop, Stopping},
+    size,
     store::{Store, Trees},
 };
 
@@ -37,6 +39,14 @@ pub(crate) struct Args {
     /// Public key of a primary, as its `kwik keygen` printed it; may be given several times
     #[arg(long = "trust", value_name = "PUBLIC-KEY", value_parser = keys::parse_public_key)]
     primaries: Vec<PublicKey>,
+
+    /// Bytes a second at most, to all clients together, such as 10MB
+    #[arg(long, value_name = "RATE", value_parser = size::parse)]
+    limit_rate: Option<u64>,
+
+    /// Bytes a second at most, to each client
+    #[arg(long, value_name = "RATE", value_parser = size::parse)]
+    limit_rate_per_client: Option<u64>,
 }
 
 /// Runs `kwik mirror`.
@@ -50,6 +60,10 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
 struct Shared {
     store: Arc<dyn Store>,
     trees: Trees,
+    metrics: Arc<Metrics>,
+    pace: Pace,
+    /// Bytes a second to each client.
+    limit_per_client: Option<u64>,
 }
 
 /// Reads what is read again while the mirror runs.
@@ -81,9 +95,17 @@ async fn serve(args: Args) -> Result<(), Failure> {
     let address = endpoint.local_addr().map_err(|error| Failure::run(format!("no address: {error}")))?;
     tracing::info!(%address, %pin, "mirroring");
 
-    let shared = Arc::new(Shared { store, trees: Trees::default() });
     let stop = Stop::new();
-    let guests = Guests::new(args.service.sessions_max, args.service.sessions_per_client);
+    let metrics = Metrics::of_mirror();
+    service::show(&args.service, &metrics, &stop).await?;
+    let guests = args.service.guests(&metrics);
+    let shared = Arc::new(Shared {
+        store,
+        trees: Trees::default(),
+        metrics,
+        pace: Pace::new(args.limit_rate),
+        limit_per_client: args.limit_rate_per_client,
+    });
     let accepting = tokio::spawn(accept(endpoint.clone(), shared, guests, stop.listen()));
     let read_again = || {
         let (config, pin) = settings(&args)?;
@@ -135,13 +157,15 @@ async fn serve_client(incoming: Incoming, shared: Arc<Shared>, stopping: Stoppin
 async fn serve_path(session: SecondarySession, shared: Arc<Shared>, mut stopping: Stopping) {
     tracing::info!("attached");
     let mut jobs = JoinSet::new();
+    let pace = Arc::new(Pace::new(shared.limit_per_client));
     let mut ending = false;
     loop {
         tokio::select! {
             job = session.accept_job() => match job {
                 Ok(job) if ending => job.refuse(codes::ENDING),
                 Ok(job) => {
-                    jobs.spawn(work::fill(job, shared.clone(), stopping.clone()).in_current_span());
+                    let filled = work::fill(job, shared.clone(), pace.clone(), stopping.clone());
+                    jobs.spawn(filled.in_current_span());
                 }
                 Err(error) => {
                     tracing::info!(%error, "gone");

@@ -8,6 +8,7 @@ use tokio::{sync::Semaphore, task};
 
 use super::Shared;
 use crate::{
+    pace::Pace,
     protocol::{Supply, codes},
     service::{Data, Stopping},
     store::{Hashed, StoreError, read_code},
@@ -15,6 +16,8 @@ use crate::{
 
 /// Leases filled at once.
 const FILLED_AT_ONCE: usize = 16;
+/// Bytes written at a time where there is a limit to the rate.
+const PACED_AT_ONCE: usize = 16 * 1024;
 /// Objects up to this length are hashed before anything of them is sent: that costs little. A longer one is known by its
 /// length, and what is sent of it by the digest that each lease has.
 const HASHED_AT_ONCE: u64 = 4 * 1024 * 1024;
@@ -41,10 +44,21 @@ impl Refused {
 }
 
 /// Fills the leases of a job, several at once, until it ends or the server does.
-pub(super) async fn fill(mut job: SecondaryJob, shared: Arc<Shared>, mut stopping: Stopping) {
+///
+/// `pace` is the client's.
+pub(super) async fn fill(
+    mut job: SecondaryJob,
+    shared: Arc<Shared>,
+    pace: Arc<Pace>,
+    mut stopping: Stopping,
+) {
     let payload = job.payload().clone();
     let range = job.range();
-    let opened = task::spawn_blocking(move || open(&payload, &shared)).await;
+    let opened = {
+        let shared = shared.clone();
+        task::spawn_blocking(move || open(&payload, &shared)).await
+    };
+    shared.metrics.on_job(matches!(&opened, Ok(Ok(data)) if data.covers(range)));
     let data = match opened {
         Ok(Ok(data)) if data.covers(range) => Arc::new(data),
         Ok(Ok(_)) => return refuse(job, &Refused::Malformed),
@@ -55,7 +69,9 @@ pub(super) async fn fill(mut job: SecondaryJob, shared: Arc<Shared>, mut stoppin
         }
     };
     tracing::debug!(%range, "job");
-    let places = Arc::new(Semaphore::new(FILLED_AT_ONCE));
+    // At a limit one lease is filled after the other: of several at once none would come on.
+    let at_once = if is_limited([&shared.pace, &pace]) { 1 } else { FILLED_AT_ONCE };
+    let places = Arc::new(Semaphore::new(at_once));
     let mut ending = false;
     while let Ok(place) = places.clone().acquire_owned().await {
         let lease = tokio::select! {
@@ -66,11 +82,15 @@ pub(super) async fn fill(mut job: SecondaryJob, shared: Arc<Shared>, mut stoppin
             }
         };
         let Some(lease) = lease else { break };
-        let data = data.clone();
+        let (data, shared, pace) = (data.clone(), shared.clone(), pace.clone());
         tokio::spawn(async move {
-            if let Err(error) = fill_lease(lease, &data).await {
+            let len = lease.range().len();
+            let filled = fill_lease(lease, &data, [&shared.pace, &pace]).await;
+            shared.metrics.on_lease(filled.is_ok());
+            match filled {
+                Ok(()) => shared.metrics.on_sent(len),
                 // The primary has been told and gives what is missing to another.
-                tracing::debug!(%error, "lease not filled");
+                Err(error) => tracing::debug!(%error, "lease not filled"),
             }
             drop(place);
         });
@@ -80,7 +100,7 @@ pub(super) async fn fill(mut job: SecondaryJob, shared: Arc<Shared>, mut stoppin
         job.refuse(codes::ENDING);
     }
     // All places free: all that was begun is written, or lost.
-    let _all = places.acquire_many(u32::try_from(FILLED_AT_ONCE).unwrap_or(u32::MAX)).await;
+    let _all = places.acquire_many(u32::try_from(at_once).unwrap_or(u32::MAX)).await;
 }
 
 fn refuse(job: SecondaryJob, refused: &Refused) {
@@ -108,23 +128,41 @@ fn open(payload: &[u8], shared: &Shared) -> Result<Data, Refused> {
     Ok(Data::new(supply.layout().clone(), objects))
 }
 
-async fn fill_lease(lease: SecondaryLease, data: &Arc<Data>) -> Result<(), RangeWriteError> {
+fn is_limited(paces: [&Pace; 2]) -> bool {
+    paces.into_iter().any(Pace::is_limited)
+}
+
+/// Reasons that a lease is not filled.
+#[derive(Debug, Error)]
+enum Unfilled {
+    #[error("it is taken no more: {0}")]
+    Write(#[from] RangeWriteError),
+    #[error("it cannot be read: {0}")]
+    Read(#[from] io::Error),
+}
+
+async fn fill_lease(lease: SecondaryLease, data: &Arc<Data>, paces: [&Pace; 2]) -> Result<(), Unfilled> {
     let range = lease.range();
     let mut pieces = data.pieces(range);
     let mut stream = lease.open();
     while let Some(piece) = pieces.recv().await {
         match piece {
-            Ok(piece) => stream.write_all_chunks(&mut [piece]).await?,
+            Ok(mut piece) => {
+                let at_once = if is_limited(paces) { PACED_AT_ONCE } else { piece.len() };
+                while !piece.is_empty() {
+                    let part = piece.split_to(at_once.min(piece.len()));
+                    for pace in paces {
+                        pace.take(part.len()).await;
+                    }
+                    stream.write_all_chunks(&mut [part]).await?;
+                }
+            }
             Err(error) => {
-                cannot_read(&error);
+                tracing::warn!(%error, "cannot read what was asked for");
                 stream.reset(read_code(&error));
-                return Ok(());
+                return Err(error.into());
             }
         }
     }
-    stream.finish()
-}
-
-fn cannot_read(error: &io::Error) {
-    tracing::warn!(%error, "cannot read what was asked for");
+    Ok(stream.finish()?)
 }

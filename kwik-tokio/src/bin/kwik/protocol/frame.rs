@@ -22,11 +22,12 @@ pub(crate) trait Message: Serialize + DeserializeOwned {
 }
 
 impl Message for Request {
-    const MAX: usize = 256 * 1024;
+    const MAX: usize = 1024 * 1024;
 }
 
 impl Message for Answer {
-    /// As many digests as the parts of one request can have.
+    /// More digests than the parts of any request have that keeps to [`PARTS_BYTES`](super::PARTS_BYTES), and those of the
+    /// longest object many times.
     const MAX: usize = 16 * 1024 * 1024;
 
     fn is_bounded(&self) -> bool {
@@ -112,8 +113,8 @@ impl<'a> Reader<'a> {
 mod tests {
     use super::*;
     use crate::protocol::{
-        Code, Entry, LeafHasher, ObjectPath, PARTS_MAX, Part, Parts, Ranges, Refusal, Tree, Version, Want,
-        Wanted, leaves,
+        Code, Entry, LeafHasher, ObjectPath, PARTS_BYTES, PARTS_MAX, Part, Parts, Ranges, Refusal, Tree,
+        Version, Want, Wanted, leaves,
     };
 
     fn path(text: &str) -> ObjectPath {
@@ -162,7 +163,10 @@ mod tests {
         encode(&Request::Get(Parts::new(vec![want; PARTS_MAX]).unwrap())).unwrap();
         let len = 1 << 50;
         let tree = Tree::new(len, vec![[7; 32]; usize::try_from(leaves(len)).unwrap()]).unwrap();
-        encode(&Answer::Parts(Parts::new(vec![Part::Sent(tree); PARTS_MAX]).unwrap())).unwrap();
+        encode(&Answer::Parts(Parts::new(vec![Part::Sent(tree); 16]).unwrap())).unwrap();
+        let small =
+            Tree::new(PARTS_BYTES, vec![[7; 32]; usize::try_from(leaves(PARTS_BYTES)).unwrap()]).unwrap();
+        encode(&Answer::Parts(Parts::new(vec![Part::Sent(small); PARTS_MAX]).unwrap())).unwrap();
         encode(&Answer::Listing(vec![Entry { path: long, len: u64::MAX }; ENTRIES_MAX])).unwrap();
     }
 

@@ -45,7 +45,7 @@ pub(crate) use self::{
     message::{Answer, Code, Entry, Part, Parts, Refusal, Request, Want, Wanted},
     path::ObjectPath,
     ranges::Ranges,
-    supply::{Supplied, Supply},
+    supply::{Room, Supplied, Supply},
     tree::{LeafHasher, Tree, Version, leaf_len, leaves},
 };
 
@@ -54,9 +54,10 @@ pub(crate) const ALPN: &[u8] = b"kwik-get/1";
 /// The UDP port of a primary unless another is named.
 pub(crate) const PORT: u16 = 5945;
 /// Requests of one session that a primary works on at once.
-pub(crate) const REQUESTS_AT_ONCE: usize = 16;
-/// Objects in one request: their names fit into a job's payload if they are not very long.
-pub(crate) const PARTS_MAX: usize = 32;
+pub(crate) const REQUESTS_AT_ONCE: usize = 8;
+/// Objects in one request: each is open while it is answered, at the client, too.
+pub(crate) const PARTS_MAX: usize = 128;
 /// Bytes that the objects of one request had better not exceed together, if they are several: a request is the unit that
-/// servers divide among themselves, and what is lost if one is refused.
-pub(crate) const PARTS_BYTES: u64 = 4 * 1024 * 1024;
+/// servers divide among themselves, and what is lost if one is refused. Dividing costs the slowest of them about a tenth
+/// of a second each time, so that shorter ones are not worth it.
+pub(crate) const PARTS_BYTES: u64 = 8 * 1024 * 1024;

@@ -8,8 +8,11 @@ use super::{Layout, ObjectPath, Parts, Ranges, Tree};
 
 /// Bytes of a job's payload. Spec: PROTOCOL §11.
 const PAYLOAD_MAX: usize = 2 * 1024;
-/// Bytes of the version that a mirror is told: enough to tell two versions of an object apart.
-const MARK: usize = 8;
+/// Bytes of the version that a mirror is told: enough to tell two versions of an object apart early. What it brings is
+/// verified in any case.
+const MARK: usize = 4;
+/// Bytes of a payload that no part takes: the base, and the number of parts.
+const FIXED: usize = 10 + 2;
 
 /// The data of one answer, as mirrors are told of them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,6 +84,27 @@ impl Supply {
     }
 }
 
+/// The room that is left in the payload of a request that is being put together.
+#[derive(Clone, Debug)]
+pub(crate) struct Room {
+    left: usize,
+    before: String,
+}
+
+impl Room {
+    pub(crate) fn new() -> Self {
+        Self { left: PAYLOAD_MAX - FIXED, before: String::new() }
+    }
+
+    /// Takes the room for these bytes of an object, behind those that were taken before. Returns `false`, and takes
+    /// nothing, if there is not enough.
+    pub(crate) fn take(&mut self, path: &ObjectPath, len: u64, ranges: Option<&Ranges>) -> bool {
+        let part = WirePart::new(&mut self.before, path, len, [u8::MAX; MARK], ranges.cloned());
+        let left = postcard::to_allocvec(&part).ok().and_then(|bytes| self.left.checked_sub(bytes.len()));
+        left.map(|left| self.left = left).is_some()
+    }
+}
+
 /// Names share their beginnings: each says how much of the one before it is in it.
 #[derive(Serialize, Deserialize)]
 struct Wire {
@@ -97,16 +121,29 @@ struct WirePart {
     ranges: Option<Ranges>,
 }
 
+impl WirePart {
+    /// Describes a part behind one whose name is `before`, which is this one's from then on.
+    fn new(
+        before: &mut String,
+        path: &ObjectPath,
+        len: u64,
+        mark: [u8; MARK],
+        ranges: Option<Ranges>,
+    ) -> Self {
+        let path = path.as_str();
+        let alike = path.char_indices().zip(before.chars()).find(|((_, a), b)| a != b);
+        let shared = alike.map_or_else(|| path.len().min(before.len()), |((at, _), _)| at);
+        let rest = path.get(shared..).unwrap_or_default().to_owned();
+        path.clone_into(before);
+        Self { shared, rest, len, mark, ranges }
+    }
+}
+
 impl From<Supply> for Wire {
     fn from(supply: Supply) -> Self {
         let mut before = String::new();
-        let mut part = |supplied: Supplied| {
-            let path = supplied.path.as_str();
-            let alike = path.char_indices().zip(before.chars()).find(|((_, a), b)| a != b);
-            let shared = alike.map_or_else(|| path.len().min(before.len()), |((at, _), _)| at);
-            let rest = path.get(shared..).unwrap_or_default().to_owned();
-            path.clone_into(&mut before);
-            WirePart { shared, rest, len: supplied.len, mark: supplied.mark, ranges: supplied.ranges }
+        let mut part = |Supplied { path, len, mark, ranges }: Supplied| {
+            WirePart::new(&mut before, &path, len, mark, ranges)
         };
         let parts = supply.parts.map(&mut part);
         Self { base: supply.base, parts }
@@ -183,13 +220,36 @@ mod tests {
 
     #[test]
     fn many_small_files_of_a_directory_fit() {
-        let parts = (0..PARTS_MAX)
-            .map(|n| supplied(&format!("some/where/deep/down/shard-{n:05}.safetensors"), b"x", None));
-        let supply = Supply::new(0, Parts::new(parts.collect()).unwrap()).unwrap();
-        assert!(supply.encode().is_some_and(|payload| payload.len() < PAYLOAD_MAX * 3 / 4));
-        let parts = (0..PARTS_MAX).map(|n| supplied(&format!("{n}{}", "x".repeat(200)), b"x", None));
-        let supply = Supply::new(0, Parts::new(parts.collect()).unwrap()).unwrap();
-        assert_eq!(supply.encode(), None);
+        let supply = |name: &dyn Fn(usize) -> String| {
+            let parts = (0..PARTS_MAX).map(|n| supplied(&name(n), b"x", None));
+            Supply::new(0, Parts::new(parts.collect()).unwrap()).unwrap()
+        };
+        assert!(supply(&|n| format!("some/where/deep/down/{n:05}.png")).encode().is_some());
+        assert_eq!(supply(&|n| format!("{n}{}", "x".repeat(200))).encode(), None);
+    }
+
+    #[test]
+    fn what_there_was_room_for_fits_and_not_much_more() {
+        for name in ["a/{}", "weights/{}.safetensors", "{}/of/another/directory/each/and/with/a/long/name"] {
+            let mut room = Room::new();
+            let some = Ranges::new([range(1, 2), range(3, 1 << 40)]).unwrap();
+            let mut parts = Vec::new();
+            for n in 0..PARTS_MAX {
+                let path = ObjectPath::parse(&name.replace("{}", &n.to_string())).unwrap();
+                let (len, ranges) = (1 << (n % 40 + 1), (n % 3 == 0).then(|| some.clone()));
+                let mark = [u8::MAX; MARK];
+                let part = Supplied { path, len: len.max(1 << 40), mark, ranges };
+                if !room.take(&part.path, part.len, part.ranges.as_ref()) {
+                    break;
+                }
+                parts.push(part);
+            }
+            assert!(parts.len() > 20, "{name} {}", parts.len());
+            let full = parts.len() < PARTS_MAX;
+            let supply = Supply::new(1 << 60, Parts::new(parts).unwrap()).unwrap();
+            let payload = supply.encode().unwrap();
+            assert!(!full || payload.len() > PAYLOAD_MAX - 100, "{name} {}", payload.len());
+        }
     }
 
     #[test]

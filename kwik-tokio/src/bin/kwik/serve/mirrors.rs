@@ -1,12 +1,15 @@
 //! The mirrors: attached to every session, and again when they were lost.
 
-use std::{fmt, net::SocketAddr, str::FromStr, time::Duration};
+use std::{fmt, net::SocketAddr, str::FromStr, sync::Arc, time::Duration};
 
 use kwik_tokio::{AddPathError, ErrorCode, NewPath, PathError, PrimarySession, SpkiHash};
 use tokio::{net, sync::watch, task::JoinSet, time};
 use tracing::Instrument as _;
 
-use crate::protocol::{PORT, codes};
+use crate::{
+    protocol::{PORT, codes},
+    service::Metrics,
+};
 
 /// Time before a mirror that is away is tried again; it doubles each time.
 const RETRY_MIN: Duration = Duration::from_secs(2);
@@ -62,13 +65,18 @@ impl fmt::Display for Mirror {
 }
 
 /// Keeps the mirrors that are named attached to a session, for as long as it lives. The list may change.
-pub(super) async fn keep_all(session: PrimarySession, mut mirrors: watch::Receiver<Vec<Mirror>>) {
+pub(super) async fn keep_all(
+    session: PrimarySession,
+    mut mirrors: watch::Receiver<Vec<Mirror>>,
+    metrics: Arc<Metrics>,
+) {
     let mut kept = Vec::new();
     let mut tasks = JoinSet::new();
     loop {
         let named = mirrors.borrow_and_update().clone();
         for mirror in named.iter().filter(|mirror| !kept.contains(*mirror)) {
-            tasks.spawn(keep(session.clone(), mirror.clone(), mirrors.clone()).in_current_span());
+            let kept = keep(session.clone(), mirror.clone(), mirrors.clone(), metrics.clone());
+            tasks.spawn(kept.in_current_span());
         }
         kept = named;
         if mirrors.changed().await.is_err() {
@@ -80,13 +88,19 @@ pub(super) async fn keep_all(session: PrimarySession, mut mirrors: watch::Receiv
 }
 
 /// Keeps a mirror attached to a session, for as long as the session lives and the mirror is named.
-async fn keep(session: PrimarySession, mirror: Mirror, mut mirrors: watch::Receiver<Vec<Mirror>>) {
+async fn keep(
+    session: PrimarySession,
+    mirror: Mirror,
+    mut mirrors: watch::Receiver<Vec<Mirror>>,
+    metrics: Arc<Metrics>,
+) {
     let mut pause = RETRY_MIN;
     loop {
         match attach(&session, &mirror).await {
             Ok(path) => {
                 tracing::info!(%mirror, %path, "mirror attached");
                 pause = RETRY_MIN;
+                let _attached = metrics.on_mirror_attached();
                 let dead = tokio::select! {
                     dead = session.path_dead(path) => dead,
                     () = dropped(&mirror, &mut mirrors) => {
@@ -97,11 +111,15 @@ async fn keep(session: PrimarySession, mirror: Mirror, mut mirrors: watch::Recei
                     }
                 };
                 match dead {
-                    Ok(code) => tracing::warn!(%mirror, %path, why = reason(code), %code, "mirror lost"),
+                    Ok(code) => {
+                        metrics.on_mirror_lost();
+                        tracing::warn!(%mirror, %path, why = reason(code), %code, "mirror lost");
+                    }
                     Err(_) => return,
                 }
             }
             Err(missed) => {
+                metrics.on_mirror_missed();
                 if !missed.tell(&mirror) {
                     return;
                 }

@@ -13,7 +13,7 @@ use self::{mirrors::Mirror, session::serve_client};
 use crate::{
     failure::Failure,
     keys,
-    service::{self, Config, Guests, Stop, Stopping},
+    service::{self, Config, Guests, Metrics, Stop, Stopping},
     store::{Store, Trees},
 };
 
@@ -50,6 +50,7 @@ struct Shared {
     trees: Trees,
     mirrors: watch::Receiver<Vec<Mirror>>,
     guests: Arc<Guests>,
+    metrics: Arc<Metrics>,
 }
 
 /// Settings that are read again while the server runs.
@@ -88,10 +89,13 @@ async fn serve(args: Args) -> Result<(), Failure> {
     let address = endpoint.local_addr().map_err(|error| Failure::run(format!("no address: {error}")))?;
     tracing::info!(%address, %pin, %public_key, mirrors = mirrors.len(), "serving");
 
-    let guests = Guests::new(args.service.sessions_max, args.service.sessions_per_client);
-    let mirrors = watch::Sender::new(mirrors);
-    let shared = Arc::new(Shared { store, trees: Trees::default(), mirrors: mirrors.subscribe(), guests });
     let stop = Stop::new();
+    let metrics = Metrics::of_primary();
+    service::show(&args.service, &metrics, &stop).await?;
+    let guests = args.service.guests(&metrics);
+    let mirrors = watch::Sender::new(mirrors);
+    let shared =
+        Arc::new(Shared { store, trees: Trees::default(), mirrors: mirrors.subscribe(), guests, metrics });
     let accepting = tokio::spawn(accept(endpoint.clone(), shared, stop.listen()));
     let read_again = || {
         let Settings { config, pin, public_key, mirrors: named } = Settings::read(&args)?;

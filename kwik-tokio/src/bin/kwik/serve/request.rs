@@ -67,6 +67,7 @@ pub(super) async fn answer(mut send: SendStream, mut recv: RecvStream, shared: &
         Ok(Request::Get(wants)) => get(&mut send, wants, shared).await,
         Err(error) => Err(error),
     };
+    shared.metrics.on_request(answered.is_ok());
     if let Err(error) = answered {
         tracing::info!(%error, "request failed");
         if let RequestError::Message(_) | RequestError::TimedOut | RequestError::TooMuch = error {
@@ -176,6 +177,13 @@ async fn get(send: &mut SendStream, wants: Parts<Want>, shared: &Arc<Shared>) ->
     let data = Data::new(supply.layout().clone(), objects);
     let report = send.distribute(data, end, options).await?;
     tell(&report, &object, count, end - base, started);
+    for (path, share) in &report.paths {
+        if *path == PathId::PRIMARY {
+            shared.metrics.on_sent(share.bytes);
+        } else {
+            shared.metrics.on_sent_by_mirrors(share.bytes);
+        }
+    }
     Ok(())
 }
 

@@ -31,7 +31,9 @@ async fn serve_session(session: PrimarySession, shared: &Arc<Shared>, mut stoppi
     tracing::info!("connected");
     // Ends with the session, and with this task.
     let mut attached = JoinSet::new();
-    attached.spawn(mirrors::keep_all(session.clone(), shared.mirrors.clone()).in_current_span());
+    attached.spawn(
+        mirrors::keep_all(session.clone(), shared.mirrors.clone(), shared.metrics.clone()).in_current_span(),
+    );
     let places = Arc::new(Semaphore::new(REQUESTS_AT_ONCE));
     let mut requests = JoinSet::new();
     let end = loop {

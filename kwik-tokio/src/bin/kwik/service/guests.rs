@@ -6,12 +6,15 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use super::Metrics;
+
 /// The clients that are served, by address.
 #[derive(Debug)]
 pub(crate) struct Guests {
     max: usize,
     per_client_max: usize,
     present: Mutex<Present>,
+    metrics: Arc<Metrics>,
 }
 
 #[derive(Debug, Default)]
@@ -29,8 +32,8 @@ pub(crate) struct Guest {
 }
 
 impl Guests {
-    pub(crate) fn new(max: usize, per_client_max: usize) -> Arc<Self> {
-        Arc::new(Self { max, per_client_max, present: Mutex::default() })
+    pub(crate) fn new(max: usize, per_client_max: usize, metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self { max, per_client_max, present: Mutex::default(), metrics })
     }
 
     /// Gives a client a place, if there is one left for it.
@@ -38,8 +41,10 @@ impl Guests {
         let mut present = self.present();
         let of_client = present.by_address.get(&from).copied().unwrap_or_default();
         if present.all >= self.max || of_client >= self.per_client_max {
+            self.metrics.on_client_refused();
             return None;
         }
+        self.metrics.on_client_admitted();
         present.all += 1;
         present.by_address.insert(from, of_client + 1);
         Some(Guest { guests: self.clone(), from })
@@ -52,6 +57,7 @@ impl Guests {
 
 impl Drop for Guest {
     fn drop(&mut self) {
+        self.guests.metrics.on_client_gone();
         let mut present = self.guests.present();
         present.all = present.all.saturating_sub(1);
         if let Some(count) = present.by_address.get_mut(&self.from) {
@@ -69,7 +75,7 @@ mod tests {
 
     #[test]
     fn so_many_clients_are_served_and_no_more() {
-        let guests = Guests::new(3, 2);
+        let guests = Guests::new(3, 2, Metrics::of_mirror());
         let (one, other) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
         let first = guests.enter(one).unwrap();
         let _second = guests.enter(one).unwrap();

@@ -3,6 +3,7 @@
 mod config;
 mod data;
 mod guests;
+mod metrics;
 mod reload;
 mod stop;
 
@@ -23,6 +24,7 @@ pub(crate) use self::{
     config::Config,
     data::Data,
     guests::Guests,
+    metrics::Metrics,
     reload::Reload,
     stop::{Stop, Stopping},
 };
@@ -65,6 +67,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub(crate) drain_timeout: u64,
 
+    /// TCP address that shows counters for Prometheus at /metrics, and answers to /healthz and /readyz
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) metrics: Option<SocketAddr>,
+
     /// Log lines as JSON objects
     #[arg(long)]
     pub(crate) log_json: bool,
@@ -78,6 +84,11 @@ impl Args {
     /// Opens what is served.
     pub(crate) fn store(&self) -> Result<Arc<dyn Store>, Failure> {
         Ok(Arc::new(Directory::open(&self.root)?))
+    }
+
+    /// Makes the places of clients.
+    pub(crate) fn guests(&self, metrics: &Arc<Metrics>) -> Arc<Guests> {
+        Guests::new(self.sessions_max, self.sessions_per_client, metrics.clone())
     }
 
     /// Watches the files that are read again; before they are read for the first time, or a change may be missed. To be called from within the runtime.
@@ -107,7 +118,7 @@ pub(crate) fn run(args: &Args, server: impl Future<Output = Result<(), Failure>>
     end
 }
 
-/// Lets this process have as many files open as the system permits: each client has up to 512, if it fetches many small
+/// Lets this process have as many files open as the system permits: each client has hundreds, if it fetches many small
 /// ones, and systems start processes with a limit of 1,024 for the sake of programs that this is none of.
 #[cfg(unix)]
 fn raise_open_files() {
@@ -159,6 +170,14 @@ pub(crate) async fn until_told(
     let _heard = tokio::time::timeout(Duration::from_secs(1), endpoint.wait_idle()).await;
     tracing::info!("ended");
     Ok(())
+}
+
+/// Shows a server's counters, if that is asked for.
+pub(crate) async fn show(args: &Args, metrics: &Arc<Metrics>, stop: &Stop) -> Result<(), Failure> {
+    match args.metrics {
+        Some(address) => metrics::show(address, metrics.clone(), stop.told()).await,
+        None => Ok(()),
+    }
 }
 
 /// Lets nobody in any more; whoever is in stays.

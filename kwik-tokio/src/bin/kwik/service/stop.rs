@@ -14,6 +14,10 @@ pub(crate) struct Stop(watch::Sender<bool>);
 #[derive(Clone, Debug)]
 pub(crate) struct Stopping(watch::Receiver<bool>);
 
+/// Sees whether a server is to end; the server does not wait for it.
+#[derive(Clone, Debug)]
+pub(crate) struct Told(watch::Sender<bool>);
+
 impl Stop {
     pub(crate) fn new() -> Self {
         Self(watch::Sender::new(false))
@@ -21,6 +25,10 @@ impl Stop {
 
     pub(crate) fn listen(&self) -> Stopping {
         Stopping(self.0.subscribe())
+    }
+
+    pub(crate) fn told(&self) -> Told {
+        Told(self.0.clone())
     }
 
     /// Says that the server is to end.
@@ -31,6 +39,12 @@ impl Stop {
     /// Waits until nobody listens any more: every task that does has ended. Returns whether that was within `patience`.
     pub(crate) async fn all_ended(&self, patience: Duration) -> bool {
         time::timeout(patience, self.0.closed()).await.is_ok()
+    }
+}
+
+impl Told {
+    pub(crate) fn get(&self) -> bool {
+        *self.0.borrow()
     }
 }
 
@@ -67,7 +81,8 @@ mod tests {
     #[tokio::test]
     async fn everybody_hears_of_the_end_and_is_waited_for() {
         let stop = Stop::new();
-        let mut early = stop.listen();
+        let (mut early, told) = (stop.listen(), stop.told());
+        assert!(!told.get());
         let waiter = tokio::spawn(async move { early.wait().await });
         stop.now();
         waiter.await.unwrap();
@@ -75,6 +90,6 @@ mod tests {
         late.wait().await;
         assert!(!stop.all_ended(Duration::from_millis(1)).await);
         drop(late);
-        assert!(stop.all_ended(Duration::from_secs(60)).await);
+        assert!(stop.all_ended(Duration::from_secs(60)).await && told.get());
     }
 }

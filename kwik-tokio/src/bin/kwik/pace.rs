@@ -1,4 +1,4 @@
-//! Holds reading to a rate. What is not read is not sent: credit sees to that.
+//! Holds bytes to a rate: those that a client reads, as what is not read is not sent, and those that a mirror sends.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -10,22 +10,26 @@ use tokio::time::{self, Instant};
 /// Time that may be caught up at once after a pause.
 const BURST: Duration = Duration::from_millis(50);
 
-/// A rate for all requests together.
+/// A rate for all who share it.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(crate) struct Pace {
     /// Bytes a second; `None` is as fast as it goes.
     limit: Option<u64>,
-    /// Instant at which the next byte may be read.
+    /// Instant of the next byte.
     next: Mutex<Instant>,
 }
 
 impl Pace {
-    pub(super) fn new(limit: Option<u64>) -> Self {
+    pub(crate) fn new(limit: Option<u64>) -> Self {
         Self { limit, next: Mutex::new(Instant::now()) }
     }
 
-    /// Waits until `bytes` more may be read.
-    pub(super) async fn take(&self, bytes: usize) {
+    pub(crate) const fn is_limited(&self) -> bool {
+        self.limit.is_some()
+    }
+
+    /// Waits until it is the turn of `bytes` more.
+    pub(crate) async fn take(&self, bytes: usize) {
         let Some(limit) = self.limit else {
             return;
         };
