@@ -33,6 +33,7 @@ use crate::{
     id::{ByteRange, JobId, LeaseId, PathId, StreamId},
     schedule::{Decision, Failure, Loss, PieceId, Report, Scheduler},
     session::{NewJob, NewLease, Session},
+    timer::earliest,
 };
 
 /// Reasons that an object was not brought.
@@ -129,6 +130,9 @@ struct Planned {
 
 /// Events that nobody has asked for; beyond them the oldest are forgotten.
 const EVENTS_MAX: usize = 1024;
+
+/// The time after which is looked again at a link that had enough to send.
+const LOOK_AT_LINK: Duration = Duration::from_millis(10);
 
 /// Sends one object. See the [module](self) for how to drive it. Spec: RATIONALE §7.
 #[derive(Debug)]
@@ -248,7 +252,10 @@ impl Distributor {
         if self.over {
             return None;
         }
-        if self.has_news() { Some(now) } else { self.scheduler.poll_timeout() }
+        if self.has_news() {
+            return Some(now);
+        }
+        earliest(self.scheduler.poll_timeout(), self.own.is_ahead().then(|| now + LOOK_AT_LINK))
     }
 
     /// A piece has this digest in the source.
@@ -285,6 +292,7 @@ impl Distributor {
     }
 
     fn step(&mut self, now: Instant, session: &mut Session) -> Result<Option<Step>, DistributeFailure> {
+        self.own.look_at_link(session);
         if self.look(now, session)? {
             return Ok(Some(Step::Done));
         }

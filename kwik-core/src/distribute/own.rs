@@ -45,6 +45,10 @@ pub(super) struct Own {
     runs: BTreeMap<RunId, PieceId>,
     /// Those of which something is left to write, by offset.
     unwritten: BTreeSet<(u64, PieceId)>,
+    /// Bytes that the session has taken of pieces that have not ended.
+    under_way: u64,
+    /// Bytes that QUIC may have under way.
+    cwnd: u64,
 }
 
 impl Own {
@@ -74,7 +78,9 @@ impl Own {
         let (run, range) = (own.run, own.range);
         self.runs.remove(&run);
         self.unwritten.remove(&(range.start(), piece));
-        self.pieces.remove(&piece);
+        if let Some(own) = self.pieces.remove(&piece) {
+            self.under_way = self.under_way.saturating_sub(own.bytes);
+        }
         Some((range, outcome))
     }
 
@@ -100,6 +106,19 @@ impl Own {
         Some(rest)
     }
 
+    /// Looks at how much QUIC may have under way.
+    pub(super) fn look_at_link(&mut self, session: &Session) {
+        self.cwnd = session.congestion_window();
+    }
+
+    /// Returns whether QUIC has enough to send. What it has of several pieces leaves side by side, so all of them would
+    /// end late; and what it has cannot be called back. How much of the pieces that have not ended has arrived is not known:
+    /// all but a byte of one, at most.
+    pub(super) fn is_ahead(&self) -> bool {
+        let longest = self.pieces.values().map(|own| own.range.len()).max().unwrap_or_default();
+        !self.unwritten.is_empty() && self.under_way >= self.cwnd.saturating_mul(2).saturating_add(longest)
+    }
+
     pub(super) fn let_go(&mut self, now: Instant, session: &mut Session) {
         for own in std::mem::take(self).pieces.into_values() {
             session.reset_run(now, own.run);
@@ -111,11 +130,12 @@ impl Distributor {
     /// Returns what this server has to write, the lowest offset first. Only the first is written; a driver may read the
     /// others ahead.
     pub fn unwritten(&self) -> impl Iterator<Item = Unwritten> + '_ {
-        self.own.unwritten.iter().filter_map(|(_, piece)| {
+        let ahead = self.own.is_ahead();
+        self.own.unwritten.iter().filter_map(move |(_, piece)| {
             let own = self.own.pieces.get(piece)?;
             let start = own.range.start().saturating_add(own.bytes);
             let range = ByteRange::between(start, own.range.end())?;
-            Some(Unwritten { piece: *piece, run: own.run, range, blocked: own.blocked })
+            Some(Unwritten { piece: *piece, run: own.run, range, blocked: own.blocked || ahead })
         })
     }
 
@@ -127,6 +147,7 @@ impl Distributor {
             return;
         };
         own.bytes = own.bytes.saturating_add(bytes);
+        self.own.under_way = self.own.under_way.saturating_add(bytes);
         if own.bytes >= own.range.len() {
             self.own.unwritten.remove(&(own.range.start(), piece));
         }

@@ -297,6 +297,11 @@ impl Connection {
         self.inner.rtt()
     }
 
+    /// Bytes that may be under way.
+    pub(crate) fn congestion_window(&self) -> u64 {
+        self.inner.congestion_state().window()
+    }
+
     pub(crate) fn remote_address(&self) -> SocketAddr {
         self.inner.remote_address()
     }

@@ -3,12 +3,14 @@
 
 use std::time::Duration;
 
+use smallvec::SmallVec;
+
 use super::{
     Decision, PathView, PieceId, Scheduler,
     ledger::{Cutting, Piece},
     limits::{
-        HEDGE_FACTOR, HEDGE_FACTOR_SPENT, HEDGE_MIN, LOOK_AGAIN, PIECE_MAX, PIECE_MIN, STEAL_MIN, bytes_in,
-        scale, time_for,
+        HEDGE_FACTOR, HEDGE_FACTOR_SPENT, HEDGE_MIN, LOOK_AGAIN, PIECE_MAX, PIECE_MIN, RESCUE_MIN,
+        RESCUE_PIECES, STEAL_MIN, bytes_in, scale, time_for,
     },
     path::{Path, Standing},
 };
@@ -50,6 +52,63 @@ impl Scheduler {
             }
         }
         self.hedge_one(&dry, blocking)
+    }
+
+    /// Takes the rest of a piece from a path that would bring it long after the reader, which takes the bytes in order, has
+    /// come to it, for one that would bring it sooner, whatever else that has to do: it works on the lowest first.
+    pub(super) fn rescue(&mut self) -> Option<Decision> {
+        let (thief, theft) = self.late_piece()?;
+        Some(self.steal(&thief, &theft))
+    }
+
+    /// The first piece that a reader in order would wait for, with who is to have some of it.
+    fn late_piece(&self) -> Option<(PathView, Theft)> {
+        self.window?;
+        let read_rate = self.reader.measured()?;
+        let (views, needed) = (self.views(), self.needed());
+        // Bytes that each has to bring before the piece that is looked at.
+        let mut before: SmallVec<[(PathId, u64); 9]> = views.iter().map(|view| (view.path, 0)).collect();
+        for (id, piece) in self.ledger.owned().take(RESCUE_PIECES) {
+            let left = piece.left();
+            let Some((_, earlier)) = before.iter_mut().find(|(path, _)| *path == piece.path) else {
+                continue; // it is silent: what it has is being lost
+            };
+            *earlier = earlier.saturating_add(left);
+            let to_end = *earlier;
+            let Some(owner) = views.iter().find(|view| view.path == piece.path && view.rate > 0) else {
+                continue;
+            };
+            let due = time_for(piece.next().saturating_sub(needed), read_rate);
+            let done = time_for(to_end, owner.rate);
+            let starts = self.paths.get(&owner.path).is_some_and(|path| path.is_starting(self.now));
+            let fit = owner.measured && piece.is_sole() && !piece.uncut && !piece.verified;
+            let fit = fit && (due.is_zero() || !starts);
+            if !fit || left < STEAL_MIN || done < due.saturating_add(RESCUE_MIN) {
+                continue;
+            }
+            let trip = if owner.path == PathId::PRIMARY { Duration::ZERO } else { self.control_trip() };
+            let begin = |other: &PathView| {
+                let has = before.iter().find(|(path, _)| *path == other.path).map_or(0, |(_, bytes)| *bytes);
+                time_for(has, other.rate).max(trip.saturating_add(other.latency))
+            };
+            let end = |other: &PathView| begin(other).saturating_add(time_for(left, other.rate));
+            let fit = |other: &&PathView| other.path != owner.path && other.measured && other.rate > 0;
+            let others = views.iter().filter(fit);
+            let Some(thief) = others.min_by_key(|other| (end(other), other.path)) else {
+                continue;
+            };
+            let sooner = end(thief);
+            // What the owner brings until the other begins stays its own.
+            let kept = bytes_in(begin(thief), owner.rate).saturating_sub(to_end - left).min(left);
+            let bytes = scale(left - kept, thief.rate, thief.rate.saturating_add(owner.rate));
+            if done < sooner.saturating_add(sooner / 2) || bytes < STEAL_MIN {
+                continue;
+            }
+            let bytes = if bytes.saturating_add(PIECE_MIN / 4) >= left { left } else { bytes };
+            let keep = piece.range.len().saturating_sub(bytes);
+            return Some((*thief, Theft { victim: owner.path, piece: id, keep, bytes }));
+        }
+        None
     }
 
     /// Has one range brought twice, if that is worth it to one of these paths.

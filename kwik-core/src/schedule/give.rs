@@ -96,6 +96,11 @@ impl Scheduler {
             .map(|path| (path, self.rate_of(path)))
             .collect();
         let rates = usable.iter().fold(0_u64, |sum, (_, rate)| sum.saturating_add(*rate));
+        let count = u64::try_from(usable.len()).unwrap_or(u64::MAX).max(1);
+        // Half of an equal part, of what is left and of what there is credit for: the rest is for who turns out to be faster.
+        let start = self.ledger.unowned().min(self.window.unwrap_or(u64::MAX)) / count / 2;
+        // Where bytes may be wrong, little of a path is asked for before it has shown itself.
+        let start = if self.options.digests == Digests::Always { 0 } else { start };
         let view = |(path, rate): (&Path, u64)| PathView {
             path: path.id,
             rate,
@@ -103,7 +108,8 @@ impl Scheduler {
             owed: path.owed.saturating_sub(path.leaving),
             price: path.price,
             measured: path.meter.measured().is_some(),
-            has_room: path.stalled == 0 && path.has_room(now, scale(self.ledger.unowned(), rate, rates) / 2),
+            has_room: path.stalled == 0
+                && path.has_room(now, scale(self.ledger.unowned(), rate, rates) / 2, start),
         };
         usable.into_iter().map(view).collect()
     }
@@ -172,7 +178,7 @@ impl Scheduler {
 
     /// Returns the offset that the reader needs next, as far as is known: where it was told to be, and as far beyond as it
     /// goes in the time since and that the news took, up to what is not there.
-    fn needed(&self) -> u64 {
+    pub(super) fn needed(&self) -> u64 {
         let missing = self.ledger.first_missing();
         let Some((read, told)) = self.read else {
             return missing;

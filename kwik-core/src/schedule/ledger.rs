@@ -148,6 +148,11 @@ impl Ledger {
         first.or_else(|| self.arrived.max_end()).unwrap_or_default()
     }
 
+    /// Live pieces but for hedges, the lowest first.
+    pub(super) fn owned(&self) -> impl Iterator<Item = (PieceId, &Piece)> {
+        self.owners.values().filter_map(|id| Some((*id, self.pieces.get(id)?)))
+    }
+
     /// The owner of the lowest byte that has one.
     pub(super) fn lowest(&self) -> Option<PieceId> {
         self.owners.values().next().copied()

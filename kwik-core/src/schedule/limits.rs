@@ -7,12 +7,22 @@ use std::time::Duration;
 pub(super) const PIECE_MIN: u64 = 64 * 1024;
 /// Longest piece. From 1 MiB on a lease is nearly free; more only makes what is lost or cut longer.
 pub(super) const PIECE_MAX: u64 = 4 * 1024 * 1024;
-/// The time that a path should need for a piece: a few dozen answers a second tell how it does, and no more are needed.
-pub(super) const PIECE_TIME: Duration = Duration::from_millis(100);
-/// The least that a path has to do, in time: it outlasts the trip of the next lease and the delay of news about the last.
+/// The time that a path should need for a piece. What the primary writes itself is told when a whole piece has come, and a
+/// reader in order waits for whole pieces: with 100 ms a window of 4 MiB was one piece of each of three paths. Where bytes
+/// are dear, at high rates, pieces are as long as they get anyhow.
+pub(super) const PIECE_TIME: Duration = Duration::from_millis(40);
+/// The part of the time that a lease needs until its first byte comes that a piece should take at least: more pieces than
+/// these outlast it.
+pub(super) const PIECE_TRIPS: u32 = 8;
+/// Time for which a path has work, beside the trips of a lease: it outlasts the delay of news about the last.
 pub(super) const QUEUE_TIME: Duration = Duration::from_millis(60);
-/// The same in times that a lease needs until its first byte comes.
+/// The same in times that a lease needs until its first byte comes: a trip of the next lease, and one of the news.
 pub(super) const QUEUE_TRIPS: u32 = 2;
+/// Bytes that a path has to do at least until it has brought [`START_BYTES`], where so much is left: as long as it has work
+/// QUIC sends twice as much with each round trip, in which nothing is heard of it.
+pub(super) const START_OWED: u64 = 1024 * 1024;
+/// Bytes after which the rate that a path has shown says how much it should have to do.
+pub(super) const START_BYTES: u64 = 2 * 1024 * 1024;
 /// Bytes given to one path at most, but for what was lost elsewhere.
 pub(super) const OWED_MAX: u64 = 64 * 1024 * 1024;
 /// Pieces given to one path at most, but for what was lost elsewhere: eight paths stay below the leases of a stream.
@@ -36,6 +46,13 @@ pub(super) const READ_STALE: Duration = Duration::from_millis(200);
 
 /// A path crawls if it brings less than the fastest divided by this: a reader in order would wait for it.
 pub(super) const CRAWLS: u64 = 16;
+/// Round trips from its first byte on in which a path is taken to become faster.
+pub(super) const START_TRIPS: u32 = 8;
+
+/// The time by which a piece must be late for a reader in order before it is taken from its path.
+pub(super) const RESCUE_MIN: Duration = Duration::from_millis(30);
+/// Pieces that are looked at for that, from the reader on.
+pub(super) const RESCUE_PIECES: usize = 16;
 
 /// The shortest part worth taking from another path.
 pub(super) const STEAL_MIN: u64 = 32 * 1024;

@@ -21,13 +21,14 @@
 //! Facts cannot fail: one about a piece or path that is gone, or that says nothing new, changes nothing.
 //!
 //! # What it does
-//! - *Pieces are sized by time*: about 100 ms of what their path brings, from 64 KiB to 4 MiB; each path starts small, and
+//! - *Pieces are sized by time*: about 40 ms of what their path brings, from 64 KiB to 4 MiB; each path starts small, and
 //!   doubles with each piece that is done. At the end they get shorter.
 //! - *No path idles*: it has a few round trips' worth of pieces, at least two, and never more than a bound.
 //! - *Lost ranges go out at once*, over any bound, to whoever brings them first, so that no reader in order waits for a byte
 //!   that waits for the reader.
 //! - *Stealing*: a path that runs dry takes from another as much as lets both end together, and nothing if what the other
 //!   still has takes less time than handing it over.
+//! - *Readers in order*: what a path would bring long after the reader needs it is taken from it, whoever is idle or not.
 //! - *End game*: only where everything is given out and a path idles is a range asked for twice, one at a time and within a
 //!   budget of duplicates. The more of that is spent, the more must be gained by it.
 //! - *Suspects*, that is paths that came back or brought wrong bytes, get one short piece, then two, then four; with digests
@@ -226,7 +227,9 @@ impl Scheduler {
             self.over = true;
             return end;
         }
-        let decision = self.give_returned().or_else(|| self.give_fresh()).or_else(|| self.end_game());
+        let decision = self.give_returned();
+        let decision = decision.or_else(|| self.rescue()).or_else(|| self.give_fresh());
+        let decision = decision.or_else(|| self.end_game());
         self.news = decision.is_some();
         decision
     }

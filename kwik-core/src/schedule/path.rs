@@ -10,9 +10,9 @@ use std::{
 use super::{
     decision::PieceId,
     limits::{
-        LATENCY_GUESS, OWED_MAX, PATIENCE_MAX, PATIENCE_MIN, PIECE_MAX, PIECE_MIN, PIECE_TIME,
+        LATENCY_GUESS, OWED_MAX, PATIENCE_MAX, PATIENCE_MIN, PIECE_MAX, PIECE_MIN, PIECE_TIME, PIECE_TRIPS,
         PIECES_PER_PATH, QUEUE_TIME, QUEUE_TRIPS, RATE_GUESS, REST_FIRST, REST_MAX, SAMPLE_MIN, SCORE_MAX,
-        bytes_in, scale,
+        START_BYTES, START_OWED, START_TRIPS, bytes_in, scale,
     },
     report::PathReport,
 };
@@ -159,6 +159,8 @@ pub(super) struct Path {
     rtt: Option<Duration>,
     /// Between a piece given to an idle path and its first bytes.
     lead: Option<Duration>,
+    /// The instant of its first bytes.
+    began: Option<Instant>,
     /// Length of its next piece.
     piece_len: u64,
     /// Pieces that it may have while it is under suspicion: doubles with each that is done.
@@ -189,6 +191,7 @@ impl Path {
             meter: Meter::default(),
             rtt: None,
             lead: None,
+            began: None,
             piece_len: PIECE_MIN,
             quota: usize::MAX,
             score: 0,
@@ -213,6 +216,12 @@ impl Path {
         self.quota < PIECES_PER_PATH || self.score > 0
     }
 
+    /// Tells whether QUIC may still be finding out how fast it is, so that it will be faster than it was.
+    pub(super) fn is_starting(&self, now: Instant) -> bool {
+        let trips = self.rtt.unwrap_or(LATENCY_GUESS) * START_TRIPS;
+        self.began.is_none_or(|began| now.saturating_duration_since(began) < trips)
+    }
+
     /// Returns the time that usually passes between a decision and its first byte.
     pub(super) fn latency(&self) -> Duration {
         // A lease goes by way of the client.
@@ -231,17 +240,23 @@ impl Path {
 
     /// Returns the length that a piece should have for it now, in bytes.
     pub(super) fn piece_len(&self, now: Instant) -> u64 {
-        let most = bytes_in(PIECE_TIME, self.meter.rate(now)).clamp(PIECE_MIN, PIECE_MAX);
+        let time = PIECE_TIME.max(self.latency() / PIECE_TRIPS);
+        // What it is hoped to bring after a rest it is asked for once it has shown it.
+        let rate = self.meter.rate(now).min(self.meter.measured().unwrap_or(u64::MAX));
+        let most = bytes_in(time, rate).clamp(PIECE_MIN, PIECE_MAX);
         self.piece_len.min(most)
     }
 
-    /// Tells whether it has less to do than it should, where its pieces are at most `most` bytes long.
-    pub(super) fn has_room(&self, now: Instant, most: u64) -> bool {
-        let time = QUEUE_TIME.max(self.latency() * QUEUE_TRIPS);
+    /// Tells whether it has less to do than it should, where its pieces are at most `most` bytes long. While nobody knows
+    /// yet how fast it is it may have `start` bytes, if that is more.
+    pub(super) fn has_room(&self, now: Instant, most: u64, start: u64) -> bool {
+        let time = QUEUE_TIME + self.latency() * QUEUE_TRIPS;
         let least = self.piece_len(now).min(most) * if self.is_suspect() { 1 } else { 2 };
         let least = least.max(PIECE_MIN);
         let target = bytes_in(time, self.meter.rate(now)).clamp(least, OWED_MAX);
         let target = if self.meter.measured().is_none() { target.min(4 * PIECE_MIN) } else { target };
+        let begins = self.report.bytes < START_BYTES && !self.is_suspect();
+        let target = if begins { target.max(start.min(START_OWED)) } else { target };
         self.owed < target && self.queue.len() < self.quota.min(PIECES_PER_PATH)
     }
 
@@ -256,10 +271,12 @@ impl Path {
 
     /// Bytes came; the first of a piece that was `given` when nothing else was to do, if that is known.
     pub(super) fn on_bytes(&mut self, now: Instant, bytes: u64, given: Option<Instant>) {
-        if let Some(given) = given {
+        // What the primary writes itself is told when all of a piece has come.
+        if let Some(given) = given.filter(|_| self.id != PathId::PRIMARY) {
             let lead = now.saturating_duration_since(given).min(2 * LATENCY_GUESS * QUEUE_TRIPS);
             self.lead = Some(self.lead.map_or(lead, |known| (known * 3 + lead) / 4));
         }
+        self.began.get_or_insert(now);
         self.report.stalled += self.meter.on_bytes(now, bytes);
         self.report.bytes = self.report.bytes.saturating_add(bytes);
         self.owed = self.owed.saturating_sub(bytes);

@@ -67,6 +67,22 @@ impl<'a> WorkView<'a> {
         Self { len, unowned: len, end: FOREVER, first_missing: 0, window: None, reader_rate: 0, paths }
     }
 
+    /// Returns by how much a path would be done later than the soonest one.
+    fn lag(&self, path: &PathView) -> Duration {
+        path.finish(self.len).saturating_sub(self.soonest())
+    }
+
+    /// Returns how far beyond the reader a path may work: never in the last quarter of what there is credit for, as that
+    /// is for what takes longer still.
+    fn reach(&self) -> u64 {
+        self.window.map_or(u64::MAX, |window| window - window / 4)
+    }
+
+    /// Returns how long the reader takes for so many bytes.
+    fn reading(&self, bytes: u64) -> Duration {
+        if bytes == u64::MAX { FOREVER } else { time_for(bytes, self.reader_rate) }
+    }
+
     /// Returns how soon the soonest path would be done with the piece, from now.
     pub fn soonest(&self) -> Duration {
         self.paths.iter().map(|path| path.finish(self.len)).min().unwrap_or_default()
@@ -141,20 +157,16 @@ impl Policy for InOrder {
     fn rank(&self, work: &WorkView<'_>, path: &PathView) -> Option<u64> {
         let fastest = work.paths.iter().map(|other| other.rate).max().unwrap_or_default();
         let busy = time_for(path.owed.saturating_add(work.len), path.rate);
-        let read = work.window.map_or(FOREVER, |window| time_for(window - window / 4, work.reader_rate));
         // Wherever it worked, the reader would be there first and wait for it.
-        if path.measured && path.rate < fastest / CRAWLS && busy > read {
+        if path.measured && path.rate < fastest / CRAWLS && busy > work.reading(work.reach()) {
             return None;
         }
         CompletionTime.rank(work, path)
     }
 
     fn place(&self, work: &WorkView<'_>, path: &PathView) -> u64 {
-        let later = path.finish(work.len).saturating_sub(work.soonest());
-        let by_then = bytes_in(later, work.reader_rate);
-        // Never in the last quarter of what there is credit for: that is for what takes longer still.
-        let furthest = work.window.map_or(u64::MAX, |window| window - window / 4);
-        work.first_missing.saturating_add(by_then.min(furthest))
+        let by_then = bytes_in(work.lag(path), work.reader_rate);
+        work.first_missing.saturating_add(by_then.min(work.reach()))
     }
 }
 

@@ -61,6 +61,11 @@ impl Session {
         Arc::make_mut(&mut self.transport).receive_window = bytes;
     }
 
+    /// Returns the congestion window of this connection, in bytes.
+    pub(crate) fn congestion_window(&self) -> u64 {
+        self.links.home.quic.congestion_window()
+    }
+
     /// Replaces [`TransportConfig::send_window`](crate::TransportConfig::send_window) of this connection.
     pub fn set_send_window(&mut self, bytes: u64) {
         self.links.home.quic.set_send_window(bytes);

@@ -76,6 +76,9 @@ enum Mode {
         /// Run only this row
         #[arg(long)]
         only: Option<String>,
+        /// Seed of the rows' worlds
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
     },
 }
 
@@ -157,8 +160,8 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args, out: &mut impl io::Write) -> io::Result<bool> {
-    if let Some(Mode::Bench { json, seconds, deaths, only }) = &args.mode {
-        let scale = bench::Scale { seconds: *seconds, deaths: *deaths };
+    if let Some(Mode::Bench { json, seconds, deaths, only, seed }) = &args.mode {
+        let scale = bench::Scale { seconds: *seconds, deaths: *deaths, seed: *seed };
         return run_bench(args.jobs(), scale, *json, only.as_deref(), out).map(|()| true);
     }
     let Some(profile) = args.profile() else {

@@ -86,9 +86,9 @@ impl Sent {
 }
 
 impl Transfer {
-    fn new(lanes: &[Lane], bytes: u64) -> Self {
+    fn new(seed: u64, lanes: &[Lane], bytes: u64) -> Self {
         Self {
-            seed: 1,
+            seed,
             lanes: lanes.to_vec(),
             bytes,
             loss: 0,
@@ -215,6 +215,8 @@ pub struct Scale {
     pub seconds: u64,
     /// Worlds in which a link dies.
     pub deaths: u64,
+    /// The seed of all other worlds: one world says little where datagrams are lost.
+    pub seed: u64,
 }
 
 /// One row: links, and how long the object is; the small one is 4 MiB.
@@ -241,11 +243,12 @@ pub fn row(name: &str, scale: Scale) -> Vec<serde_json::Value> {
     let small = name == "small";
     let bytes = if small { 4 << 20 } else { rates * scale.seconds };
     let measured = |loss| {
-        let transfer = Transfer { loss, ..Transfer::new(&lanes, bytes) };
+        let transfer = Transfer { loss, ..Transfer::new(scale.seed, &lanes, bytes) };
         // Each link alone brings its part of the object, so that all take as long.
         let alone = |lane: &Lane| {
             let bytes = u64::try_from(u128::from(bytes) * u128::from(lane.rate / 8) / u128::from(rates));
-            let plain = Transfer { loss, plain: true, ..Transfer::new(&[*lane], bytes.expect("a part")) };
+            let bytes = bytes.expect("a part");
+            let plain = Transfer { loss, plain: true, ..Transfer::new(scale.seed, &[*lane], bytes) };
             plain.run().rate(plain.bytes)
         };
         let alone: Vec<f64> = lanes.iter().map(alone).collect();
@@ -284,11 +287,10 @@ pub fn failover(scale: Scale) -> serde_json::Value {
         for seed in 0..scale.deaths {
             let after = MS * u32::try_from(400 + seed * 37 % 800).expect("short");
             let whole = Transfer {
-                seed,
                 in_order: true,
                 idle_primary,
                 mishap: Some(Mishap::Dies(after, 2)),
-                ..Transfer::new(&lanes, bytes)
+                ..Transfer::new(seed, &lanes, bytes)
             };
             let sent = whole.run();
             let left = if idle_primary { 1 } else { 2 };
@@ -311,8 +313,10 @@ pub fn slow_source(scale: Scale) -> f64 {
     let lanes = [Lane::new(FULL, 20 * MS); 3];
     let bytes = FULL / 8 * 3 * scale.seconds;
     let after = Duration::from_secs(scale.seconds) / 2;
-    let run =
-        |mishap| Transfer { mishap: Some(mishap), ..Transfer::new(&lanes, bytes) }.run().time.as_secs_f64();
+    let run = |mishap| {
+        let transfer = Transfer { mishap: Some(mishap), ..Transfer::new(scale.seed, &lanes, bytes) };
+        transfer.run().time.as_secs_f64()
+    };
     percent(run(Mishap::Crawls(after, 2)) / run(Mishap::Removed(after, 2)) - 1.0)
 }
 
@@ -321,7 +325,8 @@ pub fn slow_source(scale: Scale) -> f64 {
 pub fn oscillating(scale: Scale) -> f64 {
     let lanes = [Lane::new(FULL, 20 * MS); 3];
     let bytes = FULL / 8 * 3 * scale.seconds;
-    let sent = Transfer { mishap: Some(Mishap::Oscillates(2)), ..Transfer::new(&lanes, bytes) }.run();
+    let mishap = Some(Mishap::Oscillates(2));
+    let sent = Transfer { mishap, ..Transfer::new(scale.seed, &lanes, bytes) }.run();
     let sum = FULL as f64 / 8.0 * (2.0 + 0.55) * PAYLOAD / PACKET;
     percent(sent.rate(bytes) / sum)
 }
