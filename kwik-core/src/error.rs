@@ -217,10 +217,14 @@ pub enum AddPathError {
     SessionClosed,
 }
 
-/// Errors of writing to a lease on a secondary.
+/// Errors of writing to a lease on a secondary, or to a range of the primary's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum LeaseWriteError {
+    /// No credit, and there will be none before somebody brings this range, for which the reader waits: nobody is to. Of
+    /// ranges of the primary's own only. They may be written on afterwards.
+    #[error("the reader waits for {0}, which nobody is to bring")]
+    Behind(ByteRange),
     /// No credit now; an event tells when to try again.
     #[error("blocked")]
     Blocked,

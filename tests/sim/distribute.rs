@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use kwik_core::TransportConfig;
-use kwik_tests::sim::{Conditions, Distributed, NodeId, Offer, Reading, World};
+use kwik_tests::sim::{Conditions, Distributed, Naive, NodeId, Offer, Reading, World};
 
 const MIB: u64 = 1 << 20;
 /// Bits per second of each link.
@@ -77,5 +77,45 @@ fn a_death_costs_no_more_than_its_links_part() {
             "seed {seed}, in order {in_order}: {took:?} for {left} bytes, {most:?} at most"
         );
         world.run_until(ms(20_000), |w| w.is_done());
+    }
+}
+
+/// A mirror dies in the middle, and the primary's application was written by somebody who knows nothing of credit.
+fn killed(seed: u64, manner: Naive) -> World {
+    let size = 4 * MIB;
+    let link = Conditions { rate: Some(RATE), queue: ms(40), ..Conditions::delay(ms(20)) };
+    let transport = TransportConfig::default().idle_timeout(ms(30_000)).stream_window(MIB);
+    let setup = World::seeded(seed).secondaries(MIRRORS).conditions(link).client_transport(transport);
+    let mut world = setup.build();
+    world.offer(Offer {
+        at: ms(500),
+        size,
+        range: 256 * 1024,
+        reading: Some(Reading { ordered: true, ..Reading::default() }),
+        naive: Some(manner),
+        ..Offer::default()
+    });
+    world.run_for(ms(520 + seed * 29 % 900));
+    world.cut(NodeId::secondary(1));
+    // Far less than the reader's patience with a hole.
+    world.run_until(ms(10_000), |w| w.delivered() == size);
+    world
+}
+
+/// The tail's writer waited for credit behind the hole, so nobody looked at the lease, and the reader gave up.
+#[test]
+fn a_primary_that_looks_at_its_lease_last_is_told_of_the_hole() {
+    for seed in 0..8 {
+        let world = killed(seed, Naive::HalfAndRest);
+        assert_eq!(world.delivered(), 4 * MIB, "seed {seed}");
+    }
+}
+
+/// Every lease that the application allows a path, and its own writer, waited for credit behind the hole.
+#[test]
+fn a_primary_with_four_leases_per_path_has_room_for_what_is_lost() {
+    for seed in 0..8 {
+        let world = killed(seed, Naive::FourEach { listens: seed % 2 == 0 });
+        assert_eq!(world.delivered(), 4 * MIB, "seed {seed}");
     }
 }

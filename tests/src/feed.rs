@@ -171,7 +171,14 @@ impl Feeder {
         self.tasks.spawn(async move {
             let written = async {
                 for piece in pieces(range.start(), range.end()) {
-                    writer.write_all_chunks(&mut [object.bytes(piece)]).await?;
+                    let mut chunk = [object.bytes(piece)];
+                    loop {
+                        match writer.write_all_chunks(&mut chunk).await {
+                            // It was lost, and goes out as soon as somebody has room.
+                            Err(RangeWriteError::Behind(_)) => tokio::time::sleep(REST).await,
+                            written => break written?,
+                        }
+                    }
                 }
                 writer.finish().await
             };

@@ -263,7 +263,10 @@ impl<'a> Distribution<'a> {
                 if let Some(object) = s.objects.get_mut(&self.id) {
                     match written {
                         Ok(some) => object.handle_written(next.piece, some.bytes as u64),
-                        Err(LeaseWriteError::Blocked) => object.handle_blocked(next.piece),
+                        // It is told of the hole as well, and has it brought.
+                        Err(LeaseWriteError::Blocked | LeaseWriteError::Behind(_)) => {
+                            object.handle_blocked(next.piece);
+                        }
                         Err(LeaseWriteError::Ended(_) | LeaseWriteError::PastEnd) => {
                             object.handle_unwritable(next.piece);
                         }
@@ -273,7 +276,7 @@ impl<'a> Distribution<'a> {
                 written
             });
             self.reader.put_back(next.piece, chunk);
-            if written == Err(LeaseWriteError::Blocked) {
+            if matches!(written, Err(LeaseWriteError::Blocked | LeaseWriteError::Behind(_))) {
                 return Ok(());
             }
         }

@@ -7,7 +7,7 @@ use thiserror::Error;
 use super::incoming::Incoming;
 use crate::{
     error::{AddPathError, ClosedStream, ConnectionError, ErrorCode, LeaseWriteError, ReadError, WriteError},
-    id::PathId,
+    id::{ByteRange, PathId},
 };
 
 /// Errors of reading an exact number of bytes.
@@ -97,6 +97,10 @@ pub enum PathError {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum RangeWriteError {
+    /// There is no room for more before this range is brought, for which the reader waits, and nobody is to bring it: it was
+    /// lost, or never given out. Lease it, or write it; then writing may go on here. Of a primary's own ranges only.
+    #[error("the reader waits for {0}, which nobody is to bring")]
+    Behind(ByteRange),
     /// The session is over.
     #[error("connection lost: {0}")]
     ConnectionLost(#[from] ConnectionError),
@@ -115,6 +119,7 @@ impl RangeWriteError {
     /// Returns the error to report; `None` if the caller has to wait.
     pub(super) fn from_core(error: LeaseWriteError) -> Option<Self> {
         match error {
+            LeaseWriteError::Behind(hole) => Some(Self::Behind(hole)),
             LeaseWriteError::Blocked => None,
             LeaseWriteError::Ended(code) => Some(Self::Ended(code)),
             LeaseWriteError::PastEnd => Some(Self::PastEnd),
@@ -208,6 +213,7 @@ impl From<ReadExactError> for io::Error {
 impl From<RangeWriteError> for io::Error {
     fn from(error: RangeWriteError) -> Self {
         let kind = match error {
+            RangeWriteError::Behind(_) => io::ErrorKind::Deadlock,
             RangeWriteError::ConnectionLost(_) => io::ErrorKind::NotConnected,
             RangeWriteError::Ended(_) => io::ErrorKind::ConnectionReset,
             RangeWriteError::PastEnd | RangeWriteError::Short(_) => io::ErrorKind::InvalidInput,

@@ -23,6 +23,13 @@ use crate::{
 /// Hands out ranges of one stream. Clones name the same stream; many tasks may use them at once. Primary only.
 ///
 /// The stream itself is still ended by its [`SendStream`](super::SendStream).
+///
+/// [`SendStream::distribute`](super::SendStream::distribute) gives an object out without any of this. Whoever does it by hand
+/// has one rule to keep: a reader in order takes nothing behind a hole, and so there is no room behind one for long. What a
+/// lease was lost with has to be given to somebody as soon as that is known, before anything else, and over any number of
+/// leases that a path is allowed; [`RangeWriter`]s must not be awaited before [`Lease::outcome`]s. Where the reader waits
+/// for 250 ms for what nobody is to bring, a writer behind it ends its wait with [`RangeWriteError::Behind`], and the last lease
+/// behind it that has not begun ends as lost, with `NO_CREDIT`: each makes a place for what is missing. Spec: RATIONALE §6.
 #[derive(Clone, Debug)]
 pub struct Ranges {
     session: SessionRef,
@@ -138,7 +145,8 @@ impl Ranges {
     }
 }
 
-/// A job on one path. It is closed when its last clone and its last [`Lease`] are dropped.
+/// A job on one path. Leases may wait for credit behind what the reader waits for, however many there are; what is lost
+/// elsewhere can always be leased as well. It is closed when its last clone and its last [`Lease`] are dropped.
 #[derive(Clone, Debug)]
 pub struct Job {
     open: Arc<OpenJob>,
@@ -225,7 +233,8 @@ impl fmt::Debug for OpenJob {
     }
 }
 
-/// A range that a path fills. Dropping it gives up knowing how it ends, not the lease; see [`Job`] for what does.
+/// A range that a path fills. What is missing of it at its end nobody is to bring: see [`Ranges`] for how soon somebody
+/// should. Dropping it gives up knowing how it ends, not the lease; see [`Job`] for what does.
 #[derive(Debug)]
 pub struct Lease {
     job: Arc<OpenJob>,

@@ -35,6 +35,9 @@ pub(super) enum Owner {
     },
 }
 
+/// Leases whose starts are this close, as a power of two in bytes, share a secondary's link evenly.
+const LEASE_RANK_SHIFT: u32 = 16;
+
 impl Owner {
     /// Event that tells the application that the stream may be written on.
     pub(super) fn event(self) -> Event {
@@ -164,6 +167,9 @@ impl Session {
             let _told = internal.map(|internal| self.write_internal(internal, &mut [], 0));
             return Err(LeaseWriteError::Blocked);
         }
+        if let Some(hole) = allowance.behind {
+            return Err(LeaseWriteError::Behind(hole));
+        }
         let written = self.fill(owner, open, header, priority, chunks, allowance.left, allowance.now)?;
         let Machine::Primary(primary) = &mut self.machine else {
             return Ok(written.1);
@@ -193,7 +199,7 @@ impl Session {
         let allowance = secondary.allowance(lease)?;
         let header = StreamHeader::Secondary { lease, offset: allowance.start };
         // Lowest offset first: what the reader waits for leaves before what it will want later. Spec: PROTOCOL §5.3.
-        let rank = i32::try_from(allowance.start >> 20).unwrap_or(i32::MAX - 1);
+        let rank = i32::try_from(allowance.start >> LEASE_RANK_SHIFT).unwrap_or(i32::MAX - 1);
         let owner = Owner::Lease(lease);
         let (internal, written) =
             self.fill(owner, allowance.internal, header, -rank, chunks, allowance.left, allowance.now)?;

@@ -30,6 +30,8 @@ pub(crate) struct SplitSend {
     final_size: Option<u64>,
     complete: bool,
     stopped: Option<ErrorCode>,
+    /// Offset that the reader waits for, where the client has asked about it and nobody was to bring it.
+    hole: Option<u64>,
 }
 
 impl SplitSend {
@@ -47,6 +49,7 @@ impl SplitSend {
             final_size: None,
             complete: false,
             stopped: None,
+            hole: None,
         }
     }
 
@@ -99,6 +102,17 @@ impl SplitSend {
     /// The parts of `range` that nobody fills, or has filled.
     pub(crate) fn unowned(&self, range: ByteRange) -> impl Iterator<Item = ByteRange> {
         self.owned.missing(range)
+    }
+
+    /// The reader waits for the byte at `offset`, and nobody is to bring it.
+    pub(crate) fn on_hole(&mut self, offset: u64) {
+        self.hole = Some(offset);
+    }
+
+    /// The range that the reader waits for and still nobody is to bring, up to the next byte that somebody is.
+    pub(crate) fn hole(&self) -> Option<ByteRange> {
+        let hole = ByteRange::between(self.hole?, self.claimed_end)?;
+        self.unowned(hole).next().filter(|unowned| unowned.start() == hole.start())
     }
 
     /// Gives `range` back: nobody fills it any more.

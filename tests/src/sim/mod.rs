@@ -114,7 +114,7 @@ use std::fmt;
 
 pub use self::{
     app::{
-        Calls, ClientPlan, Distributed, Ending, Interruption, Offer, OpenPlan, PrimaryPlan, Reading,
+        Calls, ClientPlan, Distributed, Ending, Interruption, Naive, Offer, OpenPlan, PrimaryPlan, Reading,
         SecondaryPlan, Talk, WriterEnd,
     },
     link::{Bursts, Conditions, Marking},

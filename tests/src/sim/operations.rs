@@ -153,6 +153,7 @@ fn offers() -> impl Strategy<Value = Offer> {
             },
             reading: None,
             distributed: None,
+            naive: None,
         })
 }
 

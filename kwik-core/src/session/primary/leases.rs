@@ -114,19 +114,35 @@ impl Primary {
             let ended = keep == 0 && self.end_pause(name, ErrorCode::LEASE_REVOKED);
             return if ended { Ok(()) } else { Err(LeaseError::NotLive) };
         };
+        if keep == 0 {
+            return if self.take_back(id, ErrorCode::LEASE_REVOKED) {
+                Ok(())
+            } else {
+                Err(LeaseError::NotLive)
+            };
+        }
         let lease = self.leases.get_mut(id).ok_or(LeaseError::NotLive)?;
-        if keep > 0 && lease.state.verified {
+        if lease.state.verified {
             return Err(LeaseError::Verified);
         }
-        if keep > 0 && !self.features.contains(Features::MAPPING_UPDATE) {
+        if !self.features.contains(Features::MAPPING_UPDATE) {
             return Err(LeaseError::Unsupported);
         }
-        lease.state.revoked |= keep == 0;
         if keep < lease.range().len() {
-            lease.state.cuts_asked = lease.state.cuts_asked.saturating_add(u32::from(keep > 0));
+            lease.state.cuts_asked = lease.state.cuts_asked.saturating_add(1);
             self.tell(Frame::LeaseRevoke { lease: id, keep, code: ErrorCode::LEASE_REVOKED });
         }
         Ok(())
+    }
+
+    /// Asks for all of a lease to end with `code`. Returns whether it lives.
+    pub(super) fn take_back(&mut self, id: LeaseId, code: ErrorCode) -> bool {
+        let Some(lease) = self.leases.get_mut(id) else {
+            return false;
+        };
+        lease.state.revoked = true;
+        self.tell(Frame::LeaseRevoke { lease: id, keep: 0, code });
+        true
     }
 
     pub(in crate::session) fn lease_status(&self, name: LeaseId) -> Option<LeaseStatus> {

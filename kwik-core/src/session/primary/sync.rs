@@ -3,7 +3,7 @@
 use super::Primary;
 use crate::{
     action::Event,
-    error::{LeaseError, PeerFault},
+    error::{ErrorCode, LeaseError, PeerFault},
     id::{ByteRange, OFFSET_MAX, StreamId},
     limits,
     session::action::Action,
@@ -94,5 +94,29 @@ impl Primary {
         }
         let received = Ranges::from_vec(owned);
         self.tell(Frame::OffsetSyncResponse { stream, received, more });
+        self.make_way(stream, from);
+    }
+
+    /// Nobody is to bring what a reader waits for, and whoever could may wait for the reader: those that write behind the hole
+    /// are told of it, and of the leases there the last one that has not begun is taken back, so that an application that
+    /// lets a path have so many leases can give it the hole. Spec: DESIGN I7.
+    fn make_way(&mut self, stream: StreamId, from: u64) {
+        let Some(split) = self.streams.get_mut(&stream) else {
+            return;
+        };
+        split.on_hole(from);
+        if split.hole().is_none() {
+            return;
+        }
+        for (&id, _) in self.runs.iter().filter(|(_, run)| run.stream == stream && run.outcome.is_none()) {
+            self.actions.push_back(Action::Notify(Event::RunWritable(id)));
+        }
+        let behind = self
+            .leases
+            .of_stream(stream)
+            .filter(|(_, lease)| lease.range().start() > from && !lease.state.begun && !lease.state.revoked);
+        if let Some((last, _)) = behind.max_by_key(|(_, lease)| lease.range().start()) {
+            self.take_back(last, ErrorCode::NO_CREDIT);
+        }
     }
 }

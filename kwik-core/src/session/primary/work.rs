@@ -147,7 +147,9 @@ impl Primary {
         let offset = run.range.start() + run.sent;
         let left = run.range.len() - run.sent;
         let hedges = run.hedge_of.is_some();
-        Ok(RunAllowance { stream: run.stream, offset, left, now: split.allowance(offset, left), hedges })
+        let now = split.allowance(offset, left);
+        let behind = split.hole().filter(|hole| now == 0 && left > 0 && hole.start() < offset);
+        Ok(RunAllowance { stream: run.stream, offset, left, now, hedges, behind })
     }
 
     /// `len` bytes of a run were handed to QUIC. Returns whether it is all of the run.
@@ -297,4 +299,6 @@ pub(in crate::session) struct RunAllowance {
     pub(in crate::session) now: u64,
     /// It is in the range of a lease: the client does not know that this server could use credit there.
     pub(in crate::session) hedges: bool,
+    /// None have, and the reader waits for these bytes, which nobody is to bring.
+    pub(in crate::session) behind: Option<ByteRange>,
 }

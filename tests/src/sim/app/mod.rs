@@ -17,7 +17,7 @@ use kwik_core::{ConnectionError, ErrorCode, Event, Session, SessionHandle};
 
 pub use self::{
     client::{ClientApp, ClientPlan, OpenPlan},
-    primary::{CRAWL_MAX, Distributed, Ending, Offer, PrimaryApp, PrimaryPlan},
+    primary::{CRAWL_MAX, Distributed, Ending, Naive, Offer, PrimaryApp, PrimaryPlan},
     secondary::{SecondaryApp, SecondaryPlan},
     streams::{Reader, Reading, Writer, WriterEnd},
     talk::Talk,

@@ -2,6 +2,7 @@
 //! writes itself what nobody else can.
 
 mod distributing;
+mod naive;
 mod sending;
 
 use std::{
@@ -11,8 +12,8 @@ use std::{
 
 use kwik_core::{Dir, Event, NewPath, PathId, PathState, Session, SessionHandle, Side, StreamId};
 
-pub use self::{distributing::Distributed, sending::CRAWL_MAX};
-use self::{distributing::Distributing, sending::Sending};
+pub use self::{distributing::Distributed, naive::Naive, sending::CRAWL_MAX};
+use self::{distributing::Distributing, naive::Handing, sending::Sending};
 use super::{
     Cx, GIVEN_UP, Reader, Reading, Writer, WriterEnd, sooner,
     talk::{Speaker, Talk},
@@ -81,6 +82,8 @@ pub struct Offer {
     /// Hand it out as `distribute` does; of the rest then only time, direction, size and reading count. Otherwise ranges go to
     /// anybody, in any order.
     pub distributed: Option<Distributed>,
+    /// Hand it out as somebody does who knows nothing of credit; of the rest only time, direction, size, range and reading count.
+    pub naive: Option<Naive>,
 }
 
 /// End of an offer.
@@ -117,6 +120,7 @@ impl Default for Offer {
             ending: Ending::Finish,
             reading: None,
             distributed: None,
+            naive: None,
         }
     }
 }
@@ -149,6 +153,7 @@ struct Serving {
     paths: BTreeMap<PathId, (NodeId, PathState)>,
     sendings: BTreeMap<StreamId, Sending>,
     objects: BTreeMap<StreamId, Distributing>,
+    handings: BTreeMap<StreamId, Handing>,
     readers: BTreeMap<StreamId, Reader>,
     writers: BTreeMap<StreamId, Writer>,
     accepts: BTreeSet<Dir>,
@@ -259,6 +264,7 @@ impl Serving {
             paths: BTreeMap::new(),
             sendings: BTreeMap::new(),
             objects: BTreeMap::new(),
+            handings: BTreeMap::new(),
             readers: BTreeMap::new(),
             writers: BTreeMap::new(),
             accepts: BTreeSet::new(),
@@ -295,6 +301,9 @@ impl Serving {
         self.speaker.event(event);
         for object in self.objects.values_mut() {
             object.event(cx, event);
+        }
+        for handing in self.handings.values_mut() {
+            handing.event(event);
         }
         match event {
             Event::Opened(dir) => {
@@ -411,6 +420,13 @@ impl Serving {
             object.let_go(cx, session);
         }
         self.objects.retain(|_, object| !object.over);
+        for handing in self.handings.values_mut() {
+            handing.turn(cx, session, &self.paths);
+        }
+        for handing in self.handings.values_mut().filter(|handing| handing.over) {
+            handing.let_go(cx, session);
+        }
+        self.handings.retain(|_, handing| !handing.over);
     }
 
     fn change_paths(&mut self, cx: &mut Cx<'_>, session: &mut Session) {
@@ -467,6 +483,8 @@ impl Serving {
             if let Some(manner) = offer.distributed {
                 let object = Distributing::new(cx, session, flow, &offer, manner);
                 self.objects.insert(stream, object);
+            } else if let Some(manner) = offer.naive {
+                self.handings.insert(stream, Handing::new(flow, offer, manner));
             } else if offer.head >= offer.size {
                 let end = match offer.ending {
                     Ending::Reset(_) => WriterEnd::Reset,
@@ -485,6 +503,9 @@ impl Serving {
         }
         for object in self.objects.values_mut().filter(|object| !object.over) {
             object.reset(cx, session);
+        }
+        for handing in self.handings.values_mut().filter(|handing| !handing.over) {
+            handing.reset(cx, session);
         }
         for reader in self.readers.values_mut() {
             reader.stop(cx, session, GIVEN_UP);
@@ -526,7 +547,8 @@ impl Serving {
 
     fn is_done(&self, oracle: &Oracle) -> bool {
         let unread = |stream: &StreamId, sender| oracle.is_left(&self.flow(*stream, sender));
-        self.sendings.keys().chain(self.objects.keys()).all(|stream| unread(stream, Side::Server))
+        let objects = self.objects.keys().chain(self.handings.keys());
+        self.sendings.keys().chain(objects).all(|stream| unread(stream, Side::Server))
             && self.writers.keys().all(|stream| unread(stream, Side::Server))
             && self.readers.keys().all(|stream| unread(stream, Side::Client))
             && self.offers.is_empty()

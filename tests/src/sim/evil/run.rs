@@ -160,6 +160,7 @@ pub(super) fn setup(seed: u64, attack: &'static Attack, armed: bool, record: Rec
         ending: d.pick(&[Ending::Finish, Ending::FinishEarly]),
         reading: None,
         distributed: None,
+        naive: None,
     };
     let ordered = by_offset || d.chance(700);
     // Long enough for a client's attack to fall into it: nothing that happens to an idle session is a proof.

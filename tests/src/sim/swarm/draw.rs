@@ -115,6 +115,7 @@ pub(super) fn primary(
             ending,
             reading: None,
             distributed: None,
+            naive: None,
         });
     }
     PrimaryPlan {

@@ -156,7 +156,9 @@ impl Distributing {
             let part = ByteRange::new(start, len).expect("never empty");
             match session.write_run(cx.now, next.run, &mut [self.flow.bytes(part)]) {
                 Ok(written) => self.object.handle_written(next.piece, written.bytes as u64),
-                Err(LeaseWriteError::Blocked) => self.object.handle_blocked(next.piece),
+                Err(LeaseWriteError::Blocked | LeaseWriteError::Behind(_)) => {
+                    self.object.handle_blocked(next.piece)
+                }
                 Err(LeaseWriteError::Ended(_)) => self.object.handle_unwritable(next.piece),
                 Err(error) => panic!("10: a run of {} cannot be written: {error}", self.flow),
             }

@@ -478,7 +478,9 @@ impl Sending {
                         cx.note(format_args!("writes {} of {range} of {flow}", written.bytes));
                         run.sent += written.bytes as u64;
                     }
-                    Err(LeaseWriteError::Blocked | LeaseWriteError::Ended(_)) => run.blocked = true,
+                    Err(
+                        LeaseWriteError::Blocked | LeaseWriteError::Behind(_) | LeaseWriteError::Ended(_),
+                    ) => run.blocked = true,
                     Err(error) => panic!("10: a run of {flow} cannot be written: {error}"),
                 }
             }
