@@ -175,9 +175,10 @@ impl Session {
             link.control_ready = true;
             return;
         }
-        match link.inbound.get(stream) {
+        match link.inbound.get_mut(stream) {
             Some(Inbound::Header(_)) => self.on_header_bytes(path, stream),
-            Some(Inbound::Stream(_)) => {
+            Some(Inbound::Stream(half)) => {
+                half.end_checked = false;
                 self.check_native_reset(stream);
                 self.notify(Event::Readable(stream));
             }

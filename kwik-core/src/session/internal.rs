@@ -17,6 +17,7 @@ use crate::{
     error::{ErrorCode, LeaseWriteError, PeerFault, WriteError},
     id::{Dir, LeaseId, PathId, StreamId},
     quic::{Connection, ReadEnd, WriteEnd, Written},
+    stream::assemble::Pieces,
     wire::{StreamHeader, encode_header},
 };
 
@@ -373,7 +374,22 @@ impl Session {
         let (Some(link), Machine::Client(client)) = (self.links.get_mut(path), &mut self.machine) else {
             return;
         };
-        let end = link.quic.read_all(internal, |bytes| client.on_bytes(path, internal, bytes));
+        // Most of what one batch brings is next in a lease and nobody else's: that is checked and placed as one.
+        let mut plain = client.plain_bytes(path, internal);
+        let mut pieces = Pieces::new();
+        let end = link.quic.read_all(internal, |bytes| match plain.checked_sub(bytes.len() as u64) {
+            Some(rest) => {
+                plain = rest;
+                pieces.push(bytes);
+                true
+            }
+            None => {
+                plain = 0;
+                client.on_plain_bytes(path, internal, std::mem::take(&mut pieces));
+                client.on_bytes(path, internal, bytes)
+            }
+        });
+        client.on_plain_bytes(path, internal, pieces);
         tracing::trace!(?end, "read");
         match end {
             ReadEnd::Blocked => return,

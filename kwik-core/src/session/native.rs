@@ -25,6 +25,8 @@ pub(super) struct RecvHalf {
     /// A `Split` opened the stream before QUIC did. quinn-proto's counts go wrong if a half of such a stream ends, so
     /// what the application wishes for it waits.
     pub(super) early: bool,
+    /// What follows the native part of a split stream was looked for, and QUIC has had no news of the stream since.
+    pub(super) end_checked: bool,
     /// Native bytes are read out of order; there is no way back.
     unordered: Option<Box<Unordered>>,
 }
@@ -171,9 +173,10 @@ impl Session {
     /// Nothing but FIN or a reset may follow the native part of a split stream. Spec: PROTOCOL §4.
     pub(super) fn check_native_end(&mut self, stream: StreamId) -> Result<(), ReadError> {
         let home = &mut *self.links.home;
-        let Some(half) = home.inbound.half_mut(stream) else {
+        let Some(half) = home.inbound.half_mut(stream).filter(|half| !half.end_checked) else {
             return Ok(());
         };
+        half.end_checked = !half.early; // of one that QUIC has not opened its first frame is no such news
         match half.next(&mut home.quic, stream) {
             Ok(_) => Err(self.read_fault(PeerFault::NativePastSplit)),
             Err(ReadEnd::Reset(code)) => {

@@ -349,6 +349,33 @@ impl Session {
         }
     }
 
+    /// Goes on as [`Self::read`] has begun to, which has just given bytes: gives `take` what servers have placed of a split
+    /// stream, looking for the stream once. `take` says how many bytes the next piece may have; 0 ends it. Returns what it said
+    /// last, or `max_len`: unless that is 0 it is for `read` to say what comes next.
+    #[cfg(feature = "driver")]
+    pub(crate) fn read_on(
+        &mut self,
+        now: Instant,
+        stream: StreamId,
+        max_len: usize,
+        ordered: bool,
+        take: &mut dyn FnMut(Chunk) -> usize,
+    ) -> usize {
+        let (_session, _stream) = (self.enter(), stream_span(stream));
+        let (Machine::Client(client), Some(half)) = (&mut self.machine, self.links.home.inbound.half(stream))
+        else {
+            return max_len;
+        };
+        let native_done = client.split_base(stream).is_some_and(|base| half.read >= base);
+        if !native_done || half.reset.is_some() {
+            return max_len;
+        }
+        let left = client.read_on(now, stream, max_len, ordered, take);
+        self.touch(now);
+        self.drain_actions();
+        left
+    }
+
     /// Reads a split stream: what QUIC keeps of it first, then what the servers have placed.
     fn read_split(
         &mut self,

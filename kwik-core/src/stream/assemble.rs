@@ -19,7 +19,7 @@ use super::{
     ranges::RangeSet,
 };
 use crate::{
-    id::{ByteRange, PathId},
+    id::{ByteRange, OFFSET_MAX, PathId},
     limits::COPY_BELOW,
 };
 
@@ -27,6 +27,9 @@ use crate::{
 const GATHER_MAX: usize = 4096;
 /// Slots of an emptied chunk queue that is kept for the next run.
 const SPARE_SLOTS_MAX: usize = 256;
+
+/// Bytes that follow each other, in the buffers that they came in: what one batch brings of one stream.
+pub(crate) type Pieces = SmallVec<[Bytes; 8]>;
 
 /// Effect of one insert.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -97,10 +100,40 @@ impl Assembler {
         };
         if offset >= self.base && self.received.insert_apart(range) {
             self.held += range.len();
-            self.place(range, bytes, source);
+            self.place(range, iter::once(bytes), source);
             return Inserted { new: range.len(), ..Inserted::default() };
         }
         self.insert_around(replaces, source, range, &bytes)
+    }
+
+    /// As [`Self::insert`], for pieces that follow each other, of which the caller knows that nothing is here and that what is
+    /// lies further on: one look-up for all of them.
+    pub(crate) fn insert_apart(&mut self, source: PathId, offset: u64, pieces: Pieces) -> Inserted {
+        let len = pieces.iter().map(|piece| length(piece)).sum();
+        let mut sum = Inserted::default();
+        match ByteRange::new(offset, len) {
+            Some(range) if offset >= self.base && self.received.insert_apart(range) => {
+                self.held += len;
+                self.place(range, pieces, source);
+                sum.new = len;
+            }
+            Some(_) | None => {
+                let mut at = offset;
+                for piece in pieces {
+                    let next = at + length(&piece);
+                    sum = sum.plus(self.insert(source, at, piece));
+                    at = next;
+                }
+            }
+        }
+        sum
+    }
+
+    /// Number of bytes from `offset` on that are neither here nor beside what is.
+    pub(crate) fn apart_from(&self, offset: u64) -> u64 {
+        let rest = ByteRange::between(offset, OFFSET_MAX);
+        let next = rest.and_then(|rest| self.received.present(rest).next());
+        next.map_or(OFFSET_MAX, ByteRange::start).saturating_sub(offset).saturating_sub(1)
     }
 
     /// Sets the policy for differing bytes from now on.
@@ -227,7 +260,7 @@ impl Assembler {
         for hole in holes {
             let from = index(hole.start() - range.start());
             let to = index(hole.end() - range.start());
-            self.place(hole, bytes.slice(from..to), source);
+            self.place(hole, iter::once(bytes.slice(from..to)), source);
         }
         Inserted { new, overlap, differed }
     }
@@ -241,12 +274,12 @@ impl Assembler {
         }
     }
 
-    /// Holds `bytes` at `range`, all of which is new, and merges with the runs it touches.
-    fn place(&mut self, range: ByteRange, bytes: Bytes, source: PathId) {
+    /// Holds `pieces`, which fill `range`, all of which is new, and merges with the runs it touches.
+    fn place(&mut self, range: ByteRange, pieces: impl IntoIterator<Item = Bytes>, source: PathId) {
         let (start, end) = (range.start(), range.end());
         if let Some((_, run)) = self.runs.range_mut(..=end).next_back() {
             if run.end == start {
-                run.append(bytes, Some(source));
+                pieces.into_iter().for_each(|bytes| run.append(bytes, Some(source)));
                 return;
             }
         }
@@ -257,7 +290,7 @@ impl Assembler {
         };
         let key = self.run_ending_at(start).unwrap_or(start);
         let run = self.runs.entry(key).or_insert_with(|| Run::new(start, mem::take(&mut self.spare)));
-        run.append(bytes, Some(source));
+        pieces.into_iter().for_each(|bytes| run.append(bytes, Some(source)));
         if let Some(right) = right {
             run.join(right);
         }
@@ -507,6 +540,53 @@ mod tests {
         assert_eq!(assembler.read(9999, true).map(|(at, read)| (at, read.len())), Some((1900, 1000)));
         assert_eq!(assembler.read(usize::MAX, true), None);
         assert_eq!((assembler.held(), assembler.consumed(), assembler.read_position()), (0, 2800, 2900));
+    }
+
+    #[test]
+    fn pieces_placed_as_one_are_as_if_placed_one_by_one() {
+        let piece = |len: usize| Bytes::from((0..=250).cycle().take(len).collect::<Vec<u8>>());
+        // Slivers are gathered, long pieces are not; what was here before lies behind, beside, or in the way.
+        for lens in [&[1400, 1400, 1400][..], &[10, 20, 700, 30, 40], &[600], &[]] {
+            for before in [&[][..], &[(0, 100)], &[(90, 10), (9000, 10)], &[(150, 10)], &[(100, 5000)]] {
+                let mut two = [(); 2].map(|()| Assembler::new(0, ConflictPolicy::FirstWins));
+                for assembler in &mut two {
+                    for &(at, len) in before {
+                        assembler.insert(A, at, piece(len));
+                    }
+                }
+                let [one, each] = &mut two;
+                let mut sum = Inserted::default();
+                let mut at = 100;
+                for &len in lens {
+                    sum = sum.plus(each.insert(B, at, piece(len)));
+                    at += len as u64;
+                }
+                let pieces: Pieces = lens.iter().map(|&len| piece(len)).collect();
+                assert_eq!(one.insert_apart(B, 100, pieces), sum, "{lens:?} after {before:?}");
+                assert_eq!((one.held(), one.received()), (each.held(), each.received()));
+                assert_eq!(footprint(one), footprint(each));
+                loop {
+                    let source = one.next_source();
+                    assert_eq!(source, each.next_source());
+                    let read = one.read(usize::MAX, false);
+                    assert_eq!(read, each.read(usize::MAX, false), "{lens:?} after {before:?}");
+                    if read.is_none() {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_apart_neither_meets_nor_touches_what_is_here() {
+        let mut assembler = Assembler::new(0, ConflictPolicy::FirstWins);
+        assert_eq!(assembler.apart_from(5), OFFSET_MAX - 6, "nothing is here");
+        assembler.insert(A, 100, Bytes::from_static(&[0; 50]));
+        assert_eq!(assembler.apart_from(0), 99, "the byte before it would touch");
+        assert_eq!(assembler.apart_from(99), 0);
+        assert_eq!(assembler.apart_from(120), 0, "is here");
+        assert_eq!(assembler.apart_from(150), OFFSET_MAX - 151, "behind it, as what follows in order is");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::{
-    assemble::{Assembler, Inserted},
+    assemble::{Assembler, Inserted, Pieces},
     conflict::{ConflictPolicy, Difference},
     tally::{Look, Tally},
 };
@@ -210,6 +210,25 @@ impl SplitRecv {
         };
         self.tally.on_placed(source, inserted);
         if above > 0 {
+            self.received_above = self.received_above.saturating_add(inserted.new);
+        }
+        inserted
+    }
+
+    /// Number of bytes at `offset` that can be placed as one by [`Self::place_plain`]: nothing of them is here, nothing that is
+    /// touches them, and the same credit covers all.
+    pub(crate) fn plain_at(&self, offset: u64) -> u64 {
+        let below = self.max_offset.saturating_sub(offset);
+        let covered = if below > 0 { below } else { u64::MAX };
+        self.assembler.apart_from(offset).min(covered)
+    }
+
+    /// Places bytes of a lease as [`Self::place`] would piece by piece; no more than [`Self::plain_at`] says.
+    pub(crate) fn place_plain(&mut self, source: PathId, offset: u64, pieces: Pieces) -> Inserted {
+        let inserted = self.assembler.insert_apart(source, offset, pieces);
+        self.claimed_end = self.claimed_end.max(offset.saturating_add(inserted.new));
+        self.tally.on_placed(source, inserted);
+        if offset >= self.max_offset {
             self.received_above = self.received_above.saturating_add(inserted.new);
         }
         inserted

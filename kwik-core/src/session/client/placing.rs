@@ -12,6 +12,7 @@ use crate::{
     limits,
     session::action::Action,
     stream::{
+        assemble::Pieces,
         conflict::Difference,
         recv::{By, SplitRecv},
     },
@@ -19,6 +20,9 @@ use crate::{
 
 /// Bytes by which a lease is taken for full too early: none, unless the proof that the simulator can fail is run.
 const CANARY: u64 = if cfg!(feature = "__canary") { 1 } else { 0 };
+
+/// Disjoint pieces that every stream may have, whatever others have.
+const EXTENTS_UNCOUNTED: usize = limits::EXTENTS_PER_SESSION / limits::SPLIT_STREAMS_MAX;
 
 impl Client {
     /// Bytes of an internal stream arrived, next in its order. Returns whether more are wanted.
@@ -35,6 +39,73 @@ impl Client {
                 false
             }
         }
+    }
+
+    /// Number of bytes of an internal stream, next in its order, that [`Self::on_plain_bytes`] may take: they do not end a lease,
+    /// have credit, and nothing of them is here or contested. For any others there is [`Self::on_bytes`].
+    pub(in crate::session) fn plain_bytes(&self, path: PathId, internal: StreamId) -> u64 {
+        let filling = self.paths.get(&path).and_then(|path| path.internal.get(&internal));
+        let lease = filling.and_then(|filling| Some((filling.next, self.leases.get(filling.lease)?)));
+        let Some((next, lease)) = lease.filter(|(_, lease)| !lease.state.contested) else {
+            return 0;
+        };
+        let Some(stream) = self.streams.get(&lease.stream()) else {
+            return 0;
+        };
+        // The last byte is not among them, as it fills the lease, nor is what is staged or lets a suspended lease go on.
+        let credit = lease.range().start() + lease.allowed(stream.max_offset());
+        let end = credit.min(lease.range().end().saturating_sub(1 + CANARY));
+        let special = lease.is_verified() || lease.state.suspended.is_some();
+        if special || stream.extents() >= EXTENTS_UNCOUNTED {
+            return 0;
+        }
+        end.saturating_sub(next).min(stream.plain_at(next))
+    }
+
+    /// Bytes of an internal stream arrived as [`Self::plain_bytes`] has told, and are wanted.
+    pub(in crate::session) fn on_plain_bytes(&mut self, path: PathId, internal: StreamId, pieces: Pieces) {
+        let len: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
+        let Some(state) = self.paths.get_mut(&path).filter(|_| len > 0) else {
+            return;
+        };
+        let Some(filling) = state.internal.get_mut(&internal) else {
+            return;
+        };
+        let Some(lease) = self.leases.get_mut(filling.lease) else {
+            return;
+        };
+        let offset = filling.next;
+        filling.next += len;
+        lease.state.placed += len;
+        state.touched = true;
+        state.progress.note(lease.state.told.is_some());
+        let (id, of) = (filling.lease, lease.stream());
+        let Some(stream) = self.streams.get_mut(&of) else {
+            return;
+        };
+        let inserted = stream.place_plain(path, offset, pieces);
+        let readable = stream.is_readable();
+        self.held += inserted.new;
+        self.held_max = self.held_max.max(self.held);
+        self.observed.touch(of);
+        self.source(path).bytes += inserted.new;
+        if readable {
+            self.actions.push_back(Action::Notify(Event::Readable(of)));
+        }
+        if self.is_all_here(id) {
+            self.lose_lease(id, ErrorCode::LEASE_REVOKED, true); // the primary has brought the rest
+            self.check_complete(of);
+        }
+    }
+
+    /// As [`Self::on_bytes`], by the way that the session takes: whatever may be is plain.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn on_any_bytes(&mut self, path: PathId, internal: StreamId, bytes: Bytes) -> bool {
+        if bytes.is_empty() || bytes.len() as u64 > self.plain_bytes(path, internal) {
+            return self.on_bytes(path, internal, bytes);
+        }
+        self.on_plain_bytes(path, internal, Pieces::from_iter([bytes]));
+        true
     }
 
     fn place_lease(&mut self, path: PathId, internal: StreamId, mut bytes: Bytes) -> Result<bool, PeerFault> {
@@ -218,7 +289,7 @@ impl Client {
             return false;
         };
         // As long as every stream has its equal part of the session's cap, the sum need not be looked at.
-        if stream.extents() < limits::EXTENTS_PER_SESSION / limits::SPLIT_STREAMS_MAX {
+        if stream.extents() < EXTENTS_UNCOUNTED {
             return false;
         }
         let all: usize = self.streams.values().map(SplitRecv::extents).sum();

@@ -267,10 +267,7 @@ impl Client {
         let stream = self.streams.get_mut(&id).ok_or(ReadError::ClosedStream)?;
         let extra = stream.extra();
         if let Some(chunk) = stream.read(max_len, ordered) {
-            self.gaps.remove(&id); // it waits for another byte now
-            self.held -= chunk.bytes.len() as u64;
-            self.extra_window -= (extra - stream.extra()).min(self.extra_window);
-            self.on_consumed(now, id);
+            self.on_taken(now, id, chunk.bytes.len() as u64, extra);
             return Ok(Some(chunk));
         }
         if stream.is_consumed() {
@@ -293,6 +290,45 @@ impl Client {
                 }
             }
         }
+    }
+
+    /// Goes on reading as [`Self::read`] has begun to, as long as there are bytes and `take`, which says how many the next piece
+    /// may have, does not say 0. Returns what it said last, or `max_len`.
+    pub(in crate::session) fn read_on(
+        &mut self,
+        now: Instant,
+        id: StreamId,
+        mut max_len: usize,
+        ordered: bool,
+        take: &mut dyn FnMut(Chunk) -> usize,
+    ) -> usize {
+        let Some(stream) = self.streams.get_mut(&id).filter(|stream| ordered != stream.is_unordered()) else {
+            return max_len;
+        };
+        let extra = stream.extra();
+        let mut taken = 0;
+        while max_len > 0 {
+            let Some(chunk) = stream.read(max_len, ordered) else {
+                break;
+            };
+            taken += chunk.bytes.len() as u64;
+            max_len = take(chunk);
+        }
+        if taken > 0 {
+            self.on_taken(now, id, taken, extra);
+        }
+        max_len
+    }
+
+    /// The application has taken so many bytes of a stream, which had `extra` bytes of the session window before.
+    fn on_taken(&mut self, now: Instant, id: StreamId, bytes: u64, extra: u64) {
+        let Some(stream) = self.streams.get(&id) else {
+            return;
+        };
+        self.gaps.remove(&id); // it waits for another byte now
+        self.held -= bytes;
+        self.extra_window -= (extra - stream.extra()).min(self.extra_window);
+        self.on_consumed(now, id);
     }
 
     /// Says what becomes of differing bytes of one stream from now on.

@@ -137,7 +137,7 @@ impl Machine {
     }
 
     fn bytes(&mut self, len: usize) -> bool {
-        self.client.on_bytes(PATH, FILL, Bytes::from(vec![7; len]))
+        self.client.on_any_bytes(PATH, FILL, Bytes::from(vec![7; len]))
     }
 }
 

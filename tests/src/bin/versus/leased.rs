@@ -105,8 +105,9 @@ where
         let sending = on.spawn(work(primary, stream));
         let mut stream = connection.accept_uni().await?;
         let mut received = 0;
-        while let Some(chunk) = stream.read_chunk(usize::MAX, false).await? {
-            received += chunk.bytes.len() as u64;
+        let mut chunks = Vec::new();
+        while stream.read_many(&mut chunks, 32, false).await?.is_some() {
+            received += chunks.drain(..).map(|chunk| chunk.bytes.len() as u64).sum::<u64>();
         }
         let used = meter.stop()?;
         connection.close(0_u32.into(), b"");

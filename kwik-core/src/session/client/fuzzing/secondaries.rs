@@ -130,7 +130,7 @@ impl Driver {
         let bytes = object(stream, offset, len + late.min(100), lie);
         let placed = |client: &Client| client.sources().get(&path).map_or(0, |source| source.bytes);
         let before = placed(&self.client);
-        let taken = self.client.on_bytes(path, internal, bytes.clone());
+        let taken = self.client.on_any_bytes(path, internal, bytes.clone());
         assert_eq!(taken, !over && late == 0, "bytes of a live lease are taken, late ones are not");
         assert!(self.client.is_live(path) || self.known.lies, "an honest secondary is not punished");
         let in_time = bytes.slice(..usize::try_from(len).expect("small"));
