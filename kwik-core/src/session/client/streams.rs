@@ -294,6 +294,7 @@ impl Client {
 
     /// Goes on reading as [`Self::read`] has begun to, as long as there are bytes and `take`, which says how many the next piece
     /// may have, does not say 0. Returns what it said last, or `max_len`.
+    #[cfg(feature = "driver")]
     pub(in crate::session) fn read_on(
         &mut self,
         now: Instant,
