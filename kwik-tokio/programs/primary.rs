@@ -8,7 +8,7 @@ pub async fn serve(
     mirror: SocketAddr,
     identity: SpkiHash,
     object: &[u8],
-) -> Result<(), Box<dyn Error>> {
+) -> Result<(), Box<dyn Error + Send + Sync>> {
     let Accepted::Primary(session) = incoming.accept_any().await? else { return Ok(()) };
     let (mut send, mut recv) = session.accept_bi().await?;
     let name = recv.read_to_end(100).await?;
@@ -22,17 +22,23 @@ pub async fn serve(
     let job = send.open_job(NewJob::new(path, first, name))?;
     let mut lease = job.lease(first)?;
 
-    // Write the rest from here, at the same time.
+    // Write the rest from here, and at the same time what the lease turns out not to bring, which can be leased to another
+    // server as well: its reader takes nothing behind a hole, so the rest would wait for that.
     let rest = ByteRange::new(first.end(), tail.len() as u64).ok_or("empty")?;
-    send.write_at(rest)?.write_all(tail).await?;
-
-    // What a lease did not bring can be leased to another server, or written here.
-    if let LeaseOutcome::Lost { missing, .. } = lease.outcome().await? {
-        for range in missing {
-            let bytes = &object[range.start() as usize..range.end() as usize];
-            send.write_at(range)?.write_all(bytes).await?;
+    let write = async |range: ByteRange| {
+        let bytes = &object[range.start() as usize..range.end() as usize];
+        send.write_at(range)?.write_all(bytes).await?;
+        Ok::<_, Box<dyn Error + Send + Sync>>(())
+    };
+    let fill = async {
+        if let LeaseOutcome::Lost { missing, .. } = lease.outcome().await? {
+            for range in missing {
+                write(range).await?;
+            }
         }
-    }
+        Ok(())
+    };
+    tokio::try_join!(write(rest), fill)?;
     send.finish()?;
 
     // As in quinn, a session ends with its last handle, whatever is still on its way: the client says when it is done.

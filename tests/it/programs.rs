@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use kwik_tests::{authority::Authority, run, soon};
-use kwik_tokio::{Endpoint, SecondaryConfig, ServerConfig, Signer as _, SigningKey};
+use kwik_tokio::{Accepted, Endpoint, Incoming, SecondaryConfig, ServerConfig, Signer as _, SigningKey};
 
 #[path = "../../kwik-async-std/programs/client.rs"]
 #[expect(unreachable_pub, reason = "as users write it")]
@@ -31,7 +31,11 @@ const SHOWN: [&str; 3] = [
 fn the_programs_of_the_readme_bring_the_object() {
     run(async {
         for round in 0..4 {
-            let Servers { authority, origin, object, served } = Servers::start();
+            let Servers { authority, origin, object, served } =
+                Servers::start(3_000_001, |incoming, object| async move {
+                    // It fails where its lease was taken from it, as on a machine that is too busy for it.
+                    let _ended = mirror::serve(incoming, object).await;
+                });
             let got = if round % 2 == 0 {
                 soon("the object", client::fetch(origin, authority.client())).await
             } else {
@@ -42,6 +46,29 @@ fn the_programs_of_the_readme_bring_the_object() {
             for server in served {
                 soon("the server to be done", server).await.unwrap();
             }
+        }
+    });
+}
+
+/// The primary of the README wrote its own half before it looked at its lease: its client waited for what the mirror had not
+/// brought, and the primary for room behind that.
+#[test]
+fn the_primary_of_the_readme_fills_what_its_mirror_leaves() {
+    run(async {
+        let Servers { authority, origin, object, served } =
+            Servers::start(30_000_001, |incoming, object| async move {
+                let Accepted::Secondary(session) = incoming.accept_any().await.unwrap() else {
+                    panic!("not attached")
+                };
+                let mut job = session.accept_job().await.unwrap();
+                let lease = job.next_lease().await.unwrap();
+                lease.open().write_all(&object[..100_000]).await.unwrap();
+                session.close(1_u32.into(), b"out of order");
+            });
+        let got = soon("the object", client::fetch(origin, authority.client())).await;
+        assert!(got.unwrap() == object, "other bytes");
+        for server in served {
+            soon("the server to be done", server).await.unwrap();
         }
     });
 }
@@ -64,11 +91,14 @@ struct Servers {
 }
 
 impl Servers {
-    fn start() -> Self {
+    fn start<F>(len: u32, serve_mirror: impl FnOnce(Incoming, &'static [u8]) -> F + Send + 'static) -> Self
+    where
+        F: Future<Output = ()> + Send,
+    {
         let authority = Authority::new();
         let signer = Arc::new(SigningKey::from_seed([7; 32]));
         let whole: &'static [u8] =
-            (0..3_000_001_u32).map(|n| n.to_le_bytes()[0] ^ n.to_le_bytes()[1]).collect::<Vec<_>>().leak();
+            (0..len).map(|n| n.to_le_bytes()[0] ^ n.to_le_bytes()[1]).collect::<Vec<_>>().leak();
         let identity = authority.issue("mirror.example");
         let trust = SecondaryConfig::new(signer.public_key(), &identity.certificate).unwrap();
         let config = ServerConfig::try_from(identity.tls.clone()).unwrap().secondary(trust);
@@ -76,8 +106,7 @@ impl Servers {
         let mirror_address = mirror.local_addr().unwrap();
         let mirrored = tokio::spawn(async move {
             let incoming = mirror.accept().await.unwrap();
-            // It fails where its lease was taken from it, as on a machine that is too busy for it.
-            let _ended = mirror::serve(incoming, whole).await;
+            serve_mirror(incoming, whole).await;
         });
 
         let config = ServerConfig::try_from(authority.issue("origin.example").tls).unwrap().primary(signer);
