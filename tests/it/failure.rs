@@ -87,9 +87,11 @@ async fn kill_one(seed: u64, victim: Victim) {
         Victim::Primary => drop(soon("the primary's end of it", feed).await.unwrap()),
         Victim::Secondary(index) => {
             let report = soon("the primary's end of it", feed).await.unwrap().unwrap();
-            // On a machine that is busy elsewhere a live server may seem silent for a moment; nothing worse.
+            // On a machine that is busy elsewhere a live server may seem silent for a moment, or what is lost stay without an
+            // owner for so long that a lease behind it makes way; nothing worse.
             let mut others = report.lost.iter().filter(|(path, ..)| *path != paths[index]);
-            assert!(others.all(|(_, code, _)| *code == ErrorCode::PATH_STALLED), "{report:?}");
+            let busy = [ErrorCode::PATH_STALLED, ErrorCode::NO_CREDIT];
+            assert!(others.all(|(_, code, _)| busy.contains(code)), "{report:?}");
             assert_eq!(client.close_reason(), None);
         }
     }

@@ -184,9 +184,13 @@ async fn round<C: Host, S: Host>(bed: &Bed<C, S>, cut: &Cut, tag: u8) {
     again!(cut, bed.client.wait_idle());
 }
 
-/// A short round trip to begin with: what is left of an attempt that was dropped lasts for some of them.
+/// A short round trip to begin with: what is left of an attempt that was dropped lasts for some of them, and where nothing was
+/// heard of that for as long as a server waits for a hello, or for any word.
 pub(crate) fn near() -> TransportConfig {
-    TransportConfig::default().initial_rtt(Duration::from_millis(20)).clone()
+    let patience = Duration::from_secs(5);
+    let mut transport = TransportConfig::default().idle_timeout(patience).hello_timeout(patience);
+    transport.initial_rtt(Duration::from_millis(20));
+    transport
 }
 
 /// Small windows, so that writers wait.
