@@ -113,10 +113,12 @@ impl Own {
 
     /// Returns whether QUIC has enough to send. What it has of several pieces leaves side by side, so all of them would
     /// end late; and what it has cannot be called back. How much of the pieces that have not ended has arrived is not known:
-    /// all but a byte of one, at most.
+    /// so there is enough only while one of them is written whole, which ends by itself. Of the others all may be there.
     pub(super) fn is_ahead(&self) -> bool {
+        let ends = self.pieces.len() > self.unwritten.len();
         let longest = self.pieces.values().map(|own| own.range.len()).max().unwrap_or_default();
-        !self.unwritten.is_empty() && self.under_way >= self.cwnd.saturating_mul(2).saturating_add(longest)
+        let enough = self.cwnd.saturating_mul(2).saturating_add(longest);
+        ends && !self.unwritten.is_empty() && self.under_way >= enough
     }
 
     pub(super) fn let_go(&mut self, now: Instant, session: &mut Session) {
@@ -165,5 +167,25 @@ impl Distributor {
         if let Some(own) = self.own.pieces.get(&piece) {
             self.own.unwritten.remove(&(own.range.start(), piece));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Found by `sim bench`: pieces of which parts were written waited for each other, and the object stood still for good.
+    #[test]
+    fn there_is_enough_only_while_a_piece_ends_by_itself() {
+        let mut own = Own { cwnd: 10, ..Own::default() };
+        let range = |start| ByteRange::new(start, 100).unwrap();
+        for n in 0..3 {
+            own.add(PieceId(n), RunId(n), range(n * 100));
+            own.pieces.get_mut(&PieceId(n)).unwrap().bytes = 90;
+            own.under_way += 90;
+        }
+        assert!(!own.is_ahead(), "the rest of one has to be written before any of them ends");
+        own.unwritten.remove(&(0, PieceId(0)));
+        assert!(own.is_ahead());
     }
 }

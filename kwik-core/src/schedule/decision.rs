@@ -6,7 +6,7 @@ use crate::id::{ByteRange, PathId};
 
 /// Names a piece: a range that one path, or the primary's own writer, was asked to bring. Rises per scheduler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PieceId(pub(super) u64);
+pub struct PieceId(pub(crate) u64);
 
 impl fmt::Display for PieceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
