@@ -13,7 +13,7 @@ const SOURCES: [&str; 4] = [
     include_str!("transport.rs"),
 ];
 
-/// What is said of each setting, by type and name: of every method that changes `self` and gives it back.
+/// Each setting's words, by type and name: those of every method that changes `self` and gives it back.
 fn pages() -> BTreeMap<String, String> {
     let mut pages = BTreeMap::new();
     for source in SOURCES {

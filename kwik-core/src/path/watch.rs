@@ -135,7 +135,7 @@ mod tests {
         assert_eq!(watch.deadline(MAX), Some(now + PATIENCE_MIN * 2), "a long path has long pauses");
     }
 
-    /// What is heard after a question may be the answer to it, and what only acknowledges says nothing of a peer's plans.
+    /// A word that is heard after a question may be the answer to it, and a mere acknowledgement says nothing of a peer's plans.
     #[test]
     fn answers_buy_no_closer_watch() {
         let start = epoch();

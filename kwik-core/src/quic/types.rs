@@ -110,7 +110,7 @@ impl QuicSettings {
 mod tests {
     use crate::rng::Rng;
 
-    /// What the pages of settings say of those that are left to quinn-proto (`config::tests`).
+    /// The defaults that the pages of settings state for those left to quinn-proto (`config::tests`).
     #[test]
     fn the_defaults_that_are_stated_are_quinn_protos() {
         let transport = format!("{:?}", quinn_proto::TransportConfig::default());

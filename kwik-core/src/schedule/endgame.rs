@@ -98,7 +98,7 @@ impl Scheduler {
                 continue;
             };
             let sooner = end(thief);
-            // What the owner brings until the other begins stays its own.
+            // The owner keeps the bytes that it brings until the other begins.
             let kept = bytes_in(begin(thief), owner.rate).saturating_sub(to_end - left).min(left);
             let bytes = scale(left - kept, thief.rate, thief.rate.saturating_add(owner.rate));
             if done < sooner.saturating_add(sooner / 2) || bytes < STEAL_MIN {

@@ -241,7 +241,7 @@ impl Path {
     /// Returns the length that a piece should have for it now, in bytes.
     pub(super) fn piece_len(&self, now: Instant) -> u64 {
         let time = PIECE_TIME.max(self.latency() / PIECE_TRIPS);
-        // What it is hoped to bring after a rest it is asked for once it has shown it.
+        // The rate that is hoped for after a rest counts once the path has shown it.
         let rate = self.meter.rate(now).min(self.meter.measured().unwrap_or(u64::MAX));
         let most = bytes_in(time, rate).clamp(PIECE_MIN, PIECE_MAX);
         self.piece_len.min(most)
@@ -271,7 +271,7 @@ impl Path {
 
     /// Bytes came; the first of a piece that was `given` when nothing else was to do, if that is known.
     pub(super) fn on_bytes(&mut self, now: Instant, bytes: u64, given: Option<Instant>) {
-        // What the primary writes itself is told when all of a piece has come.
+        // The primary's own bytes are told when all of a piece has come.
         if let Some(given) = given.filter(|_| self.id != PathId::PRIMARY) {
             let lead = now.saturating_duration_since(given).min(2 * LATENCY_GUESS * QUEUE_TRIPS);
             self.lead = Some(self.lead.map_or(lead, |known| (known * 3 + lead) / 4));

@@ -1,4 +1,4 @@
-//! What is said late or twice, what nobody may say, and the limits on jobs, leases, paths and pieces, each at its edge.
+//! Frames that are late, come twice or are nobody's to send; the limits on jobs, leases, paths and pieces, each at its edge.
 
 use super::*;
 use crate::{
